@@ -1,0 +1,326 @@
+//! Field paths and accumulated validation errors.
+//!
+//! Follows `k8s.io/apimachinery/pkg/util/validation/field`: texts and reasons are what clients see in
+//! `Status.details.causes`.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// The path of a field inside an object, such as `spec.containers[0].ports[1].containerPort`.
+///
+/// Cheap to extend by reference: a child borrows nothing, the text is only as long as the path.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Path(String);
+
+impl Path {
+    /// The path of a top-level field.
+    pub fn new(name: &str) -> Self {
+        Path(name.to_owned())
+    }
+
+    /// The empty path: the object itself.
+    pub fn root() -> Self {
+        Path(String::new())
+    }
+
+    /// The path of a field of this one.
+    pub fn child(&self, name: &str) -> Self {
+        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+    }
+
+    /// The path of a list element of this one.
+    pub fn index(&self, i: usize) -> Self {
+        Path(format!("{}[{i}]", self.0))
+    }
+
+    /// The path of a map entry of this one.
+    pub fn key(&self, key: &str) -> Self {
+        Path(format!("{}[{key}]", self.0))
+    }
+
+    /// The text of the path; empty for the object itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "<nil>" } else { &self.0 })
+    }
+}
+
+impl fmt::Debug for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is wrong with a field. The names are upstream's `field.ErrorType` values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorType {
+    /// The value refers to something that does not exist.
+    NotFound,
+    /// The value must be given.
+    Required,
+    /// The value occurs twice where it must be unique.
+    Duplicate,
+    /// The value is not well formed.
+    Invalid,
+    /// The value is not one of those allowed.
+    NotSupported,
+    /// The value is not allowed here and now.
+    Forbidden,
+    /// The text is too long.
+    TooLong,
+    /// The list is too long.
+    TooMany,
+    /// Something failed inside the server.
+    InternalError,
+    /// The value has the wrong type.
+    TypeInvalid,
+}
+
+impl ErrorType {
+    /// The `reason` of the cause in a Status.
+    pub fn reason(self) -> &'static str {
+        match self {
+            ErrorType::NotFound => "FieldValueNotFound",
+            ErrorType::Required => "FieldValueRequired",
+            ErrorType::Duplicate => "FieldValueDuplicate",
+            ErrorType::Invalid => "FieldValueInvalid",
+            ErrorType::NotSupported => "FieldValueNotSupported",
+            ErrorType::Forbidden => "FieldValueForbidden",
+            ErrorType::TooLong => "FieldValueTooLong",
+            ErrorType::TooMany => "FieldValueTooMany",
+            ErrorType::InternalError => "InternalError",
+            ErrorType::TypeInvalid => "FieldValueTypeInvalid",
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            ErrorType::NotFound => "Not found",
+            ErrorType::Required => "Required value",
+            ErrorType::Duplicate => "Duplicate value",
+            ErrorType::Invalid => "Invalid value",
+            ErrorType::NotSupported => "Unsupported value",
+            ErrorType::Forbidden => "Forbidden",
+            ErrorType::TooLong => "Too long",
+            ErrorType::TooMany => "Too many",
+            ErrorType::InternalError => "Internal error",
+            ErrorType::TypeInvalid => "Invalid value",
+        }
+    }
+}
+
+/// One problem of one field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    /// What sort of problem.
+    pub kind: ErrorType,
+    /// Where.
+    pub path: Path,
+    /// The offending value as upstream prints it (already quoted or JSON), or `None` where the text has none.
+    pub value: Option<String>,
+    /// The explanation; may be empty.
+    pub detail: String,
+}
+
+impl FieldError {
+    /// The text without the path: `Invalid value: "x": must be ...`; the `message` of a Status cause.
+    ///
+    /// Upstream: `field.Error.ErrorBody`.
+    pub fn body(&self) -> String {
+        let mut text = self.kind.text().to_owned();
+        if let Some(value) = &self.value {
+            text.push_str(": ");
+            text.push_str(value);
+        }
+        if !self.detail.is_empty() {
+            text.push_str(": ");
+            text.push_str(&self.detail);
+        }
+        text
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.body())
+    }
+}
+
+/// Every problem found in an object; validation goes on after the first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ErrorList(pub Vec<FieldError>);
+
+impl ErrorList {
+    /// No problems yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes over the problems of another list.
+    pub fn extend(&mut self, other: ErrorList) {
+        self.0.extend(other.0);
+    }
+
+    fn push(&mut self, kind: ErrorType, path: &Path, value: Option<String>, detail: impl Into<String>) {
+        self.0.push(FieldError { kind, path: path.clone(), value, detail: detail.into() });
+    }
+
+    /// A value that must be given is not.
+    pub fn required(&mut self, path: &Path, detail: impl Into<String>) {
+        self.push(ErrorType::Required, path, None, detail);
+    }
+
+    /// A value is not well formed.
+    pub fn invalid(&mut self, path: &Path, value: impl Into<Shown>, detail: impl Into<String>) {
+        self.push(ErrorType::Invalid, path, Some(value.into().0), detail);
+    }
+
+    /// A value has the wrong type.
+    pub fn type_invalid(&mut self, path: &Path, value: impl Into<Shown>, detail: impl Into<String>) {
+        self.push(ErrorType::TypeInvalid, path, Some(value.into().0), detail);
+    }
+
+    /// A value occurs twice.
+    pub fn duplicate(&mut self, path: &Path, value: impl Into<Shown>) {
+        self.push(ErrorType::Duplicate, path, Some(value.into().0), "");
+    }
+
+    /// A value refers to something that does not exist.
+    pub fn not_found(&mut self, path: &Path, value: impl Into<Shown>) {
+        self.push(ErrorType::NotFound, path, Some(value.into().0), "");
+    }
+
+    /// A value is not allowed here and now.
+    pub fn forbidden(&mut self, path: &Path, detail: impl Into<String>) {
+        self.push(ErrorType::Forbidden, path, None, detail);
+    }
+
+    /// A value is not among those supported, which are listed in the text in the order given.
+    pub fn not_supported(&mut self, path: &Path, value: impl Into<Shown>, supported: &[&str]) {
+        let detail = if supported.is_empty() {
+            String::new()
+        } else {
+            let quoted: Vec<String> = supported.iter().map(|s| quote(s)).collect();
+            format!("supported values: {}", quoted.join(", "))
+        };
+        self.push(ErrorType::NotSupported, path, Some(value.into().0), detail);
+    }
+
+    /// A text is longer than `max` bytes.
+    pub fn too_long(&mut self, path: &Path, max: usize) {
+        let unit = if max == 1 { "byte" } else { "bytes" };
+        self.push(ErrorType::TooLong, path, None, format!("may not be more than {max} {unit}"));
+    }
+
+    /// A list has `actual` elements, more than `max`.
+    pub fn too_many(&mut self, path: &Path, actual: usize, max: usize) {
+        let unit = if max == 1 { "item" } else { "items" };
+        self.push(ErrorType::TooMany, path, Some(actual.to_string()), format!("must have at most {max} {unit}"));
+    }
+
+    /// Something failed inside the server while a field was checked.
+    pub fn internal(&mut self, path: &Path, detail: impl Into<String>) {
+        self.push(ErrorType::InternalError, path, None, detail);
+    }
+}
+
+/// A value as upstream prints it in an error: strings quoted as Go's `%q`, numbers and booleans bare, the
+/// rest as compact JSON.
+pub struct Shown(String);
+
+impl From<&str> for Shown {
+    fn from(s: &str) -> Self {
+        Shown(quote(s))
+    }
+}
+
+impl From<&String> for Shown {
+    fn from(s: &String) -> Self {
+        Shown(quote(s))
+    }
+}
+
+impl From<i64> for Shown {
+    fn from(n: i64) -> Self {
+        Shown(n.to_string())
+    }
+}
+
+impl From<bool> for Shown {
+    fn from(b: bool) -> Self {
+        Shown(b.to_string())
+    }
+}
+
+impl From<&Value> for Shown {
+    fn from(v: &Value) -> Self {
+        match v {
+            Value::String(s) => Shown(quote(s)),
+            other => Shown(other.to_string()),
+        }
+    }
+}
+
+impl Shown {
+    /// A text to be printed as it is, without quotes.
+    pub fn raw(text: impl Into<String>) -> Self {
+        Shown(text.into())
+    }
+}
+
+/// Quotes a string as Go's `strconv.Quote` does for the characters that occur in practice.
+pub fn quote(s: &str) -> String {
+    let mut out = String::with_capacity(s.len() + 2);
+    out.push('"');
+    for c in s.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_upstreams() {
+        let spec = Path::new("spec");
+        let mut errs = ErrorList::new();
+        errs.required(&spec.child("containers"), "");
+        errs.invalid(&spec.child("ports").index(0).child("port"), 0i64, "must be between 1 and 65535, inclusive");
+        errs.not_supported(&spec.child("dnsPolicy"), "x", &["Default", "None"]);
+        let text: Vec<String> = errs.0.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "spec.containers: Required value",
+                "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+                "spec.dnsPolicy: Unsupported value: \"x\": supported values: \"Default\", \"None\"",
+            ]
+        );
+    }
+}

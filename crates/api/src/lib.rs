@@ -1,0 +1,23 @@
+//! The Kubernetes API as data and pure functions: kinds, schema tables, codecs, defaults, validation,
+//! patches and table printing.
+//!
+//! An object is a [`Value`] whose field order, types and list semantics come from [`schema`]; a kind
+//! ([`kind::Kind`]) is one file that adds what the schema cannot say. Start reading at [`kind`].
+//!
+//! Invariant: no async, no IO, no clock. The time is a parameter ([`kind::Cx::now`]).
+//!
+//! Invariant: an object is never turned into a typed struct and back on its way to the store; unknown
+//! fields of newer clients would be lost. Typed copies are made for reading only.
+
+pub mod field;
+pub mod kind;
+pub mod names;
+pub mod status;
+pub mod table;
+
+/// An API object or a part of one. Maps are kept sorted by key in memory; [`schema`] gives the order in
+/// which struct fields are written.
+pub use serde_json::Value;
+
+/// The map of a [`Value::Object`].
+pub type Map = serde_json::Map<String, Value>;

@@ -1,0 +1,17 @@
+//! The API server: request pipeline, verbs, watch cache, admission, authentication, authorization, discovery,
+//! OpenAPI.
+//!
+//! A request passes, in this order: route ([`route`]), authentication ([`authn`]), audit, impersonation, flow
+//! control, authorization ([`authz`]), verb. A changing verb runs its conflict-retry loop in [`registry`]:
+//! read current, patch, decode and default, managed fields, mutating admission, prepare, validate, validating
+//! admission, commit.
+//!
+//! Invariant: this crate alone opens the store. Invariant: handlers take `&ResourceInfo` and no type parameter.
+//!
+//! Start reading at [`pipeline`].
+
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod route;
+pub mod user;

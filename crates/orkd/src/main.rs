@@ -1,0 +1,2 @@
+//! orkd
+fn main() {}
