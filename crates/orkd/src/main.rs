@@ -1,2 +1,6 @@
 //! orkd
+mod cli;
+mod config;
+mod version;
+
 fn main() {}

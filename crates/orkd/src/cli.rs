@@ -1,0 +1,380 @@
+//! The command line. Every flag of `server` and `agent` is also a key of the configuration file
+//! ([`crate::config`]).
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+
+/// A Kubernetes cluster in one binary.
+#[derive(Parser, Debug)]
+#[command(name = "orkd", version = crate::version::SHORT, about, long_about = None, args_override_self = true)]
+#[command(after_help = "Start a one-node cluster with `sudo orkd server`, then:\n  \
+    export KUBECONFIG=/etc/orkd/admin.kubeconfig\n  kubectl get nodes")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a cluster: API server, controller manager, scheduler, and (unless disabled) this machine as a node
+    Server(Box<ServerArgs>),
+    /// Run this machine as a node of a cluster that runs elsewhere
+    Agent(Box<AgentArgs>),
+    /// Manage the tokens with which machines join
+    Token(TokenArgs),
+    /// Check whether this machine can run orkd, with a remedy for what is missing
+    Check(CheckArgs),
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Run the API server alone
+    #[command(name = "apiserver")]
+    ApiServer(Box<ApiServerArgs>),
+    /// Run the controllers alone, against any Kubernetes API server
+    ControllerManager(RoleArgs),
+    /// Run the scheduler alone, against any Kubernetes API server
+    Scheduler(RoleArgs),
+    /// Run the kubelet alone, against any Kubernetes API server
+    Kubelet(Box<KubeletArgs>),
+    /// Run the service proxy (and cluster DNS) alone, against any Kubernetes API server
+    Proxy(ProxyArgs),
+}
+
+/// Where things are kept and how to speak.
+#[derive(Args, Debug, Clone)]
+pub struct CommonArgs {
+    /// Configuration file; its keys are the names of these flags [default: /etc/orkd/config.yaml where it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory of everything that must survive a restart
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/orkd")]
+    pub data_dir: PathBuf,
+    /// How much to say: error, warn, info, debug, trace, or a filter such as `info,orkd_kubelet=debug`
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// How to write logs: text or json [default: text]
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    pub log_format: String,
+    /// Feature gates, such as `InPlacePodVerticalScaling=true`
+    #[arg(long, value_name = "GATE=BOOL", value_delimiter = ',')]
+    pub feature_gates: Vec<String>,
+}
+
+/// The addresses of a cluster.
+#[derive(Args, Debug, Clone)]
+pub struct ClusterArgs {
+    /// Addresses of pods
+    #[arg(long, value_name = "CIDR", default_value = "10.42.0.0/16")]
+    pub cluster_cidr: IpNet,
+    /// Addresses of services
+    #[arg(long, value_name = "CIDR", default_value = "10.43.0.0/16")]
+    pub service_cidr: IpNet,
+    /// Address of the cluster DNS [default: the tenth address of the service range]
+    #[arg(long, value_name = "IP")]
+    pub cluster_dns: Option<IpAddr>,
+    /// Domain of the cluster DNS
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Ports that NodePort services get
+    #[arg(long, value_name = "FROM-TO", default_value = "30000-32767", value_parser = parse_port_range)]
+    pub service_node_port_range: (u16, u16),
+}
+
+/// The API server's own settings.
+#[derive(Args, Debug, Clone)]
+pub struct ApiArgs {
+    /// Address to serve the API on
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:6443")]
+    pub listen: SocketAddr,
+    /// Address that others reach this server at [default: that of the interface with the default route]
+    #[arg(long, value_name = "IP")]
+    pub advertise_address: Option<IpAddr>,
+    /// Further names or addresses in the server's certificate
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// etcd endpoints to use instead of the embedded store, such as https://10.0.0.1:2379
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub datastore_endpoint: Vec<String>,
+    /// Certificate authority of the etcd servers
+    #[arg(long, value_name = "FILE")]
+    pub datastore_cafile: Option<PathBuf>,
+    /// Client certificate for etcd
+    #[arg(long, value_name = "FILE")]
+    pub datastore_certfile: Option<PathBuf>,
+    /// Key of the client certificate for etcd
+    #[arg(long, value_name = "FILE")]
+    pub datastore_keyfile: Option<PathBuf>,
+    /// Admission plugins to enable beside the default ones
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+    /// Admission plugins to disable
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
+    /// Where to write the administrator's kubeconfig
+    #[arg(long, value_name = "FILE", default_value = "/etc/orkd/admin.kubeconfig")]
+    pub write_kubeconfig: PathBuf,
+}
+
+/// One node's settings.
+#[derive(Args, Debug, Clone)]
+pub struct NodeArgs {
+    /// Name of this node [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of this node [default: that of the interface with the default route]
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Labels to register the node with
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub node_labels: Vec<String>,
+    /// Taints to register the node with
+    #[arg(long, value_name = "KEY=VALUE:EFFECT", value_delimiter = ',')]
+    pub register_with_taints: Vec<String>,
+    /// Socket of a container runtime that runs already [default: orkd starts a containerd of its own]
+    #[arg(long, value_name = "SOCKET")]
+    pub container_runtime_endpoint: Option<String>,
+    /// Directory of containerd's per-registry configuration (hosts.toml)
+    #[arg(long, value_name = "DIR", default_value = "/etc/orkd/registries.d")]
+    pub registry_config_dir: PathBuf,
+    /// Cgroup below which pods run
+    #[arg(long, value_name = "CGROUP", default_value = "/")]
+    pub cgroup_root: String,
+    /// Port of the kubelet
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub kubelet_port: u16,
+    /// Directory for pod logs
+    #[arg(long, value_name = "DIR", default_value = "/var/log/pods")]
+    pub pod_log_dir: PathBuf,
+    /// Directory of static pod manifests
+    #[arg(long, value_name = "DIR")]
+    pub manifest_dir: Option<PathBuf>,
+    /// Directory of CNI plugins
+    #[arg(long, value_name = "DIR", value_delimiter = ',', default_values = ["/usr/lib/cni", "/opt/cni/bin"])]
+    pub cni_bin_dir: Vec<PathBuf>,
+    /// Directory of CNI configuration; orkd writes its own unless another plugin's is there [default: below the
+    /// data directory]
+    #[arg(long, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Most pods on this node
+    #[arg(long, value_name = "N", default_value_t = 110)]
+    pub max_pods: u32,
+    /// Servers to which names outside the cluster are forwarded [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub dns_upstream: Vec<String>,
+    /// Do not run the service proxy
+    #[arg(long)]
+    pub disable_proxy: bool,
+    /// Do not run the cluster DNS
+    #[arg(long)]
+    pub disable_dns: bool,
+}
+
+/// Flags of `orkd server`.
+#[derive(Args, Debug, Clone)]
+pub struct ServerArgs {
+    /// Where and how.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// API server.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// Cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// Node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Run no pods on this machine
+    #[arg(long)]
+    pub disable_agent: bool,
+    /// Run no controllers in this process
+    #[arg(long)]
+    pub disable_controller_manager: bool,
+    /// Run no scheduler in this process
+    #[arg(long)]
+    pub disable_scheduler: bool,
+}
+
+/// Flags of `orkd agent`.
+#[derive(Args, Debug, Clone)]
+pub struct AgentArgs {
+    /// Where and how.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// The server to join, such as https://10.0.0.1:6443
+    #[arg(long, value_name = "URL")]
+    pub join: Option<String>,
+    /// The token to join with, as printed by `orkd token create`
+    #[arg(long, value_name = "TOKEN", env = "ORKD_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Address of the cluster DNS [default: as the cluster says]
+    #[arg(long, value_name = "IP")]
+    pub cluster_dns: Option<IpAddr>,
+    /// Domain of the cluster DNS
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+}
+
+/// Flags of `orkd apiserver`.
+#[derive(Args, Debug, Clone)]
+pub struct ApiServerArgs {
+    /// Where and how.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// API server.
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// Cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Flags of a role that runs alone.
+#[derive(Args, Debug, Clone)]
+pub struct RoleArgs {
+    /// Where and how.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Credential and address of the API server
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+    /// Compete for the lease of this role, so that one of several processes acts
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+    /// Addresses of pods, of which nodes get their share; empty to leave that to others
+    #[arg(long, value_name = "CIDR")]
+    pub cluster_cidr: Option<IpNet>,
+    /// Certificate of the authority that signs nodes' certificates
+    #[arg(long, value_name = "FILE")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    pub cluster_signing_key_file: Option<PathBuf>,
+    /// Certificate authority published to every namespace [default: that of the kubeconfig]
+    #[arg(long, value_name = "FILE")]
+    pub root_ca_file: Option<PathBuf>,
+}
+
+/// Flags of `orkd kubelet`.
+#[derive(Args, Debug, Clone)]
+pub struct KubeletArgs {
+    /// Where and how.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Credential and address of the API server
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+    /// Node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Address of the cluster DNS
+    #[arg(long, value_name = "IP")]
+    pub cluster_dns: Option<IpAddr>,
+    /// Domain of the cluster DNS
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Run pods on a runtime that only pretends, for tests of scale
+    #[arg(long)]
+    pub hollow: bool,
+}
+
+/// Flags of `orkd proxy`.
+#[derive(Args, Debug, Clone)]
+pub struct ProxyArgs {
+    /// Where and how.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Credential and address of the API server
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+    /// Name of this node [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Addresses of pods
+    #[arg(long, value_name = "CIDR", default_value = "10.42.0.0/16")]
+    pub cluster_cidr: IpNet,
+}
+
+/// Flags of `orkd token`.
+#[derive(Args, Debug)]
+pub struct TokenArgs {
+    /// The administrator's credential
+    #[arg(long, value_name = "FILE", default_value = "/etc/orkd/admin.kubeconfig", global = true)]
+    pub kubeconfig: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+/// What to do with tokens.
+#[derive(Subcommand, Debug)]
+pub enum TokenCommand {
+    /// Make a token and print it
+    Create {
+        /// How long it is good for, such as 24h; 0 for ever
+        #[arg(long, value_name = "DURATION", default_value = "24h")]
+        ttl: String,
+        /// What it is for
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        description: String,
+        /// Print the whole command a machine joins with
+        #[arg(long)]
+        print_join_command: bool,
+    },
+    /// List tokens
+    List,
+    /// Revoke a token
+    Delete {
+        /// The token's id (its first six characters)
+        id: String,
+    },
+}
+
+/// Flags of `orkd check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// Check for `server --disable-agent`: nothing of containers
+    #[arg(long)]
+    pub no_agent: bool,
+}
+
+fn parse_port_range(text: &str) -> Result<(u16, u16), String> {
+    let (from, to) = text.split_once('-').ok_or("expected FROM-TO, such as 30000-32767")?;
+    let number = |s: &str| s.trim().parse::<u16>().map_err(|_| format!("{s:?} is not a port"));
+    let (from, to) = (number(from)?, number(to)?);
+    if from == 0 || from > to {
+        return Err("the first port must be at least 1 and not above the last".into());
+    }
+    Ok((from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn port_ranges() {
+        assert_eq!(parse_port_range("30000-32767"), Ok((30000, 32767)));
+        assert!(parse_port_range("5-2").is_err());
+        assert!(parse_port_range("x").is_err());
+    }
+}
