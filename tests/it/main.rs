@@ -1,2 +1,3 @@
-//! tests
-fn main() {}
+//! Integration and node tests: real orkd processes, stock clients, real containers.
+
+mod harness;

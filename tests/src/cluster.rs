@@ -1,0 +1,146 @@
+//! A cluster under test: `orkd server` on a machine, and agents on others.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::eventually;
+use crate::kubectl::{self, Kubectl};
+use crate::machine::{Machine, Process, Switch};
+
+/// A server on a machine of its own.
+pub struct Cluster {
+    /// The orkd process; `None` while it is stopped.
+    pub server: Option<Process>,
+    /// The machine it runs on.
+    pub machine: Machine,
+    /// The network, for further machines.
+    pub switch: Switch,
+    args: Vec<String>,
+}
+
+impl Cluster {
+    /// A server without a node: API server, controllers, scheduler.
+    pub fn control_plane(extra: &[&str]) -> Result<Cluster> {
+        let mut args = vec!["--disable-agent"];
+        args.extend(extra);
+        Cluster::start(&args)
+    }
+
+    /// A server that is a node as well, with the test image loaded.
+    pub fn node(extra: &[&str]) -> Result<Cluster> {
+        let cluster = Cluster::start(extra)?;
+        cluster.wait_ready("server")?;
+        load_busybox(&cluster.machine)?;
+        Ok(cluster)
+    }
+
+    fn start(extra: &[&str]) -> Result<Cluster> {
+        let switch = Switch::new()?;
+        let machine = switch.machine("server")?;
+        let mut args = vec!["server".to_owned()];
+        args.push(format!("--write-kubeconfig={}", machine.path("admin.kubeconfig").display()));
+        args.extend(node_args(&machine));
+        args.extend(extra.iter().map(|a| (*a).to_owned()));
+        let mut cluster = Cluster { server: None, machine, switch, args };
+        cluster.boot()?;
+        Ok(cluster)
+    }
+
+    /// Starts the server (again) and waits until it answers.
+    pub fn boot(&mut self) -> Result<()> {
+        let mut process = self.machine.spawn(&crate::orkd(), &self.args, "server.log")?;
+        let kubeconfig = self.kubeconfig();
+        let ready = eventually("the server to be ready", Duration::from_secs(60), || {
+            if process.has_ended() {
+                return Err(format!("orkd has ended:\n{}", process.tail(30)));
+            }
+            if !kubeconfig.exists() {
+                return Err("no kubeconfig yet".into());
+            }
+            let out = self
+                .machine
+                .sh("curl -ksf --max-time 2 https://127.0.0.1:6443/readyz")
+                .map_err(|e| format!("{e}; log:\n{}", process.tail(20)))?;
+            if out.trim() == "ok" { Ok(()) } else { Err(out) }
+        });
+        self.server = Some(process);
+        ready
+    }
+
+    /// Ends the server at once, as a crash or a power cut would.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut process = self.server.take().context("the server runs")?;
+        process.signal(nix::sys::signal::Signal::SIGKILL);
+        process.wait(Duration::from_secs(10))?;
+        Ok(())
+    }
+
+    /// Asks the server to end, and waits until it has.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut process = self.server.take().context("the server runs")?;
+        process.signal(nix::sys::signal::Signal::SIGTERM);
+        let status = process.wait(Duration::from_secs(30))?;
+        ensure!(status.success(), "orkd ends with {status}:\n{}", process.tail(30));
+        Ok(())
+    }
+
+    /// The administrator's credential.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.machine.path("admin.kubeconfig")
+    }
+
+    /// The newest kubectl with the administrator's credential.
+    pub fn kubectl(&self) -> Result<Kubectl<'_>> {
+        Ok(self.kubectl_of(kubectl::newest()?))
+    }
+
+    /// A given kubectl with the administrator's credential.
+    pub fn kubectl_of(&self, binary: PathBuf) -> Kubectl<'_> {
+        Kubectl { machine: &self.machine, binary, kubeconfig: self.kubeconfig() }
+    }
+
+    /// The end of the server's log.
+    pub fn log(&self) -> String {
+        self.server.as_ref().map(|p| p.tail(60)).unwrap_or_default()
+    }
+
+    /// Waits until a node is Ready.
+    pub fn wait_ready(&self, node: &str) -> Result<()> {
+        let kubectl = self.kubectl()?;
+        eventually(&format!("node {node} to be Ready"), Duration::from_secs(60), || {
+            let object = kubectl.json(&format!("get node {node}")).map_err(|e| format!("{e}\n{}", self.log()))?;
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let ready = conditions.iter().find(|c| c["type"] == "Ready").cloned().unwrap_or_default();
+            if ready["status"] == "True" { Ok(()) } else { Err(format!("{ready}\n{}", self.log())) }
+        })
+    }
+}
+
+/// The flags by which several nodes share this computer.
+pub fn node_args(machine: &Machine) -> Vec<String> {
+    vec![
+        format!("--data-dir={}", machine.path("data").display()),
+        format!("--node-name={}", machine.name),
+        format!("--node-ip={}", machine.ip),
+        format!("--cgroup-root={}", machine.cgroup_root),
+        format!("--pod-log-dir={}", machine.path("pod-logs").display()),
+        format!("--registry-config-dir={}", machine.path("registries.d").display()),
+        "--log-level=info,orkd=debug".into(),
+    ]
+}
+
+/// Loads `orkd.local/busybox:latest` into the containerd of a machine.
+pub fn load_busybox(machine: &Machine) -> Result<()> {
+    let archive = machine.path("busybox.tar");
+    let script = crate::root().join("deploy/busybox-image.sh");
+    let out = std::process::Command::new(script).arg(&archive).output()?;
+    ensure!(out.status.success(), "busybox-image.sh: {}", String::from_utf8_lossy(&out.stderr));
+    machine.sh(&format!(
+        "ctr --address {} -n k8s.io images import {}",
+        machine.path("data/agent/containerd/containerd.sock").display(),
+        archive.display()
+    ))?;
+    Ok(())
+}
