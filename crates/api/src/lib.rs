@@ -11,9 +11,25 @@
 
 pub mod field;
 pub mod kind;
+pub mod kinds;
 pub mod names;
+pub mod object;
 pub mod status;
 pub mod table;
+pub mod validate;
+
+pub mod apps;
+pub mod authentication;
+pub mod authorization;
+pub mod certificates;
+pub mod coordination;
+pub mod core;
+pub mod discovery;
+pub mod events;
+pub mod networking;
+pub mod policy;
+pub mod rbac;
+pub mod scheduling;
 
 /// An API object or a part of one. Maps are kept sorted by key in memory; [`schema`] gives the order in
 /// which struct fields are written.

@@ -1,0 +1,10 @@
+//! The API group `certificates.k8s.io`.
+
+use crate::kind::Kind;
+
+pub mod certificate_signing_request;
+
+/// The kinds of the group.
+pub fn all() -> Vec<Box<dyn Kind>> {
+    vec![Box::new(certificate_signing_request::CertificateSigningRequest)]
+}
