@@ -1,4 +1,5 @@
 //! orkd
+mod check;
 mod cli;
 mod config;
 mod version;
