@@ -4,6 +4,12 @@
 //! increase and are never repeated, also across a crash that loses records which were not yet durable.
 //!
 //! Keys are upstream's (`/registry/pods/NS/NAME`), values are opaque bytes without a resourceVersion.
+//!
+//! Where to start reading: [`Store`], then [`backends::embedded`] (what `orkd server` runs on by default) and
+//! [`backends::etcd`]; [`contract`] is what both must do.
+
+pub mod backends;
+mod hub;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -62,10 +68,73 @@ pub struct Txn {
     pub ops: Vec<Op>,
 }
 
+/// The longest value a store takes: upstream's limit on a request to etcd.
+pub const MAX_VALUE_BYTES: usize = 1_572_864;
+/// The longest key.
+pub const MAX_KEY_BYTES: usize = 4096;
+/// The most conditions, and the most writes, of one transaction: etcd's default for `--max-txn-ops`.
+pub const MAX_TXN_OPS: usize = 128;
+/// The most bytes of keys and values that one transaction writes.
+pub const MAX_TXN_BYTES: usize = MAX_VALUE_BYTES + 64 * 1024;
+
+impl Op {
+    /// The key that is written or removed.
+    pub fn key(&self) -> &str {
+        match self {
+            Op::Put { key, .. } | Op::Delete { key } => key,
+        }
+    }
+}
+
+impl Txn {
+    /// Checks sizes and that no key is written twice. Every backend does this before anything else, so that they
+    /// refuse the same transactions with the same words.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.conditions.len() > MAX_TXN_OPS || self.ops.len() > MAX_TXN_OPS {
+            return Err(Error::TooLarge(format!(
+                "too many operations in one transaction: {} conditions and {} writes, limit {MAX_TXN_OPS}",
+                self.conditions.len(),
+                self.ops.len()
+            )));
+        }
+        let mut bytes = 0;
+        let keys = self.conditions.iter().map(|condition| condition.key.as_str());
+        for key in keys.chain(self.ops.iter().map(Op::key)) {
+            if key.is_empty() {
+                return Err(Error::Invalid("a key must not be empty".to_string()));
+            }
+            if key.len() > MAX_KEY_BYTES {
+                return Err(Error::TooLarge(format!("key of {} bytes, limit {MAX_KEY_BYTES}", key.len())));
+            }
+            bytes += key.len();
+        }
+        let mut written = std::collections::HashSet::with_capacity(self.ops.len());
+        for op in &self.ops {
+            if !written.insert(op.key()) {
+                return Err(Error::Invalid(format!("key {:?} is written twice in one transaction", op.key())));
+            }
+            if let Op::Put { key, value, .. } = op {
+                if value.len() > MAX_VALUE_BYTES {
+                    return Err(Error::TooLarge(format!(
+                        "value of {key:?} has {} bytes, limit {MAX_VALUE_BYTES}",
+                        value.len()
+                    )));
+                }
+                bytes += value.len();
+            }
+        }
+        if bytes > MAX_TXN_BYTES {
+            return Err(Error::TooLarge(format!("transaction of {bytes} bytes, limit {MAX_TXN_BYTES}")));
+        }
+        Ok(())
+    }
+}
+
 /// How a transaction ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All written, at this revision, durable.
+    /// All written, at this revision, durable. A transaction that changes nothing (no writes, or only removals of
+    /// absent keys) takes no revision of its own and returns the revision that stands.
     Committed(Revision),
     /// A condition did not hold: the record that stands now under each condition's key, in their order.
     Failed(Vec<Option<Record>>),
@@ -120,7 +189,8 @@ pub enum EventKind {
 /// One message of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchMessage {
-    /// All events of one or more whole commits, ordered by revision; never part of a commit.
+    /// All events of one or more whole commits, ordered by revision; never part of a commit. It also tells that
+    /// everything up to the revision of the last event has been delivered.
     Events(Vec<Event>),
     /// Everything up to this revision has been delivered.
     Progress(Revision),
@@ -146,6 +216,12 @@ pub enum Error {
     /// A key, a value or a transaction is larger than the backend takes.
     #[error("{0}")]
     TooLarge(String),
+    /// The transaction contradicts itself; it can never be committed.
+    #[error("{0}")]
+    Invalid(String),
+    /// Another process holds the store.
+    #[error("store is in use: {0}")]
+    Locked(String),
     /// The store cannot be reached or timed out; the transaction may or may not have been committed.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
@@ -173,7 +249,9 @@ pub trait Store: Send + Sync + 'static {
     async fn range(&self, request: RangeRequest) -> Result<RangeResult, Error>;
 
     /// Tells every change to keys with `prefix` in commits after `from`, in order, none lost, none twice.
-    /// `Error::Compacted` where that part of the history is gone.
+    /// `Error::Compacted` where that part of the history is gone, also later in the stream. After an error the
+    /// stream ends. A watcher that is up to date is told so by [`WatchMessage::Progress`] when the store moves on
+    /// by commits that do not concern it.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, Error>;
 
     /// The revision of the last commit, linearizable: every commit acknowledged before the call is included. A

@@ -1,0 +1,566 @@
+//! The one writer: takes what is queued as a group, applies it, makes it durable with one commit, publishes, answers.
+//!
+//! Steps of a group: conditions and writes of each transaction in turn; removal of what has expired; the floor of
+//! history, if it is time; a step of compaction; the reserved ceiling; commit; events to the hub; answers. An error of
+//! the engine ends the store: what was asked is answered `Unavailable`, nothing more is taken.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use redb::{Database, ReadableTable, Table, WriteTransaction};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::codec::{Packed, Slot, View, encode};
+use super::errors::corrupt;
+use super::tables::{EXPIRY, FORMAT, LATEST, LOST, Latest, META, RECORDS, meta, read_record};
+use super::{Options, Shared};
+use crate::hub::Commit;
+use crate::{Condition, Error, Event, EventKind, MAX_TXN_OPS, Op, Outcome, Record, Revision, Txn};
+
+/// So many revisions are reserved durably ahead of use.
+const RESERVE: u64 = 1 << 16;
+/// A group takes at most so many transactions, and bytes.
+const GROUP_TXNS: usize = 2048;
+const GROUP_BYTES: usize = 8 << 20;
+/// At most so many expired records go in one group.
+const EXPIRE_PER_GROUP: usize = 8 * MAX_TXN_OPS;
+/// A step of compaction looks at so many records, or at twice what the group wrote.
+const COMPACT_STEP: usize = 256;
+/// The clock may be set: the writer looks at it at least so often while something waits to expire.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// What the writer is asked to do.
+pub(super) enum Job {
+    Commit { txn: Prepared, reply: oneshot::Sender<Result<Outcome, Error>>, room: OwnedSemaphorePermit },
+    Compact { revision: u64, reply: oneshot::Sender<Result<(), Error>> },
+}
+
+/// A transaction with its values packed.
+pub(super) struct Prepared {
+    conditions: Vec<Condition>,
+    ops: Vec<PreparedOp>,
+}
+
+struct PreparedOp {
+    key: String,
+    /// `None`: a removal.
+    put: Option<Put>,
+}
+
+struct Put {
+    packed: Packed,
+    ttl_seconds: Option<u64>,
+}
+
+impl Prepared {
+    pub fn new(txn: Txn) -> Self {
+        let prepare = |op| match op {
+            Op::Put { key, value, ttl_seconds } => {
+                PreparedOp { key, put: Some(Put { packed: Packed::new(value), ttl_seconds }) }
+            }
+            Op::Delete { key } => PreparedOp { key, put: None },
+        };
+        Self { conditions: txn.conditions, ops: txn.ops.into_iter().map(prepare).collect() }
+    }
+
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        let op =
+            |op: &PreparedOp| op.key.len() + op.put.as_ref().map_or(0, |put| put.packed.len() + put.packed.value.len());
+        self.ops.iter().map(op).sum()
+    }
+}
+
+/// What the file says when it is opened.
+pub(super) struct State {
+    pub last: u64,
+    pub ceiling: u64,
+    pub floor: u64,
+    cursor: Slot,
+    pub lost: Vec<(u64, u64)>,
+}
+
+impl State {
+    /// Reads the state, goes above the ceiling if the last process died, and marks the store as open.
+    pub fn recover(db: &Database) -> Result<Self, Error> {
+        let mut txn = db.begin_write().map_err(corrupt)?;
+        txn.set_quick_repair(true);
+        let state = {
+            let mut tables = Tables::open(&txn)?;
+            let mut lost = txn.open_table(LOST).map_err(corrupt)?;
+            match tables.number(meta::FORMAT)? {
+                Some(FORMAT) => {}
+                Some(other) => {
+                    return Err(Error::Corrupt(format!("layout {other} of the store is unknown to this release")));
+                }
+                None if tables.records.first().map_err(corrupt)?.is_some() => {
+                    return Err(Error::Corrupt("the store does not say which layout it has".to_string()));
+                }
+                None => {
+                    tables.set_number(meta::FORMAT, FORMAT)?;
+                    tables.set_number(meta::LAST, 1)?;
+                    tables.set_number(meta::CEILING, 1)?;
+                    tables.set_number(meta::FLOOR, 1)?;
+                    tables.set_number(meta::CLEAN, 1)?;
+                }
+            }
+            let found = tables.number(meta::LAST)?.unwrap_or(1);
+            let ceiling = tables.number(meta::CEILING)?.unwrap_or(found);
+            let floor = tables.number(meta::FLOOR)?.unwrap_or(1);
+            let cursor = Slot(tables.number(meta::CURSOR)?.unwrap_or(0));
+            let was_clean = tables.number(meta::CLEAN)? == Some(1);
+            let last = if was_clean || ceiling <= found {
+                found
+            } else {
+                lost.insert(found + 1, ceiling).map_err(corrupt)?;
+                ceiling + 1
+            };
+            lost.retain(|_, end| end >= floor).map_err(corrupt)?;
+            let mut windows = Vec::new();
+            for window in lost.iter().map_err(corrupt)? {
+                let (first, end) = window.map_err(corrupt)?;
+                windows.push((first.value(), end.value()));
+            }
+            let ceiling = last + RESERVE;
+            tables.set_number(meta::LAST, last)?;
+            tables.set_number(meta::CEILING, ceiling)?;
+            tables.set_number(meta::CLEAN, 0)?;
+            Self { last, ceiling, floor, cursor, lost: windows }
+        };
+        txn.commit().map_err(corrupt)?;
+        Ok(state)
+    }
+}
+
+/// The tables, open for writing.
+struct Tables<'t> {
+    records: Table<'t, u64, &'static [u8]>,
+    latest: Table<'t, &'static str, (u64, u64, u64)>,
+    expiry: Table<'t, (u64, u64), ()>,
+    meta: Table<'t, &'static str, u64>,
+}
+
+impl<'t> Tables<'t> {
+    fn open(txn: &'t WriteTransaction) -> Result<Self, Error> {
+        Ok(Self {
+            records: txn.open_table(RECORDS).map_err(corrupt)?,
+            latest: txn.open_table(LATEST).map_err(corrupt)?,
+            expiry: txn.open_table(EXPIRY).map_err(corrupt)?,
+            meta: txn.open_table(META).map_err(corrupt)?,
+        })
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, Error> {
+        Ok(self.meta.get(name).map_err(corrupt)?.map(|number| number.value()))
+    }
+
+    fn set_number(&mut self, name: &str, number: u64) -> Result<(), Error> {
+        self.meta.insert(name, number).map_err(corrupt)?;
+        Ok(())
+    }
+
+    fn latest(&self, key: &str) -> Result<Option<Latest>, Error> {
+        Ok(self.latest.get(key).map_err(corrupt)?.map(|latest| Latest::from_stored(latest.value())))
+    }
+
+    fn next_deadline(&self) -> Result<Option<u64>, Error> {
+        Ok(self.expiry.first().map_err(corrupt)?.map(|(due, _)| due.value().0))
+    }
+}
+
+/// What a group has done so far.
+#[derive(Default)]
+struct Group {
+    commits: Vec<Commit>,
+    /// Records written.
+    writes: usize,
+    floor_moved: bool,
+    answers: Vec<(oneshot::Sender<Result<Outcome, Error>>, Outcome)>,
+    compacted: Vec<(oneshot::Sender<Result<(), Error>>, Result<(), Error>)>,
+}
+
+/// See the module's documentation.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    db: Option<Arc<Database>>,
+    options: Options,
+    last: u64,
+    ceiling: u64,
+    floor: u64,
+    cursor: Slot,
+    /// When the store stood at which revision, oldest first.
+    marks: VecDeque<(Instant, u64)>,
+    next_deadline: Option<u64>,
+    scratch: Vec<u8>,
+}
+
+impl Writer {
+    pub fn new(shared: Arc<Shared>, state: State, options: Options) -> Result<Self, Error> {
+        let db = shared.db()?;
+        let txn = db.begin_write().map_err(corrupt)?;
+        let next_deadline = Tables::open(&txn)?.next_deadline()?;
+        txn.abort().map_err(corrupt)?;
+        Ok(Self {
+            shared,
+            db: Some(db),
+            options,
+            last: state.last,
+            ceiling: state.ceiling,
+            floor: state.floor,
+            cursor: state.cursor,
+            marks: VecDeque::from([(Instant::now(), state.last)]),
+            next_deadline,
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Runs until every sender of the queue is gone or the engine fails.
+    pub fn run(mut self, queue: &Receiver<Job>) {
+        let failure = loop {
+            match self.next_jobs(queue) {
+                None => break self.finish().err(),
+                Some(jobs) => {
+                    if let Err(error) = self.group(jobs) {
+                        break Some(error);
+                    }
+                }
+            }
+        };
+        let failure = failure.map(|error| {
+            tracing::error!(%error, "the store has failed and takes no more writes");
+            error.to_string()
+        });
+        self.shared.failure.write().clone_from(&failure);
+        self.shared.db.write().take();
+        self.shared.hub.close(failure);
+        self.db.take();
+    }
+
+    /// Waits for a transaction or the next expiry; `None` when the store is closed.
+    fn next_jobs(&self, queue: &Receiver<Job>) -> Option<Vec<Job>> {
+        let first = match self.next_deadline {
+            None => Some(queue.recv().ok()?),
+            Some(deadline) => {
+                let wait = Duration::from_millis(deadline.saturating_sub(now_ms()));
+                match queue.recv_timeout(wait.min(LONGEST_WAIT)) {
+                    Ok(job) => Some(job),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return None,
+                }
+            }
+        };
+        let mut jobs: Vec<Job> = first.into_iter().collect();
+        let mut bytes: usize = jobs.iter().map(Job::bytes).sum();
+        while !jobs.is_empty() && jobs.len() < GROUP_TXNS && bytes < GROUP_BYTES {
+            let Ok(job) = queue.try_recv() else { break };
+            bytes += job.bytes();
+            jobs.push(job);
+        }
+        Some(jobs)
+    }
+
+    /// Does all of a group, durably.
+    fn group(&mut self, jobs: Vec<Job>) -> Result<(), Error> {
+        let is_expiry_due = self.next_deadline.is_some_and(|deadline| deadline <= now_ms());
+        if jobs.is_empty() && !is_expiry_due {
+            return Ok(());
+        }
+        let db = self.db.clone().ok_or(Error::Closed)?;
+        let mut group = Group::default();
+        let mut txn = db.begin_write().map_err(corrupt)?;
+        txn.set_quick_repair(true);
+        {
+            let mut tables = Tables::open(&txn)?;
+            let mut rooms = Vec::with_capacity(jobs.len());
+            for job in jobs {
+                match job {
+                    Job::Commit { txn, reply, room } => {
+                        rooms.push(room);
+                        let outcome = self.transaction(&mut tables, &txn, &mut group)?;
+                        group.answers.push((reply, outcome));
+                    }
+                    Job::Compact { revision, reply } => {
+                        let result = if revision > self.last {
+                            Err(Error::Future(Revision(revision)))
+                        } else {
+                            self.raise_floor(revision, &mut group);
+                            Ok(())
+                        };
+                        group.compacted.push((reply, result));
+                    }
+                }
+            }
+            if is_expiry_due {
+                self.expire(&mut tables, &mut group)?;
+            }
+            if group.writes > 0 {
+                self.forget_old_history(&mut group);
+            }
+            if group.writes > 0 || group.floor_moved {
+                self.compact_step(&mut tables, COMPACT_STEP.max(2 * group.writes))?;
+                if group.floor_moved {
+                    tables.set_number(meta::FLOOR, self.floor)?;
+                }
+                if self.last + RESERVE / 2 > self.ceiling {
+                    self.ceiling = self.last + RESERVE;
+                    tables.set_number(meta::CEILING, self.ceiling)?;
+                }
+                tables.set_number(meta::LAST, self.last)?;
+                self.next_deadline = tables.next_deadline()?;
+            }
+        }
+        if group.writes > 0 || group.floor_moved {
+            txn.commit().map_err(corrupt)?;
+        } else {
+            txn.abort().map_err(corrupt)?;
+        }
+        if !group.commits.is_empty() {
+            self.shared.hub.publish(group.commits, self.last);
+            self.shared.last.store(self.last, Ordering::SeqCst);
+        }
+        for (reply, outcome) in group.answers {
+            // Whoever does not wait any longer does not need the answer.
+            let _ = reply.send(Ok(outcome));
+        }
+        for (reply, result) in group.compacted {
+            let _ = reply.send(result);
+        }
+        Ok(())
+    }
+
+    /// One transaction: conditions, then writes at the next revision.
+    fn transaction(&mut self, tables: &mut Tables<'_>, txn: &Prepared, group: &mut Group) -> Result<Outcome, Error> {
+        for condition in &txn.conditions {
+            let latest = tables.latest(&condition.key)?.filter(Latest::is_live);
+            if latest.map_or(0, |latest| latest.slot.revision()) != condition.mod_revision.0 {
+                return self.failed(tables, &txn.conditions);
+            }
+        }
+        let revision = self.last + 1;
+        let mut events = Vec::with_capacity(txn.ops.len());
+        for op in &txn.ops {
+            let slot = Slot::new(revision, events.len());
+            let event = match &op.put {
+                Some(put) => Some(self.put(tables, slot, &op.key, put)?),
+                None => self.delete(tables, slot, &op.key)?,
+            };
+            events.extend(event.map(Arc::new));
+        }
+        if !events.is_empty() {
+            self.last = revision;
+            group.writes += events.len();
+            group.commits.push(Commit { revision, events });
+        }
+        Ok(Outcome::Committed(Revision(self.last)))
+    }
+
+    fn failed(&self, tables: &Tables<'_>, conditions: &[Condition]) -> Result<Outcome, Error> {
+        let mut records = Vec::with_capacity(conditions.len());
+        for condition in conditions {
+            records.push(match tables.latest(&condition.key)?.filter(Latest::is_live) {
+                Some(latest) => Some(read_record(&tables.records, latest.slot)?),
+                None => None,
+            });
+        }
+        Ok(Outcome::Failed(records))
+    }
+
+    fn put(&mut self, tables: &mut Tables<'_>, slot: Slot, key: &str, put: &Put) -> Result<Event, Error> {
+        let before = tables.latest(key)?;
+        let live = before.filter(Latest::is_live);
+        let prev = previous_value(tables, live)?;
+        drop_deadline(tables, before)?;
+        let create_revision = live.map_or(slot.revision(), |live| live.create_revision);
+        let deadline = put.ttl_seconds.map_or(0, |ttl| deadline(now_ms(), ttl));
+        if deadline != 0 {
+            tables.expiry.insert((deadline, slot.0), ()).map_err(corrupt)?;
+        }
+        let previous = before.map(|before| before.slot);
+        encode(&mut self.scratch, previous, create_revision, deadline, key, Some(&put.packed));
+        tables.records.insert(slot.0, self.scratch.as_slice()).map_err(corrupt)?;
+        tables.latest.insert(key, (slot.0, create_revision, deadline)).map_err(corrupt)?;
+        let record = record(key, put.packed.value.clone(), create_revision, slot);
+        Ok(Event { record, kind: EventKind::Put, prev })
+    }
+
+    /// `None`: there is nothing to remove.
+    fn delete(&mut self, tables: &mut Tables<'_>, slot: Slot, key: &str) -> Result<Option<Event>, Error> {
+        let Some(live) = tables.latest(key)?.filter(Latest::is_live) else { return Ok(None) };
+        let prev = previous_value(tables, Some(live))?;
+        drop_deadline(tables, Some(live))?;
+        encode(&mut self.scratch, Some(live.slot), live.create_revision, 0, key, None);
+        tables.records.insert(slot.0, self.scratch.as_slice()).map_err(corrupt)?;
+        tables.latest.insert(key, (slot.0, 0, 0)).map_err(corrupt)?;
+        let record = record(key, prev.clone().unwrap_or_default(), live.create_revision, slot);
+        Ok(Some(Event { record, kind: EventKind::Delete, prev }))
+    }
+
+    /// Removes what is due, by ordinary commits.
+    fn expire(&mut self, tables: &mut Tables<'_>, group: &mut Group) -> Result<(), Error> {
+        let mut due = Vec::new();
+        for entry in tables.expiry.range(..(now_ms() + 1, 0)).map_err(corrupt)?.take(EXPIRE_PER_GROUP) {
+            due.push(entry.map_err(corrupt)?.0.value());
+        }
+        for chunk in due.chunks(MAX_TXN_OPS) {
+            let mut ops = Vec::with_capacity(chunk.len());
+            for &(deadline, slot) in chunk {
+                let key = match tables.records.get(slot).map_err(corrupt)? {
+                    Some(stored) => Some(View::parse(stored.value())?.key.to_string()),
+                    None => None,
+                };
+                let is_current = match &key {
+                    Some(key) => tables.latest(key)?.is_some_and(|latest| latest.slot.0 == slot),
+                    None => false,
+                };
+                match key {
+                    Some(key) if is_current => ops.push(PreparedOp { key, put: None }),
+                    _ => {
+                        tables.expiry.remove((deadline, slot)).map_err(corrupt)?;
+                    }
+                }
+            }
+            self.transaction(tables, &Prepared { conditions: Vec::new(), ops }, group)?;
+        }
+        Ok(())
+    }
+
+    /// Raises the floor to where the store stood `history` ago, or so that not too many revisions are kept.
+    fn forget_old_history(&mut self, group: &mut Group) {
+        let now = Instant::now();
+        let Options { history, history_revisions, .. } = self.options;
+        let is_mark_due = self.marks.back().is_none_or(|&(at, revision)| {
+            now - at >= history / 32 || self.last - revision >= (history_revisions / 32).max(1)
+        });
+        if is_mark_due {
+            self.marks.push_back((now, self.last));
+        }
+        while let Some(&(at, revision)) = self.marks.front() {
+            if now - at < history && self.last - revision <= history_revisions {
+                break;
+            }
+            self.marks.pop_front();
+            self.raise_floor(revision, group);
+        }
+    }
+
+    fn raise_floor(&mut self, revision: u64, group: &mut Group) {
+        if revision > self.floor {
+            self.floor = revision;
+            group.floor_moved = true;
+            self.shared.floor.store(revision, Ordering::SeqCst);
+        }
+    }
+
+    /// Looks at some of the records that fell below the floor: each removes the version it replaced, a removal also
+    /// itself.
+    fn compact_step(&mut self, tables: &mut Tables<'_>, budget: usize) -> Result<(), Error> {
+        let end = Slot::first_of(self.floor + 1);
+        if self.cursor.0 + 1 >= end.0 {
+            return Ok(());
+        }
+        let mut seen: Vec<(Slot, Option<Slot>, Option<String>)> = Vec::new();
+        for entry in tables.records.range(self.cursor.0 + 1..end.0).map_err(corrupt)?.take(budget) {
+            let (slot, stored) = entry.map_err(corrupt)?;
+            let view = View::parse(stored.value())?;
+            let removed_key = view.is_tombstone().then(|| view.key.to_string());
+            seen.push((Slot(slot.value()), view.previous, removed_key));
+        }
+        self.cursor = match seen.last() {
+            Some((slot, ..)) if seen.len() == budget => *slot,
+            _ => Slot(end.0 - 1),
+        };
+        for (slot, previous, removed_key) in seen {
+            if let Some(previous) = previous {
+                tables.records.remove(previous.0).map_err(corrupt)?;
+            }
+            if let Some(key) = removed_key {
+                tables.records.remove(slot.0).map_err(corrupt)?;
+                if tables.latest(&key)?.is_some_and(|latest| latest.slot == slot) {
+                    tables.latest.remove(key.as_str()).map_err(corrupt)?;
+                }
+            }
+        }
+        tables.set_number(meta::CURSOR, self.cursor.0)
+    }
+
+    /// The last commit: the store was closed in order, nothing is lost.
+    fn finish(&mut self) -> Result<(), Error> {
+        let db = self.db.clone().ok_or(Error::Closed)?;
+        let mut txn = db.begin_write().map_err(corrupt)?;
+        txn.set_quick_repair(true);
+        {
+            let mut tables = Tables::open(&txn)?;
+            tables.set_number(meta::CEILING, self.last)?;
+            tables.set_number(meta::CLEAN, 1)?;
+        }
+        txn.commit().map_err(corrupt)
+    }
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        match self {
+            Job::Commit { txn, .. } => txn.bytes(),
+            Job::Compact { .. } => 0,
+        }
+    }
+}
+
+fn record(key: &str, value: Bytes, create_revision: u64, slot: Slot) -> Record {
+    Record {
+        key: key.to_string(),
+        value,
+        create_revision: Revision(create_revision),
+        mod_revision: Revision(slot.revision()),
+    }
+}
+
+fn previous_value(tables: &Tables<'_>, live: Option<Latest>) -> Result<Option<Bytes>, Error> {
+    live.map(|live| read_record(&tables.records, live.slot).map(|record| record.value)).transpose()
+}
+
+fn drop_deadline(tables: &mut Tables<'_>, before: Option<Latest>) -> Result<(), Error> {
+    match before {
+        Some(Latest { deadline, slot, .. }) if deadline != 0 => {
+            tables.expiry.remove((deadline, slot.0)).map_err(corrupt)?;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// When a record written at `now_ms` expires. Long lives are rounded up, by a twentieth and at most a minute, so that
+/// many records go in one commit.
+fn deadline(now_ms: u64, ttl_seconds: u64) -> u64 {
+    let ttl_ms = ttl_seconds.max(1).saturating_mul(1000);
+    let grain = (ttl_ms / 20).min(60_000);
+    now_ms.saturating_add(ttl_ms).checked_next_multiple_of(grain).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::deadline;
+
+    #[track_caller]
+    fn check(now_ms: u64, ttl_seconds: u64, expected: u64) {
+        assert_eq!(deadline(now_ms, ttl_seconds), expected);
+    }
+
+    #[test]
+    fn deadlines_are_rounded_up_by_a_twentieth_and_at_most_a_minute() {
+        check(10, 1, 1050);
+        check(0, 3600, 3_600_000);
+        check(1, 3600, 3_660_000);
+        check(1, 0, 1050);
+        check(1, u64::MAX, u64::MAX);
+    }
+}
