@@ -1,0 +1,349 @@
+//! Service account tokens: signing, checking, and the key set that others check them with.
+//!
+//! Follows `pkg/serviceaccount` (`claims.go`, `jwt.go`, `openidmetadata.go`) upstream: claim names, key ids and
+//! the order of checks. Whether the bound objects still exist is the API server's to look up.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::key::{Key, Scheme};
+use crate::{Error, Result};
+
+/// The clock difference that is tolerated, in seconds (go-jose's default).
+const LEEWAY: i64 = 60;
+
+/// The largest token looked at.
+const MAX_TOKEN: usize = 64 * 1024;
+
+/// What a token says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// For whom the token is.
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub aud: Vec<String>,
+    /// When it ends, seconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exp: Option<i64>,
+    /// When it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iat: Option<i64>,
+    /// Who made it.
+    #[serde(default)]
+    pub iss: String,
+    /// Its own id.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub jti: String,
+    /// What it is bound to.
+    #[serde(rename = "kubernetes.io", default)]
+    pub kubernetes: Kubernetes,
+    /// When it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbf: Option<i64>,
+    /// `system:serviceaccount:NAMESPACE:NAME`.
+    #[serde(default)]
+    pub sub: String,
+}
+
+/// What a token is bound to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kubernetes {
+    /// Namespace of the service account and of bound pods and secrets.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// The node, bound to or the pod's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Reference>,
+    /// The pod bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Reference>,
+    /// The secret bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Reference>,
+    /// The service account.
+    #[serde(default)]
+    pub serviceaccount: Reference,
+    /// When clients that still use the token are to be warned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warnafter: Option<i64>,
+}
+
+/// An object by name and UID.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference {
+    /// Name.
+    #[serde(default)]
+    pub name: String,
+    /// UID.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+}
+
+/// `aud` may be one text or a list (RFC 7519, 4.1.3).
+fn one_or_many<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Form::deserialize(d)? {
+        Form::One(text) => vec![text],
+        Form::Many(list) => list,
+    })
+}
+
+/// Why a token is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not a token of this issuer: another authenticator may know it.
+    #[error("not a token of this issuer")]
+    Foreign,
+    /// The signature is by none of the keys.
+    #[error("invalid signature")]
+    Signature,
+    /// The time is over.
+    #[error("service account token has expired")]
+    Expired,
+    /// The time has not come.
+    #[error("service account token is not valid yet")]
+    NotYet,
+}
+
+/// Makes tokens.
+pub struct Signer {
+    key: EncodingKey,
+    algorithm: Algorithm,
+    kid: String,
+    issuer: String,
+}
+
+impl Signer {
+    /// A signer with a key and the issuer's URL.
+    pub fn new(key: &Key, issuer: &str) -> Result<Self> {
+        let bad = |e: jsonwebtoken::errors::Error| Error::malformed("service account key", e);
+        let pem = key.to_pem();
+        let (algorithm, encoding) = match key.scheme() {
+            Scheme::EcdsaP256Sha256 => (Algorithm::ES256, EncodingKey::from_ec_pem(pem.as_bytes()).map_err(bad)?),
+            Scheme::EcdsaP384Sha384 => (Algorithm::ES384, EncodingKey::from_ec_pem(pem.as_bytes()).map_err(bad)?),
+            Scheme::RsaSha256 => (Algorithm::RS256, EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(bad)?),
+            other => return Err(Error::malformed("service account key", format!("{other:?} keys sign no tokens"))),
+        };
+        Ok(Signer { key: encoding, algorithm, kid: kid(&key.public_der()), issuer: issuer.into() })
+    }
+
+    /// The issuer's URL, which [`Claims::iss`] is set to.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Signs claims; the issuer is put in.
+    pub fn sign(&self, mut claims: Claims) -> Result<String> {
+        claims.iss.clone_from(&self.issuer);
+        let mut header = Header::new(self.algorithm);
+        header.typ = None;
+        header.kid = Some(self.kid.clone());
+        jsonwebtoken::encode(&header, &claims, &self.key).map_err(|e| Error::Crypto(format!("failed to sign: {e}")))
+    }
+}
+
+struct Verifying {
+    kid: String,
+    algorithm: Algorithm,
+    key: DecodingKey,
+    jwk: Value,
+}
+
+/// Checks tokens.
+pub struct Verifier {
+    keys: Vec<Verifying>,
+    issuers: Vec<String>,
+}
+
+impl Verifier {
+    /// A verifier that takes tokens of these issuers signed with one of these keys.
+    pub fn new<'a>(keys: impl IntoIterator<Item = &'a Key>, issuers: Vec<String>) -> Result<Self> {
+        let keys = keys.into_iter().map(verifying).collect::<Result<Vec<_>>>()?;
+        Ok(Verifier { keys, issuers })
+    }
+
+    /// Whether a text looks like a token of this issuer, without checking it.
+    pub fn is_ours(&self, token: &str) -> bool {
+        let mut parts = token.split('.');
+        let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            return false;
+        };
+        if token.len() > MAX_TOKEN {
+            return false;
+        }
+        #[derive(Deserialize)]
+        struct Issuer {
+            #[serde(default)]
+            iss: String,
+        }
+        URL_SAFE_NO_PAD
+            .decode(payload)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Issuer>(&bytes).ok())
+            .is_some_and(|claims| self.issuers.contains(&claims.iss))
+    }
+
+    /// Checks issuer, signature and time (`now` in seconds since the epoch). Audience and bound objects are the
+    /// caller's.
+    pub fn verify(&self, token: &str, now: i64) -> Result<Claims, Refusal> {
+        if !self.is_ours(token) {
+            return Err(Refusal::Foreign);
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|_| Refusal::Signature)?;
+        let candidates = self.keys.iter().filter(|k| {
+            k.algorithm == header.alg && header.kid.as_deref().is_none_or(|kid| kid.is_empty() || kid == k.kid)
+        });
+        let claims = candidates
+            .filter_map(|k| {
+                let mut checks = Validation::new(k.algorithm);
+                checks.required_spec_claims.clear();
+                checks.validate_exp = false;
+                checks.validate_nbf = false;
+                checks.validate_aud = false;
+                jsonwebtoken::decode::<Claims>(token, &k.key, &checks).ok()
+            })
+            .map(|data| data.claims)
+            .next()
+            .ok_or(Refusal::Signature)?;
+        if claims.nbf.is_some_and(|t| now.saturating_add(LEEWAY) < t) {
+            return Err(Refusal::NotYet);
+        }
+        if claims.exp.is_some_and(|t| now.saturating_sub(LEEWAY) > t) {
+            return Err(Refusal::Expired);
+        }
+        Ok(claims)
+    }
+
+    /// The key set document (`/openid/v1/jwks`).
+    pub fn key_set(&self) -> Value {
+        json!({ "keys": self.keys.iter().map(|k| &k.jwk).collect::<Vec<_>>() })
+    }
+
+    /// The names of the algorithms in use, for the discovery document.
+    pub fn algorithms(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self.keys.iter().map(|k| name_of(k.algorithm)).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
+
+fn name_of(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::ES384 => "ES384",
+        Algorithm::RS256 => "RS256",
+        _ => "ES256",
+    }
+}
+
+/// A key's id: the SHA-256 of the public key, as `pkg/serviceaccount/jwt.go` makes it.
+fn kid(public_der: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(public_der))
+}
+
+fn verifying(key: &Key) -> Result<Verifying> {
+    let bad = |e: jsonwebtoken::errors::Error| Error::malformed("service account key", e);
+    let kid = kid(&key.public_der());
+    let (algorithm, decoding, mut jwk) = match key.scheme() {
+        scheme @ (Scheme::EcdsaP256Sha256 | Scheme::EcdsaP384Sha384) => {
+            let (algorithm, curve) = match scheme {
+                Scheme::EcdsaP256Sha256 => (Algorithm::ES256, "P-256"),
+                _ => (Algorithm::ES384, "P-384"),
+            };
+            // An uncompressed point: 4, x, y.
+            let point = key.public_bytes().get(1..).unwrap_or_default();
+            let (x, y) = point.split_at(point.len() / 2);
+            let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+            let decoding = DecodingKey::from_ec_components(&x, &y).map_err(bad)?;
+            (algorithm, decoding, json!({ "kty": "EC", "crv": curve, "x": x, "y": y }))
+        }
+        Scheme::RsaSha256 => {
+            let (n, e) = rsa_numbers(key.public_bytes())?;
+            let decoding = DecodingKey::from_rsa_raw_components(&n, &e);
+            let jwk = json!({ "kty": "RSA", "n": URL_SAFE_NO_PAD.encode(&n), "e": URL_SAFE_NO_PAD.encode(&e) });
+            (Algorithm::RS256, decoding, jwk)
+        }
+        other => return Err(Error::malformed("service account key", format!("{other:?} keys sign no tokens"))),
+    };
+    jwk["use"] = json!("sig");
+    jwk["kid"] = json!(kid);
+    jwk["alg"] = json!(name_of(algorithm));
+    Ok(Verifying { kid, algorithm, key: decoding, jwk })
+}
+
+/// Modulus and exponent of an `RSAPublicKey`, without leading zeros.
+fn rsa_numbers(der: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
+    use x509_parser::prelude::FromDer;
+    let (_, key) =
+        x509_parser::public_key::RSAPublicKey::from_der(der).map_err(|e| Error::malformed("RSA public key", e))?;
+    let trim = |b: &[u8]| b.iter().copied().skip_while(|b| *b == 0).collect::<Vec<u8>>();
+    Ok((trim(key.modulus), trim(key.exponent)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn claims() -> Claims {
+        Claims {
+            aud: vec!["api".into()],
+            exp: Some(NOW + 3600),
+            nbf: Some(NOW),
+            iat: Some(NOW),
+            jti: "id".into(),
+            sub: "system:serviceaccount:default:a".into(),
+            kubernetes: Kubernetes {
+                namespace: "default".into(),
+                serviceaccount: Reference { name: "a".into(), uid: "u".into() },
+                ..Kubernetes::default()
+            },
+            ..Claims::default()
+        }
+    }
+
+    #[test]
+    fn tokens_are_checked_for_issuer_signature_and_time() {
+        let key = Key::generate().expect("key");
+        let signer = Signer::new(&key, "https://issuer").expect("signer");
+        let verifier = Verifier::new([&key], vec!["https://issuer".into()]).expect("verifier");
+        let token = signer.sign(claims()).expect("token");
+        let read = verifier.verify(&token, NOW).expect("good");
+        assert_eq!(read, Claims { iss: "https://issuer".into(), ..claims() });
+        assert_eq!(verifier.verify(&token, NOW + 3661), Err(Refusal::Expired));
+        assert_eq!(verifier.verify(&token, NOW + 3659).map(|_| ()), Ok(()));
+        assert_eq!(verifier.verify(&token, NOW - 61), Err(Refusal::NotYet));
+
+        let other = Key::generate().expect("key");
+        let forged = Signer::new(&other, "https://issuer").expect("signer").sign(claims()).expect("token");
+        assert_eq!(verifier.verify(&forged, NOW), Err(Refusal::Signature));
+        let foreign = Signer::new(&key, "https://other").expect("signer").sign(claims()).expect("token");
+        assert_eq!(verifier.verify(&foreign, NOW), Err(Refusal::Foreign));
+        for bad in ["", "a.b.c", "...", &format!("{token}x"), &token.replace('.', "")] {
+            assert!(verifier.verify(bad, NOW).is_err(), "{bad}");
+        }
+        // "none" is not an algorithm.
+        let payload = token.split('.').nth(1).expect("payload");
+        let none = format!("{}.{payload}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#));
+        assert_eq!(verifier.verify(&none, NOW), Err(Refusal::Signature));
+    }
+
+    #[test]
+    fn the_key_set_names_the_key() {
+        let key = Key::generate().expect("key");
+        let verifier = Verifier::new([&key], vec![]).expect("verifier");
+        let set = verifier.key_set();
+        assert_eq!(set["keys"][0]["alg"], "ES256");
+        assert_eq!(set["keys"][0]["kid"], kid(&key.public_der()));
+        assert_eq!(set["keys"][0]["x"].as_str().map(str::len), Some(43));
+    }
+}
