@@ -14,6 +14,7 @@ pub mod kind;
 pub mod kinds;
 pub mod names;
 pub mod object;
+pub mod schema;
 pub mod status;
 pub mod table;
 pub mod validate;
