@@ -14,9 +14,11 @@ pub mod kind;
 pub mod kinds;
 pub mod names;
 pub mod object;
+pub mod quantity;
 pub mod schema;
 pub mod status;
 pub mod table;
+pub mod time;
 pub mod validate;
 
 pub mod apps;

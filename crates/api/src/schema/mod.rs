@@ -19,7 +19,7 @@ mod table;
 pub use node::{ListType, MapType, Node, NodeKind, ScalarType};
 pub use table::Field;
 
-use generated::{FIELDS, FLAT, KINDS, SORTED, TYPES};
+use generated::{FIELDS, FLAT, KINDS, RANK, SORTED, TYPES};
 
 /// What is special about a type that is no struct. The first rows of the table, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +206,12 @@ impl Type {
     /// The fields sorted by name.
     pub fn fields_by_name(self) -> impl ExactSizeIterator<Item = &'static Field> {
         SORTED[self.flat()].iter().map(|&i| &FIELDS[usize::from(i)])
+    }
+
+    /// The place in [`Type::fields`] of the field at a place in [`Type::fields_by_name`].
+    #[inline]
+    pub fn rank(self, by_name: usize) -> usize {
+        usize::from(RANK[self.flat()][by_name])
     }
 
     /// A field by its JSON name and its place among [`Type::fields_by_name`]. Case matters, as upstream.
