@@ -213,6 +213,13 @@ pub trait Kind: Send + Sync + 'static {
         None
     }
 
+    /// Turns an object into the form it is stored in. Of the kinds that share a `storage_prefix` the first listed is the
+    /// stored form; the others are views of it (`events.k8s.io` of core events) and convert.
+    fn to_storage(&self, _obj: &mut Value) {}
+
+    /// Turns a stored object into the form of this view.
+    fn from_storage(&self, _obj: &mut Value) {}
+
     /// How long a record of this kind lives, in seconds; `None` for ever. Events: 3600.
     fn ttl_seconds(&self) -> Option<u64> {
         None

@@ -13,5 +13,21 @@
 pub mod admission;
 pub mod authn;
 pub mod authz;
+pub mod body;
+pub mod cache;
+mod codec;
+mod managed;
+mod meta;
+pub mod negotiation;
+pub mod pipeline;
+pub mod query;
+pub mod registry;
+pub mod resources;
+pub mod rest;
 pub mod route;
 pub mod user;
+pub mod warning;
+pub mod writer;
+
+/// The body of requests and responses inside the pipeline.
+pub type Body = axum::body::Body;

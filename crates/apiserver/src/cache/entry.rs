@@ -1,0 +1,167 @@
+//! One object in the watch cache: its encoded bytes and the few facts that selectors need.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use orkd_api::kind::{Kind, Name};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::splice::{self, Layout};
+
+/// An object as it stands in the cache. Shared by every reader; never changed.
+pub struct Entry {
+    /// `NAMESPACE/NAME` or `NAME`: the storage key below the resource's prefix.
+    pub key: Arc<str>,
+    /// Revision of the commit that wrote it: its resourceVersion.
+    pub revision: u64,
+    json: Bytes,
+    layout: Layout,
+    labels: Box<[(Box<str>, Box<str>)]>,
+    fields: Box<[(Name, Box<str>)]>,
+    value: OnceLock<Arc<Value>>,
+    protobuf: OnceLock<Bytes>,
+    views: OnceLock<Box<Mutex<Vec<(Name, Arc<Entry>)>>>>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    metadata: HeadMeta,
+}
+
+#[derive(Deserialize, Default)]
+struct HeadMeta {
+    #[serde(default)]
+    labels: Option<std::collections::BTreeMap<Box<str>, Box<str>>>,
+}
+
+impl Entry {
+    /// Takes a stored value into the cache. `None` if it is no object at all.
+    pub fn new(kind: &dyn Kind, selectable: bool, key: Arc<str>, stored: &Bytes, revision: u64) -> Option<Entry> {
+        let (json, layout) = match splice::insert_version(stored, revision) {
+            Some(found) if !stored.starts_with(b"k8s\0") => found,
+            _ => {
+                let value = crate::codec::decode_stored(kind, stored)?;
+                let bytes = crate::codec::encode_stored(kind, &value);
+                splice::insert_version(&bytes, revision)?
+            }
+        };
+        let (labels, fields): (Vec<_>, Vec<_>) = if selectable {
+            let value: Value = serde_json::from_slice(&json).ok()?;
+            let fields = kind.selectable_fields(&value).into_iter().map(|(k, v)| (k, v.into_boxed_str())).collect();
+            let labels = match &value["metadata"]["labels"] {
+                Value::Object(map) => {
+                    map.iter().map(|(k, v)| (k.as_str().into(), v.as_str().unwrap_or_default().into())).collect()
+                }
+                _ => Vec::new(),
+            };
+            (labels, fields)
+        } else {
+            let head: Head = serde_json::from_slice(&json).ok()?;
+            (head.metadata.labels.unwrap_or_default().into_iter().collect(), Vec::new())
+        };
+        Some(Entry {
+            key,
+            revision,
+            json,
+            layout,
+            labels: labels.into(),
+            fields: fields.into(),
+            value: OnceLock::new(),
+            protobuf: OnceLock::new(),
+            views: OnceLock::new(),
+        })
+    }
+
+    /// The object's namespace; empty for cluster-wide kinds.
+    pub fn namespace(&self) -> &str {
+        self.key.split_once('/').map_or("", |(ns, _)| ns)
+    }
+
+    /// The object's name.
+    pub fn name(&self) -> &str {
+        self.key.split_once('/').map_or(&self.key, |(_, name)| name)
+    }
+
+    /// The object as JSON, resourceVersion included.
+    pub fn json(&self) -> &Bytes {
+        &self.json
+    }
+
+    /// The object as it stands in a list: JSON from its first field after `kind` and `apiVersion` on, to be
+    /// written after an opening brace.
+    pub fn list_item(&self) -> &[u8] {
+        let from = if self.layout.fields == 0 { 1 } else { self.layout.fields as usize };
+        &self.json[from..]
+    }
+
+    /// The object as JSON with another resourceVersion, as events of removal show it.
+    pub fn json_at(&self, revision: u64) -> Bytes {
+        splice::replace_version(&self.json, self.layout, revision)
+    }
+
+    /// Labels, sorted by key.
+    pub fn labels(&self) -> &[(Box<str>, Box<str>)] {
+        &self.labels
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
+    }
+
+    /// Selectable fields beside `metadata.name` and `metadata.namespace`.
+    pub fn fields(&self) -> &[(Name, Box<str>)] {
+        &self.fields
+    }
+
+    /// The value of a selectable field.
+    pub fn field(&self, label: &str) -> Option<&str> {
+        match label {
+            "metadata.name" => Some(self.name()),
+            "metadata.namespace" => Some(self.namespace()),
+            _ => self.fields.iter().find(|(k, _)| k == label).map(|(_, v)| &**v),
+        }
+    }
+
+    /// Decodes the object, anew each time.
+    pub fn decode(&self) -> Value {
+        serde_json::from_slice(&self.json).unwrap_or_default()
+    }
+
+    /// Decodes into a trimmed view.
+    pub fn read<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.json)
+    }
+
+    /// The decoded object, kept with the entry from the first call on. For small objects that are read often
+    /// (roles, namespaces); others are better decoded for the moment ([`Entry::decode`], [`Entry::read`]).
+    pub fn value(&self) -> &Arc<Value> {
+        self.value.get_or_init(|| Arc::new(self.decode()))
+    }
+
+    /// The protobuf form, made on the first call.
+    pub fn protobuf(&self, make: impl FnOnce(&Value) -> Bytes) -> &Bytes {
+        self.protobuf.get_or_init(|| make(&self.decode()))
+    }
+
+    /// The object in another served version, made on the first call.
+    pub fn view(&self, version: &Name, make: impl FnOnce(&Value) -> Option<Entry>) -> Option<Arc<Entry>> {
+        let views = self.views.get_or_init(Box::default);
+        let mut views = views.lock();
+        if let Some((_, entry)) = views.iter().find(|(v, _)| v == version) {
+            return Some(entry.clone());
+        }
+        let entry = Arc::new(make(&self.decode())?);
+        views.push((version.clone(), entry.clone()));
+        Some(entry)
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.key, self.revision)
+    }
+}

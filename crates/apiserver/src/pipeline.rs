@@ -1,0 +1,180 @@
+//! The API server as one service: composition ([`Builder`]) and the order in which a request passes its stages.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use orkd_api::kind::{Features, Name};
+use orkd_api::status::Status;
+use orkd_store::Store;
+use serde_json::Value;
+
+use crate::admission::{Operation, Plugin};
+use crate::authn::Authenticator;
+use crate::authz::Authorizer;
+use crate::cache::{Caches, Reader};
+use crate::registry::{self, Hook, Request, Target};
+use crate::resources::{Resource, Resources};
+use crate::rest::{Call, Rest};
+
+/// Collects the parts of an API server.
+pub struct Builder {
+    caches: Arc<Caches>,
+    authenticators: Vec<Box<dyn Authenticator>>,
+    authorizers: Vec<Arc<dyn Authorizer>>,
+    admission: Vec<Arc<dyn Plugin>>,
+    hooks: HashMap<(Name, Name), Arc<dyn Hook>>,
+    rest: HashMap<(Name, Name, Name), Arc<dyn Rest>>,
+    features: Features,
+    version: String,
+}
+
+impl Builder {
+    /// Adds an authenticator; they are asked in order.
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticators.push(Box::new(authenticator));
+        self
+    }
+
+    /// Adds an authorizer; they are asked in order. Without any, everything is allowed.
+    pub fn authorizer(mut self, authorizer: Arc<dyn Authorizer>) -> Self {
+        self.authorizers.push(authorizer);
+        self
+    }
+
+    /// Adds admission plugins, in upstream's order.
+    pub fn admission(mut self, plugins: impl IntoIterator<Item = Arc<dyn Plugin>>) -> Self {
+        self.admission.extend(plugins);
+        self
+    }
+
+    /// Serves a subresource (or, with an empty one, a resource) by a handler of its own.
+    pub fn rest(mut self, group: &str, resource: &str, subresource: &str, handler: Arc<dyn Rest>) -> Self {
+        let own = |s: &str| Name::Owned(s.to_owned());
+        self.rest.insert((own(group), own(resource), own(subresource)), handler);
+        self
+    }
+
+    /// Hooks the creation, change and removal of a resource's objects.
+    pub fn hook(mut self, group: &str, resource: &str, hook: Arc<dyn Hook>) -> Self {
+        self.hooks.insert((Name::Owned(group.to_owned()), Name::Owned(resource.to_owned())), hook);
+        self
+    }
+
+    /// Sets feature gates.
+    pub fn features(mut self, features: Features) -> Self {
+        self.features = features;
+        self
+    }
+
+    /// Sets what `/version` says in `gitVersion` after `v1.36.2+`.
+    pub fn version(mut self, version: &str) -> Self {
+        self.version = version.into();
+        self
+    }
+
+    /// The server.
+    pub fn build(self) -> ApiServer {
+        let resources = Resources::new(&self.caches, &self.hooks, &self.rest);
+        ApiServer(Arc::new(Inner {
+            resources: ArcSwap::from_pointee(resources),
+            caches: self.caches,
+            authenticators: self.authenticators,
+            authorizers: self.authorizers,
+            admission: self.admission,
+            features: self.features,
+            version: self.version,
+        }))
+    }
+}
+
+/// The API server. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiServer(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) resources: ArcSwap<Resources>,
+    pub(crate) caches: Arc<Caches>,
+    pub(crate) authenticators: Vec<Box<dyn Authenticator>>,
+    pub(crate) authorizers: Vec<Arc<dyn Authorizer>>,
+    pub(crate) admission: Vec<Arc<dyn Plugin>>,
+    pub(crate) features: Features,
+    pub(crate) version: String,
+}
+
+impl ApiServer {
+    /// Begins composition on open caches (made first, because authorizers and plugins read from them).
+    pub fn builder(caches: Arc<Caches>) -> Builder {
+        Builder {
+            caches,
+            authenticators: Vec::new(),
+            authorizers: Vec::new(),
+            admission: Vec::new(),
+            hooks: HashMap::new(),
+            rest: HashMap::new(),
+            features: Features::default(),
+            version: "orkd".into(),
+        }
+    }
+
+    /// The caches.
+    pub fn caches(&self) -> &Arc<Caches> {
+        &self.0.caches
+    }
+
+    /// Reads without HTTP.
+    pub fn reader(&self) -> Reader {
+        self.0.caches.reader()
+    }
+
+    /// The store behind. For the registry and for allocators of this crate.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        self.0.caches.store()
+    }
+
+    /// Feature gates.
+    pub fn features(&self) -> &Features {
+        &self.0.features
+    }
+
+    /// Admission plugins in order.
+    pub fn admission(&self) -> &[Arc<dyn Plugin>] {
+        &self.0.admission
+    }
+
+    /// Authorizers in order.
+    pub fn authorizers(&self) -> &[Arc<dyn Authorizer>] {
+        &self.0.authorizers
+    }
+
+    /// Authenticators in order (TokenReview asks them, too).
+    pub fn authenticators(&self) -> &[Box<dyn Authenticator>] {
+        &self.0.authenticators
+    }
+
+    /// What is served.
+    pub fn resources(&self) -> arc_swap::Guard<Arc<Resources>> {
+        self.0.resources.load()
+    }
+
+    /// A resource in its first version; 404 where it is not served.
+    pub fn resource(&self, group: &str, resource: &str) -> Result<Arc<Resource>, Status> {
+        self.resources().any_version(group, resource).cloned().ok_or_else(Status::no_such_path)
+    }
+
+    /// Runs both phases of admission for a handler.
+    pub async fn admit_call(&self, call: &Call, operation: Operation, object: &mut Value) -> Result<(), Status> {
+        let info = &call.info;
+        let resource = self
+            .resources()
+            .get(&info.group, &info.version, &info.resource)
+            .cloned()
+            .ok_or_else(Status::no_such_path)?;
+        let target = Target { resource, subresource: &info.subresource, namespace: &info.namespace, name: &info.name };
+        let request = Request { server: self, user: &call.user, now: call.now, warnings: call.warnings.clone() };
+        let dry = call.dry_run();
+        let null = Value::Null;
+        registry::strategy::mutate(&request, &target, operation, object, None, &null, dry).await?;
+        registry::strategy::check(&request, &target, operation, object, None, &null, dry).await
+    }
+}

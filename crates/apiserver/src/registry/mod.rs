@@ -1,0 +1,302 @@
+//! The registry: reads and writes of any kind on the store, in one order for all.
+//!
+//! Create: [`create`]. Update, patch and apply: [`update`], [`patch`]. Delete: [`delete`]. What happens between
+//! "the new object is known" and "it is committed" is in [`strategy`]. Upstream: `registry/generic/registry.Store`,
+//! `registry/rest`, `endpoints/handlers`.
+//!
+//! Invariant: a commit is conditional on the revision the decision was made on; a lost race starts over with the
+//! record that stands. Invariant: where nothing changes, nothing is written.
+
+pub mod create;
+pub mod delete;
+pub mod hook;
+pub mod options;
+pub mod patch;
+pub mod scale;
+pub mod strategy;
+pub mod update;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use orkd_api::kind::{Cx, Scope};
+use orkd_api::status::Status;
+use orkd_store::{Condition, Error, Op, Outcome, Record, Revision, Txn};
+use serde_json::Value;
+
+use crate::cache::WatchCache;
+use crate::cache::entry::Entry;
+use crate::codec;
+use crate::pipeline::ApiServer;
+use crate::resources::Resource;
+use crate::user::UserInfo;
+use crate::warning::Warnings;
+
+pub use hook::{Finish, Hook, HookContext};
+
+/// What is addressed.
+#[derive(Clone)]
+pub struct Target<'a> {
+    /// The resource.
+    pub resource: Arc<Resource>,
+    /// Subresource; empty for the object itself.
+    pub subresource: &'a str,
+    /// Namespace; empty for cluster-wide.
+    pub namespace: &'a str,
+    /// Name; empty for a collection.
+    pub name: &'a str,
+}
+
+/// The circumstances of a change.
+pub struct Request<'a> {
+    /// The server.
+    pub server: &'a ApiServer,
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// The time.
+    pub now: jiff::Timestamp,
+    /// Texts for `Warning` headers.
+    pub warnings: Warnings,
+}
+
+impl<'a> Request<'a> {
+    /// A request of now.
+    pub fn new(server: &'a ApiServer, user: &'a UserInfo) -> Self {
+        Request { server, user, now: jiff::Timestamp::now(), warnings: Warnings::default() }
+    }
+
+    /// The view of it that kinds get.
+    pub fn cx<'b>(&'b self, subresource: &'b str) -> Cx<'b> {
+        Cx {
+            now: self.now,
+            subresource: (!subresource.is_empty()).then_some(subresource),
+            user: &self.user.name,
+            features: self.server.features(),
+        }
+    }
+
+    /// The time as objects show it.
+    pub fn stamp(&self) -> String {
+        stamp(self.now)
+    }
+}
+
+/// A time as objects show it: RFC 3339, whole seconds.
+pub fn stamp(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+impl Target<'_> {
+    /// The cache of the resource; 405 for one that is not stored.
+    pub fn cache(&self) -> Result<&Arc<WatchCache>, Status> {
+        self.resource.cache.as_ref().ok_or_else(|| {
+            let info = self.resource.info();
+            Status::method_not_supported(&info.group, &info.plural, "this operation")
+        })
+    }
+
+    /// The storage key below the resource's prefix.
+    pub fn key(&self) -> String {
+        key(self.namespace, self.name)
+    }
+
+    /// The storage key.
+    pub fn storage_key(&self) -> Result<String, Status> {
+        Ok(storage_key(self.cache()?, &self.key()))
+    }
+
+    /// 404 about this object.
+    pub fn not_found(&self) -> Status {
+        let info = self.resource.info();
+        Status::not_found(&info.group, &info.plural, self.name)
+    }
+
+    /// 409 about this object.
+    pub fn conflict(&self, cause: &str) -> Status {
+        let info = self.resource.info();
+        Status::conflict(&info.group, &info.plural, self.name, cause)
+    }
+
+    /// Whether the objects live in namespaces.
+    pub fn namespaced(&self) -> bool {
+        self.resource.info().scope == Scope::Namespaced
+    }
+}
+
+/// `NAMESPACE/NAME` or `NAME`.
+pub fn key(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
+/// The key in the store.
+pub fn storage_key(cache: &WatchCache, key: &str) -> String {
+    format!("/registry/{}/{key}", cache.prefix)
+}
+
+/// The cause of a conflict of versions (`OptimisticLockErrorMsg`).
+pub const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// An object as it stands, in the form its door serves, and the revision of its record.
+#[derive(Clone)]
+pub struct Current {
+    /// The object, resourceVersion included.
+    pub object: Value,
+    /// The revision of the record.
+    pub revision: Revision,
+}
+
+/// How a failure of the store is told to clients. Internals go to the log.
+pub fn store_error(error: &Error) -> Status {
+    match error {
+        Error::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
+        Error::TooLarge(_) => Status::too_large("Request is too large: the object exceeds what the store takes"),
+        Error::Unavailable(_) | Error::Closed => {
+            tracing::warn!(%error, "the store failed");
+            Status::server_timeout("the store is not available", 1)
+        }
+        _ => {
+            tracing::error!(%error, "the store failed");
+            Status::internal("the store failed")
+        }
+    }
+}
+
+fn from_entry(resource: &Resource, entry: &Entry) -> Current {
+    let mut object = entry.decode();
+    resource.from_storage(&mut object);
+    Current { object, revision: Revision(entry.revision) }
+}
+
+fn from_record(resource: &Resource, record: &Record) -> Result<Current, Status> {
+    let unreadable = || Status::internal("a stored object cannot be read");
+    let mut object = codec::decode_stored(resource.stored_kind(), &record.value).ok_or_else(unreadable)?;
+    if !object.is_object() {
+        return Err(unreadable());
+    }
+    set_version(&mut object, Some(record.mod_revision.0));
+    resource.from_storage(&mut object);
+    Ok(Current { object, revision: record.mod_revision })
+}
+
+/// The object as the cache has it.
+pub fn cached(target: &Target<'_>) -> Result<Option<Current>, Status> {
+    let entry = target.cache()?.get(&target.key());
+    Ok(entry.map(|e| from_entry(&target.resource, &e)))
+}
+
+/// The object as the store has it, linearizable.
+pub async fn live(server: &ApiServer, target: &Target<'_>) -> Result<Option<Current>, Status> {
+    let record = server.store().get(&target.storage_key()?).await.map_err(|e| store_error(&e))?;
+    record.map(|r| from_record(&target.resource, &r)).transpose()
+}
+
+/// The object, linearizable; 404 without one.
+pub async fn get(server: &ApiServer, target: &Target<'_>) -> Result<Value, Status> {
+    live(server, target).await?.map(|c| c.object).ok_or_else(|| target.not_found())
+}
+
+/// Sets or removes the resourceVersion.
+pub fn set_version(object: &mut Value, revision: Option<u64>) {
+    let Some(meta) = metadata(object) else { return };
+    match revision {
+        Some(n) => meta.insert("resourceVersion".into(), n.to_string().into()),
+        None => meta.remove("resourceVersion"),
+    };
+}
+
+/// The metadata of an object, made where it is missing.
+pub fn metadata(object: &mut Value) -> Option<&mut orkd_api::Map> {
+    let meta = object.as_object_mut()?.entry("metadata").or_insert_with(|| Value::Object(orkd_api::Map::new()));
+    if meta.is_null() {
+        *meta = Value::Object(orkd_api::Map::new());
+    }
+    meta.as_object_mut()
+}
+
+/// A text of the metadata; empty where it is missing.
+pub fn meta_text<'v>(object: &'v Value, field: &str) -> &'v str {
+    object["metadata"][field].as_str().unwrap_or_default()
+}
+
+/// The finalizers.
+pub fn finalizers(object: &Value) -> Vec<String> {
+    let list = object["metadata"]["finalizers"].as_array();
+    list.into_iter().flatten().filter_map(|f| f.as_str().map(str::to_owned)).collect()
+}
+
+/// The form in which an object is stored: no resourceVersion, the stored version of its kind.
+fn stored_bytes(target: &Target<'_>, object: &Value) -> Result<Bytes, Status> {
+    let mut object = object.clone();
+    set_version(&mut object, None);
+    target.resource.to_storage(&mut object);
+    Ok(codec::encode_stored(target.resource.stored_kind(), &object))
+}
+
+/// The largest record written (etcd's default request limit, which clients know).
+const MAX_RECORD: usize = 1_572_864;
+
+/// What a conditional write came to.
+enum Written {
+    /// Committed; the object with its new resourceVersion.
+    Done(Value),
+    /// Another writer was faster; what stands now.
+    Lost(Option<Current>),
+}
+
+/// Writes an object if the record is still at `expected` (0: absent), and waits until the cache shows it.
+async fn write(cx: &Request<'_>, target: &Target<'_>, object: Value, expected: Revision) -> Result<Written, Status> {
+    let key = target.storage_key()?;
+    let value = stored_bytes(target, &object)?;
+    if value.len() > MAX_RECORD {
+        return Err(Status::new(500, "", "etcdserver: request is too large"));
+    }
+    let txn = Txn {
+        conditions: vec![Condition { key: key.clone(), mod_revision: expected }],
+        ops: vec![Op::Put { key, value, ttl_seconds: target.resource.kind.ttl_seconds() }],
+    };
+    match cx.server.store().commit(txn).await.map_err(|e| store_error(&e))? {
+        Outcome::Committed(revision) => {
+            settle(cx.server, revision).await;
+            let mut object = object;
+            set_version(&mut object, Some(revision.0));
+            Ok(Written::Done(object))
+        }
+        Outcome::Failed(records) => lost(target, records),
+    }
+}
+
+/// Removes a record if it is still at `expected`. The revision of the removal.
+async fn remove(
+    cx: &Request<'_>,
+    target: &Target<'_>,
+    expected: Revision,
+) -> Result<Result<Revision, Option<Current>>, Status> {
+    let key = target.storage_key()?;
+    let txn =
+        Txn { conditions: vec![Condition { key: key.clone(), mod_revision: expected }], ops: vec![Op::Delete { key }] };
+    match cx.server.store().commit(txn).await.map_err(|e| store_error(&e))? {
+        Outcome::Committed(revision) => {
+            settle(cx.server, revision).await;
+            Ok(Ok(revision))
+        }
+        Outcome::Failed(records) => match lost(target, records)? {
+            Written::Lost(current) => Ok(Err(current)),
+            Written::Done(_) => Ok(Err(None)),
+        },
+    }
+}
+
+fn lost(target: &Target<'_>, records: Vec<Option<Record>>) -> Result<Written, Status> {
+    let record = records.into_iter().next().flatten();
+    Ok(Written::Lost(record.map(|r| from_record(&target.resource, &r)).transpose()?))
+}
+
+/// Waits until the cache shows a commit of ours, so that whoever gets our answer reads it back. Bounded: a cache
+/// that is behind delays, it does not fail, what is committed.
+async fn settle(server: &ApiServer, revision: Revision) {
+    if !server.caches().progress().reach(revision.0, Duration::from_secs(1)).await {
+        tracing::warn!(revision = revision.0, "the cache is behind");
+    }
+}

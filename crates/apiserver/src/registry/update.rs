@@ -1,0 +1,281 @@
+//! Update: the conflict-retry loop that PUT, PATCH and apply share.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use orkd_api::field::{ErrorList, Path};
+use orkd_api::status::Status;
+use serde_json::Value;
+
+use super::options::WriteOptions;
+use super::{Current, HookContext, MODIFIED, Request, Target, Written, create, delete, meta_text, strategy};
+use crate::admission::Operation;
+use crate::managed;
+use crate::writer::Writer;
+
+/// Attempts before a lost race is told to the client; upstream's patch gives up after 5, its storage layer goes
+/// on. A writer that loses learns what stands from the failed commit, so each attempt costs one commit.
+const ATTEMPTS: usize = 64;
+
+/// What an attempt makes of the object that stands.
+pub(super) enum Made {
+    /// The object wanted, managed fields done.
+    Object(Value),
+}
+
+/// A future in a box, so that the loop is compiled once.
+pub(super) type Making<'f> = Pin<Box<dyn Future<Output = Result<Made, Status>> + Send + 'f>>;
+
+/// Makes the object wanted from the one that stands (`None`: there is none), once per attempt.
+pub(super) trait Maker: Send + Sync {
+    /// Makes it.
+    fn make<'f>(&'f self, current: Option<&'f Value>) -> Making<'f>;
+
+    /// Whether a resourceVersion in the object must be the one that stands (PUT), or the object was made from
+    /// the one that stands (PATCH), where the version made is checked all the same.
+    fn option_kind(&self) -> &'static str;
+
+    /// Whether an object that is not there is made.
+    fn creates(&self) -> bool;
+}
+
+struct Put<'a> {
+    object: Value,
+    cx: &'a Request<'a>,
+    target: &'a Target<'a>,
+    manager: &'a str,
+    creates: bool,
+}
+
+impl Maker for Put<'_> {
+    fn make<'f>(&'f self, current: Option<&'f Value>) -> Making<'f> {
+        Box::pin(async move {
+            let mut object = self.object.clone();
+            strategy::dedup_owners(self.cx, &mut object, false);
+            let kind = &*self.target.resource.kind;
+            managed::update(kind, current, &mut object, self.manager, self.target.subresource, self.cx.now)?;
+            Ok(Made::Object(object))
+        })
+    }
+
+    fn option_kind(&self) -> &'static str {
+        "UpdateOptions"
+    }
+
+    fn creates(&self) -> bool {
+        self.creates
+    }
+}
+
+/// Replaces an object. The flag tells whether it was created.
+pub async fn put(
+    cx: &Request<'_>,
+    target: &Target<'_>,
+    mut object: Value,
+    options: &WriteOptions,
+) -> Result<(Value, bool), Status> {
+    let bad = |text: String| Status::new(400, "BadRequest", text);
+    let (name, namespace) = (meta_text(&object, "name"), meta_text(&object, "namespace"));
+    if name.is_empty() {
+        return Err(bad("the name of the object (based on kind) was empty or not provided".into()));
+    }
+    if name != target.name {
+        return Err(bad(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            target.name
+        )));
+    }
+    if !namespace.is_empty() && namespace != target.namespace {
+        return Err(bad(format!(
+            "the namespace of the object ({namespace}) does not match the namespace on the URL ({})",
+            target.namespace
+        )));
+    }
+    create::check_address(target, &mut object)?;
+    create::head(target, &mut object);
+    strategy::default(target, &mut object);
+    let creates = target.subresource.is_empty() && target.resource.kind.create_on_update();
+    let maker = Put { object, cx, target, manager: &options.field_manager, creates };
+    run(cx, target, &maker, options).await
+}
+
+struct With<'a, F> {
+    change: &'a F,
+    cx: &'a Request<'a>,
+    target: &'a Target<'a>,
+    manager: &'a str,
+}
+
+impl<F: Fn(&mut Value) -> Result<(), Status> + Send + Sync> Maker for With<'_, F> {
+    fn make<'f>(&'f self, current: Option<&'f Value>) -> Making<'f> {
+        Box::pin(async move {
+            let Some(current) = current else { return Err(self.target.not_found()) };
+            let mut object = current.clone();
+            (self.change)(&mut object)?;
+            strategy::default(self.target, &mut object);
+            let kind = &*self.target.resource.kind;
+            managed::update(kind, Some(current), &mut object, self.manager, self.target.subresource, self.cx.now)?;
+            Ok(Made::Object(object))
+        })
+    }
+
+    fn option_kind(&self) -> &'static str {
+        "UpdateOptions"
+    }
+
+    fn creates(&self) -> bool {
+        false
+    }
+}
+
+/// Changes an object by a function of what stands.
+pub async fn update_with<F>(
+    cx: &Request<'_>,
+    target: &Target<'_>,
+    change: &F,
+    options: &WriteOptions,
+) -> Result<Value, Status>
+where
+    F: Fn(&mut Value) -> Result<(), Status> + Send + Sync,
+{
+    let maker = With { change, cx, target, manager: &options.field_manager };
+    run(cx, target, &maker, options).await.map(|(object, _)| object)
+}
+
+/// The loop. The first attempt works on what the cache has; when that attempt fails and the store has something
+/// newer, it is repeated on that, so that nobody is refused because the cache was behind.
+pub(super) async fn run(
+    cx: &Request<'_>,
+    target: &Target<'_>,
+    maker: &dyn Maker,
+    options: &WriteOptions,
+) -> Result<(Value, bool), Status> {
+    let mut current = super::cached(target)?;
+    let mut is_live = false;
+    for _ in 0..ATTEMPTS {
+        match attempt(cx, target, maker, current.clone(), options).await {
+            Ok(Attempt::Done(object, created)) => return Ok((object, created)),
+            Ok(Attempt::Lost(standing)) => {
+                // The failed commit told what stands, so the next attempt works on live data.
+                current = match standing {
+                    Some(standing) => Some(standing),
+                    None => super::live(cx.server, target).await?,
+                };
+                is_live = true;
+            }
+            Err(status) if !is_live => {
+                let standing = super::live(cx.server, target).await?;
+                if standing.as_ref().map(|c| c.revision) == current.as_ref().map(|c| c.revision) {
+                    return Err(status);
+                }
+                current = standing;
+                is_live = true;
+            }
+            Err(status) => return Err(status),
+        }
+    }
+    Err(target.conflict(MODIFIED))
+}
+
+enum Attempt {
+    Done(Value, bool),
+    Lost(Option<Current>),
+}
+
+async fn attempt(
+    cx: &Request<'_>,
+    target: &Target<'_>,
+    maker: &dyn Maker,
+    current: Option<Current>,
+    options: &WriteOptions,
+) -> Result<Attempt, Status> {
+    let Some(Current { object: old, revision }) = current else {
+        if !maker.creates() {
+            return Err(target.not_found());
+        }
+        let Made::Object(object) = maker.make(None).await?;
+        return match create::create_by_update(cx, target, object, options).await {
+            Err(status) if status.reason == "AlreadyExists" => Ok(Attempt::Lost(None)),
+            done => done.map(|object| Attempt::Done(object, true)),
+        };
+    };
+    let option_value = options.to_value(maker.option_kind());
+    let Made::Object(mut new) = maker.make(Some(&old)).await?;
+    let dry = options.dry_run;
+    strategy::mutate(cx, target, Operation::Update, &mut new, Some(&old), &option_value, dry).await?;
+    strategy::dedup_owners(cx, &mut new, true);
+    check_identity(target, &mut new, &old)?;
+    let writer = Writer::new(cx.server.clone(), cx.user.clone());
+    let hook_cx = HookContext { writer: &writer, dry_run: dry, subresource: target.subresource };
+    let finish = match &target.resource.hook {
+        Some(hook) => Some(hook.begin_update(&hook_cx, &mut new, &old).await?),
+        None => None,
+    };
+    let done = commit(cx, target, new, &old, revision, &option_value, dry).await;
+    if let Some(finish) = finish {
+        finish.finish(matches!(done, Ok(Attempt::Done(..))) && !dry).await;
+    }
+    done
+}
+
+/// UID and resourceVersion of the new object must be those that stand, where they are given.
+fn check_identity(target: &Target<'_>, new: &mut Value, old: &Value) -> Result<(), Status> {
+    let (uid, standing) = (meta_text(new, "uid"), meta_text(old, "uid"));
+    if !uid.is_empty() && uid != standing {
+        let key = target.storage_key()?;
+        return Err(target.conflict(&format!(
+            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
+             failed: UID in precondition: {uid}, UID in object meta: {standing}"
+        )));
+    }
+    let version = meta_text(new, "resourceVersion");
+    if version.is_empty() || version == "0" {
+        if !target.resource.kind.unconditional_update() {
+            let mut errors = ErrorList::new();
+            errors.invalid(&Path::new("metadata").child("resourceVersion"), 0i64, "must be specified for an update");
+            return Err(strategy::invalid(target, new, &errors));
+        }
+    } else if version.parse::<u64>().is_err() {
+        let mut errors = ErrorList::new();
+        let parsing = format!("strconv.ParseUint: parsing {version:?}: invalid syntax");
+        errors.invalid(&Path::new("resourceVersion"), version, parsing);
+        return Err(Status::new(400, "BadRequest", format!("invalid resource version: {}", errors.0[0])));
+    } else if version != meta_text(old, "resourceVersion") {
+        return Err(target.conflict(MODIFIED));
+    }
+    let standing = meta_text(old, "resourceVersion").parse().ok();
+    super::set_version(new, standing);
+    Ok(())
+}
+
+async fn commit(
+    cx: &Request<'_>,
+    target: &Target<'_>,
+    mut new: Value,
+    old: &Value,
+    revision: orkd_store::Revision,
+    options: &Value,
+    dry_run: bool,
+) -> Result<Attempt, Status> {
+    strategy::before_update(cx, target, &mut new, old)?;
+    strategy::check(cx, target, Operation::Update, &new, Some(old), options, dry_run).await?;
+    if delete::ends_with_update(target, &new, old) {
+        return match delete::after_last_finalizer(cx, target, &new, old, revision, dry_run).await? {
+            Ok(object) => Ok(Attempt::Done(object, false)),
+            Err(standing) => Ok(Attempt::Lost(standing)),
+        };
+    }
+    managed::keep_times(&mut new, old);
+    if same(&new, old) || dry_run {
+        return Ok(Attempt::Done(new, false));
+    }
+    match super::write(cx, target, new, revision).await? {
+        Written::Done(object) => Ok(Attempt::Done(object, false)),
+        Written::Lost(standing) => Ok(Attempt::Lost(standing)),
+    }
+}
+
+/// Whether two objects would be stored alike.
+fn same(new: &Value, old: &Value) -> bool {
+    new == old
+}
