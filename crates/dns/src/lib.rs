@@ -1,1 +1,11 @@
-//! orkd-dns
+//! Cluster DNS: names of services and pods from informers, everything else forwarded.
+//!
+//! Follows the Kubernetes DNS-Based Service Discovery specification 1.1.0; where that is silent, CoreDNS with
+//! `pods insecure`. [`zone`] is pure and holds the names; [`server`] speaks DNS over UDP and TCP; [`forward`] asks
+//! others.
+//!
+//! Invariant: an answer is made from memory, no query of a cluster name waits for anything.
+
+pub mod forward;
+pub mod server;
+pub mod zone;
