@@ -1,0 +1,210 @@
+//! The cache of one informer: objects by key, and indexes over them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::{Event, Key, View};
+
+type IndexFn<T> = Box<dyn Fn(&T) -> Vec<String> + Send + Sync>;
+
+pub(crate) struct Store<T> {
+    objects: BTreeMap<Key, Arc<T>>,
+    indexes: HashMap<&'static str, Index<T>>,
+}
+
+struct Index<T> {
+    values_of: IndexFn<T>,
+    keys: HashMap<String, BTreeSet<Key>>,
+}
+
+impl<T> Index<T> {
+    fn add(&mut self, key: &Key, object: &T) {
+        for value in (self.values_of)(object) {
+            self.keys.entry(value).or_default().insert(key.clone());
+        }
+    }
+
+    fn remove(&mut self, key: &Key, object: &T) {
+        for value in (self.values_of)(object) {
+            if let Some(keys) = self.keys.get_mut(&value) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.keys.remove(&value);
+                }
+            }
+        }
+    }
+}
+
+impl<T: View> Store<T> {
+    pub(crate) fn new() -> Self {
+        Store { objects: BTreeMap::new(), indexes: HashMap::new() }
+    }
+
+    /// Adds an index, unless there is one of the name.
+    pub(crate) fn add_index(&mut self, name: &'static str, values_of: IndexFn<T>) {
+        if self.indexes.contains_key(name) {
+            return;
+        }
+        let mut index = Index { values_of, keys: HashMap::new() };
+        for (key, object) in &self.objects {
+            index.add(key, object);
+        }
+        self.indexes.insert(name, index);
+    }
+
+    /// Stores an object. `None` when it is the version that is stored already.
+    pub(crate) fn upsert(&mut self, object: Arc<T>) -> Option<Event<T>> {
+        let key = object.meta().key();
+        let old = self.objects.get(&key).cloned();
+        if let Some(old) = &old {
+            if old.meta().resource_version == object.meta().resource_version && old.meta().uid == object.meta().uid {
+                return None;
+            }
+            for index in self.indexes.values_mut() {
+                index.remove(&key, old);
+            }
+        }
+        for index in self.indexes.values_mut() {
+            index.add(&key, &object);
+        }
+        self.objects.insert(key, object.clone());
+        Some(match old {
+            None => Event::Added(object),
+            Some(old) => Event::Updated { old, new: object },
+        })
+    }
+
+    /// Removes an object; the event carries its last state.
+    pub(crate) fn remove(&mut self, key: &Key, last: Option<Arc<T>>) -> Option<Event<T>> {
+        let old = self.objects.remove(key)?;
+        for index in self.indexes.values_mut() {
+            index.remove(key, &old);
+        }
+        Some(Event::Deleted(last.unwrap_or(old)))
+    }
+
+    /// Makes the store hold exactly `objects`; gives the events of the difference, deletions first.
+    pub(crate) fn replace(&mut self, objects: Vec<Arc<T>>) -> Vec<Event<T>> {
+        let fresh: BTreeMap<Key, &Arc<T>> = objects.iter().map(|o| (o.meta().key(), o)).collect();
+        let gone: Vec<Key> = self
+            .objects
+            .iter()
+            .filter(|(key, old)| fresh.get(*key).is_none_or(|new| new.meta().uid != old.meta().uid))
+            .map(|(key, _)| key.clone())
+            .collect();
+        drop(fresh);
+        let mut events: Vec<Event<T>> = gone.iter().filter_map(|key| self.remove(key, None)).collect();
+        events.extend(objects.into_iter().filter_map(|o| self.upsert(o)));
+        events
+    }
+
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<T>> {
+        self.objects.get(key).cloned()
+    }
+
+    pub(crate) fn list(&self) -> Vec<Arc<T>> {
+        self.objects.values().cloned().collect()
+    }
+
+    pub(crate) fn list_namespace(&self, namespace: &str) -> Vec<Arc<T>> {
+        let from = Key::new(namespace, "");
+        self.objects
+            .range((Bound::Included(from), Bound::Unbounded))
+            .take_while(|(key, _)| &*key.namespace == namespace)
+            .map(|(_, object)| object.clone())
+            .collect()
+    }
+
+    pub(crate) fn by_index(&self, name: &str, value: &str) -> Option<Vec<Arc<T>>> {
+        let index = self.indexes.get(name)?;
+        let keys = index.keys.get(value);
+        Some(keys.into_iter().flatten().filter_map(|key| self.get(key)).collect())
+    }
+
+    pub(crate) fn index_values(&self, name: &str) -> Vec<String> {
+        self.indexes.get(name).map(|index| index.keys.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.objects.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Meta;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    struct Thing {
+        metadata: Meta,
+    }
+    impl View for Thing {
+        const GROUP: &'static str = "";
+        const VERSION: &'static str = "v1";
+        const KIND: &'static str = "Thing";
+        const PLURAL: &'static str = "things";
+        fn meta(&self) -> &Meta {
+            &self.metadata
+        }
+    }
+
+    fn thing(name: &str, uid: &str, rv: u64, colour: &str) -> Arc<Thing> {
+        let json = format!(
+            r#"{{"metadata":{{"namespace":"n","name":"{name}","uid":"{uid}","resourceVersion":"{rv}",
+                "labels":{{"colour":"{colour}"}}}}}}"#
+        );
+        Arc::new(serde_json::from_str(&json).expect("a thing"))
+    }
+
+    fn text(event: &Event<Thing>) -> String {
+        match event {
+            Event::Added(o) => format!("+{}", o.metadata.name),
+            Event::Updated { new, .. } => format!("~{}", new.metadata.name),
+            Event::Deleted(o) => format!("-{}", o.metadata.name),
+        }
+    }
+
+    fn names(objects: Vec<Arc<Thing>>) -> Vec<String> {
+        objects.iter().map(|o| o.metadata.name.to_string()).collect()
+    }
+
+    #[test]
+    fn a_relist_becomes_the_events_of_the_difference() {
+        let mut store = Store::new();
+        for o in [thing("same", "1", 1, "red"), thing("new", "2", 2, "red"), thing("gone", "3", 3, "red")] {
+            assert!(store.upsert(o).is_some());
+        }
+        store.upsert(thing("twin", "4", 4, "red"));
+        let events = store.replace(vec![
+            thing("same", "1", 1, "red"),
+            thing("new", "2", 9, "blue"),
+            thing("twin", "5", 10, "blue"),
+            thing("fresh", "6", 11, "blue"),
+        ]);
+        assert_eq!(events.iter().map(text).collect::<Vec<_>>(), ["-gone", "-twin", "~new", "+twin", "+fresh"]);
+    }
+
+    #[test]
+    fn indexes_follow_changes() {
+        let mut store = Store::new();
+        store.upsert(thing("a", "1", 1, "red"));
+        store.add_index(
+            "colour",
+            Box::new(|t: &Thing| t.metadata.label("colour").map(str::to_owned).into_iter().collect()),
+        );
+        store.upsert(thing("b", "2", 2, "red"));
+        store.upsert(thing("a", "1", 3, "blue"));
+        assert_eq!(store.by_index("colour", "red").map(names), Some(vec!["b".to_owned()]));
+        assert_eq!(store.by_index("colour", "blue").map(names), Some(vec!["a".to_owned()]));
+        store.remove(&Key::new("n", "a"), None);
+        assert_eq!(store.by_index("colour", "blue").map(names), Some(vec![]));
+        assert_eq!(store.index_values("colour"), ["red"]);
+        assert!(store.by_index("size", "1").is_none());
+        assert_eq!(names(store.list_namespace("n")), ["b"]);
+        assert!(store.list_namespace("m").is_empty());
+    }
+}
