@@ -14,6 +14,7 @@ pub mod kind;
 pub mod kinds;
 pub mod names;
 pub mod object;
+pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod status;

@@ -255,6 +255,11 @@ impl<'a> Node<'a> {
         self.decl().is_some_and(|f| f.has(table::OMITEMPTY))
     }
 
+    /// Whether a zero value is left out of JSON, structs too.
+    pub fn omitzero(&self) -> bool {
+        self.decl().is_some_and(Field::omitzero)
+    }
+
     /// Whether OpenAPI requires the field.
     pub fn required(&self) -> bool {
         self.decl().is_some_and(Field::required)
