@@ -86,6 +86,7 @@ enum End {
     Slow,
     Closed,
     Unavailable(String),
+    Compacted { asked: Revision, oldest: Revision },
 }
 
 impl End {
@@ -94,6 +95,7 @@ impl End {
             End::Slow => Error::Slow,
             End::Closed => Error::Closed,
             End::Unavailable(reason) => Error::Unavailable(reason.clone()),
+            End::Compacted { asked, oldest } => Error::Compacted { asked: *asked, oldest: *oldest },
         }
     }
 }
@@ -189,6 +191,20 @@ impl Hub {
         }
         state.closed.get_or_insert(end);
         state.window.clear();
+    }
+
+    /// Starts anew at `revision`, because what lies between it and the last commit published can no longer be
+    /// known: all watchers are ended.
+    pub fn reset(&self, revision: u64) {
+        let mut state = self.state.lock();
+        let end = End::Compacted { asked: Revision(state.published), oldest: Revision(revision.max(state.published)) };
+        for (_, watcher) in state.watchers.drain() {
+            watcher.queue.lock().finish(end.clone());
+        }
+        state.window.clear();
+        (state.window_events, state.window_bytes) = (0, 0);
+        state.published = state.published.max(revision);
+        state.window_start = state.published;
     }
 
     #[cfg(test)]
@@ -392,6 +408,19 @@ mod tests {
         assert_eq!(drain(&mut watch), ["/a@2".to_string(), Error::Closed.to_string()]);
         let mut late = hub.subscribe("/", 1).expect("closed hubs answer at once");
         assert_eq!(drain(&mut late), [Error::Closed.to_string()]);
+    }
+
+    #[test]
+    fn a_reset_ends_watchers_and_starts_anew() {
+        let hub = hub(Limits::default());
+        let mut watch = hub.subscribe("/", 1).expect("in window");
+        hub.publish(vec![commit(2, &["/a"])], 2);
+        hub.reset(9);
+        let oldest = Error::Compacted { asked: Revision(2), oldest: Revision(9) };
+        assert_eq!(drain(&mut watch), ["/a@2".to_string(), oldest.to_string()]);
+        assert!(hub.subscribe("/", 8).is_err());
+        hub.publish(vec![commit(10, &["/a"])], 10);
+        assert_eq!(drain(&mut hub.subscribe("/", 9).expect("in window")), ["/a@10"]);
     }
 
     #[test]

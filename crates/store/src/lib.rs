@@ -9,6 +9,8 @@
 //! [`backends::etcd`]; [`contract`] is what both must do.
 
 pub mod backends;
+pub mod bench;
+pub mod contract;
 mod hub;
 
 use async_trait::async_trait;

@@ -1,10 +1,11 @@
 //! The backends: one folder or file and one line here each. Only the binary crate and tests name a concrete one.
 
 pub mod embedded;
+pub mod etcd;
 
 /// The names of the backends, as `--datastore-endpoint` and the contract tests tell them apart.
 pub fn all() -> &'static [&'static str] {
-    &[embedded::NAME]
+    &[embedded::NAME, etcd::NAME]
 }
 
 #[cfg(test)]

@@ -50,3 +50,18 @@ async fn a_second_process_and_a_foreign_file_are_refused_by_name() {
     let Err(Error::Corrupt(text)) = Embedded::open(foreign.path(), Options::default()) else { panic!("not a store") };
     assert!(text.contains("store.redb"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn embedded_keeps_the_contract() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let (directory, next) = (directory.path(), &next);
+    orkd_store::contract::run(|| async move {
+        let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = directory.join(number.to_string());
+        let store: std::sync::Arc<dyn Store> =
+            std::sync::Arc::new(Embedded::open(path, Options::default()).expect("open"));
+        store
+    })
+    .await;
+}

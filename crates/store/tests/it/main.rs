@@ -1,3 +1,5 @@
 //! The store's tests that need files, processes or a real etcd: one binary.
 
 mod embedded;
+mod etcd;
+mod etcd_server;

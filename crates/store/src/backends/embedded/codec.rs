@@ -67,7 +67,7 @@ impl Packed {
     }
 
     /// How many bytes it takes on disk.
-    pub fn len(&self) -> usize {
+    pub fn stored_len(&self) -> usize {
         self.compressed.as_ref().map_or(self.value.len(), Vec::len)
     }
 }
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn long_repetitive_values_are_compressed_and_noise_is_not() {
-        assert!(Packed::new(vec![b'x'; 10_000].into()).len() < 1000);
+        assert!(Packed::new(vec![b'x'; 10_000].into()).stored_len() < 1000);
         let mut state = 88_172_645_463_325_252_u64;
         let mut next = || {
             state ^= state << 13;
@@ -226,7 +226,7 @@ mod tests {
             (state >> 32) as u8
         };
         let noise: Vec<u8> = (0..4000).map(|_| next()).collect();
-        assert_eq!(Packed::new(noise.clone().into()).len(), noise.len());
+        assert_eq!(Packed::new(noise.clone().into()).stored_len(), noise.len());
     }
 
     #[test]

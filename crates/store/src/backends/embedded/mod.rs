@@ -18,12 +18,13 @@
 
 pub mod codec;
 mod errors;
+mod file;
 mod options;
 mod tables;
 mod watch;
 mod writer;
 
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,6 +73,8 @@ struct Shared {
     lost: Vec<(u64, u64)>,
     /// Why the store no longer works.
     failure: RwLock<Option<String>>,
+    /// How often the disk was told to keep what was written.
+    syncs: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -112,7 +115,8 @@ impl Embedded {
             Error::Unavailable(format!("cannot create the directory {}: {error}", directory.display()))
         })?;
         let file = directory.join(DATABASE);
-        let db = open_database(&file, options.cache_bytes)?;
+        let syncs = Arc::new(AtomicU64::new(0));
+        let db = open_database(&file, options.cache_bytes, syncs.clone())?;
         let state = writer::State::recover(&db)?;
         let hub = Arc::new(Hub::new(options.hub, state.last));
         let shared = Arc::new(Shared {
@@ -122,6 +126,7 @@ impl Embedded {
             floor: AtomicU64::new(state.floor),
             lost: state.lost.clone(),
             failure: RwLock::new(None),
+            syncs,
         });
         let room = Arc::new(Semaphore::new(options.queue_kib));
         let (jobs, queue) = std::sync::mpsc::channel();
@@ -146,6 +151,11 @@ impl Embedded {
         blocking(move || backup(&db, &to)).await
     }
 
+    /// How often the disk was synchronised since the store was opened.
+    pub fn syncs(&self) -> u64 {
+        self.shared.syncs.load(Ordering::Relaxed)
+    }
+
     fn send(&self, job: Job) -> Result<(), Error> {
         let jobs = self.jobs.lock();
         let sender = jobs.as_ref().ok_or_else(|| self.shared.closed_error())?;
@@ -154,16 +164,12 @@ impl Embedded {
 }
 
 /// Opens or creates the database file, private to this user.
-fn open_database(file: &Path, cache_bytes: usize) -> Result<Database, Error> {
-    let handle = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(file)
+fn open_database(file: &Path, cache_bytes: usize, syncs: Arc<AtomicU64>) -> Result<Database, Error> {
+    let handle = file::open_private(file)
         .map_err(|error| Error::Unavailable(format!("cannot open {}: {error}", file.display())))?;
-    redb::Builder::new().set_cache_size(cache_bytes).create_file(handle).map_err(|error| errors::opening(file, error))
+    let opened = file::CountedFile::new(handle, syncs)
+        .and_then(|counted| redb::Builder::new().set_cache_size(cache_bytes).create_with_backend(counted));
+    opened.map_err(|error| errors::opening(file, error))
 }
 
 fn backup(db: &Database, to: &Path) -> Result<Revision, Error> {
@@ -179,7 +185,7 @@ fn backup(db: &Database, to: &Path) -> Result<Revision, Error> {
         _ => {}
     }
     let from = db.begin_read().map_err(corrupt)?;
-    let copy = open_database(&partial, 1 << 20)?;
+    let copy = open_database(&partial, 1 << 20, Arc::default())?;
     let txn = copy.begin_write().map_err(corrupt)?;
     let revision;
     {

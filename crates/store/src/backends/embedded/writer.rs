@@ -33,10 +33,13 @@ const COMPACT_STEP: usize = 256;
 /// The clock may be set: the writer looks at it at least so often while something waits to expire.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
 /// What the writer is asked to do.
 pub(super) enum Job {
-    Commit { txn: Prepared, reply: oneshot::Sender<Result<Outcome, Error>>, room: OwnedSemaphorePermit },
-    Compact { revision: u64, reply: oneshot::Sender<Result<(), Error>> },
+    Commit { txn: Prepared, reply: Reply<Outcome>, room: OwnedSemaphorePermit },
+    Compact { revision: u64, reply: Reply<()> },
 }
 
 /// A transaction with its values packed.
@@ -69,8 +72,9 @@ impl Prepared {
 
     /// About how much memory it takes.
     pub fn bytes(&self) -> usize {
-        let op =
-            |op: &PreparedOp| op.key.len() + op.put.as_ref().map_or(0, |put| put.packed.len() + put.packed.value.len());
+        let op = |op: &PreparedOp| {
+            op.key.len() + op.put.as_ref().map_or(0, |put| put.packed.stored_len() + put.packed.value.len())
+        };
         self.ops.iter().map(op).sum()
     }
 }
@@ -179,8 +183,8 @@ struct Group {
     /// Records written.
     writes: usize,
     floor_moved: bool,
-    answers: Vec<(oneshot::Sender<Result<Outcome, Error>>, Outcome)>,
-    compacted: Vec<(oneshot::Sender<Result<(), Error>>, Result<(), Error>)>,
+    answers: Vec<(Reply<Outcome>, Outcome)>,
+    compacted: Vec<(Reply<()>, Result<(), Error>)>,
 }
 
 /// See the module's documentation.
