@@ -1,8 +1,28 @@
 //! Authentication: each authenticator is one file and one line in the list that composition builds.
+//!
+//! [`Union`] asks them in upstream's order (`pkg/kubeapiserver/authenticator/config.go`): the identity of a loop of
+//! this process, front-proxy headers, client certificates, bearer tokens, and last the anonymous user, who by
+//! default exists on the health and version paths only.
+//!
+//! Not here yet: OIDC and webhook token authenticators, legacy service account tokens from Secrets.
+
+pub mod anonymous;
+pub mod bearer;
+pub mod bootstrap_token;
+pub mod front_proxy;
+pub mod in_process;
+pub mod service_account;
+pub mod static_token;
+pub mod union;
+pub mod x509;
 
 use async_trait::async_trait;
 
 use crate::user::UserInfo;
+
+pub use anonymous::Anonymous;
+pub use bearer::{Bearer, TokenAuthenticator, TokenVerdict};
+pub use union::Union;
 
 /// What an authenticator says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,3 +42,6 @@ pub trait Authenticator: Send + Sync + 'static {
     /// Looks at the head of a request. Extensions carry [`crate::user::Peer`].
     async fn authenticate(&self, parts: &http::request::Parts) -> Verdict;
 }
+
+/// The key under which a user's extra facts name the credential.
+pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";

@@ -1,9 +1,24 @@
 //! Authorization: Node, RBAC and webhook authorizers, asked in order; the first that allows or denies decides.
+//!
+//! The webhook authorizer is not here yet.
+
+pub mod feed;
+pub mod forbidden;
+pub mod node;
+pub mod privileged;
+pub mod rbac;
+pub mod union;
 
 use async_trait::async_trait;
 
 use crate::route::RequestInfo;
 use crate::user::UserInfo;
+
+pub use forbidden::forbidden;
+pub use node::NodeAuthorizer;
+pub use privileged::Privileged;
+pub use rbac::Rbac;
+pub use union::Union;
 
 /// What is to be decided.
 #[derive(Clone, Debug)]
@@ -30,4 +45,23 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync + 'static {
     /// Decides.
     async fn authorize(&self, attributes: &Attributes<'_>) -> Decision;
+
+    /// The rules that hold for a user in a namespace, for SelfSubjectRulesReview
+    /// (`authorizer.RuleResolver`). The default is an authorizer that cannot tell.
+    async fn rules(&self, _user: &UserInfo, _namespace: &str) -> Rules {
+        Rules { incomplete: true, ..Rules::default() }
+    }
+}
+
+/// The rules that hold for a user.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rules {
+    /// Rules about resources, as `authorization.k8s.io/v1.ResourceRule`.
+    pub resources: Vec<serde_json::Value>,
+    /// Rules about other paths, as `NonResourceRule`.
+    pub paths: Vec<serde_json::Value>,
+    /// Whether there may be more.
+    pub incomplete: bool,
+    /// What went wrong while collecting them; empty for nothing.
+    pub error: String,
 }

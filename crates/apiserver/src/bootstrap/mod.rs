@@ -1,0 +1,3 @@
+//! What a cluster is born with: roles and bindings, system namespaces, priority classes, the `kubernetes` Service.
+
+pub mod roles;
