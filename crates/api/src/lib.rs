@@ -9,6 +9,7 @@
 //! Invariant: an object is never turned into a typed struct and back on its way to the store; unknown
 //! fields of newer clients would be lost. Typed copies are made for reading only.
 
+pub mod codec;
 pub mod field;
 pub mod kind;
 pub mod kinds;

@@ -238,6 +238,21 @@ impl Type {
         self.declared().iter().any(|f| f.is_inline() && f.number() == 0)
     }
 
+    /// The place of the type in lists with one entry a type ([`Type::count`]).
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// The number of types.
+    pub fn count() -> usize {
+        TYPES.len()
+    }
+
+    /// All types.
+    pub fn all() -> impl Iterator<Item = Type> {
+        (0..TYPES.len()).filter_map(|i| u16::try_from(i).ok().map(Type))
+    }
+
     fn map_type_code(self) -> u8 {
         TYPES[usize::from(self.0)].5
     }
@@ -331,6 +346,16 @@ impl Field {
         } else {
             element.to_owned()
         }
+    }
+
+    /// The default that OpenAPI states, as JSON text, zero values included; empty for none.
+    pub fn default_text(&self) -> &'static str {
+        self.extra().default
+    }
+
+    /// The default that decoding applies: one that is no zero value.
+    pub fn default_value(&self) -> Option<&'static str> {
+        Some(self.extra().default).filter(|d| !matches!(*d, "" | "{}" | "\"\"" | "0" | "false" | "null"))
     }
 
     fn extra(&self) -> &'static table::Extra {

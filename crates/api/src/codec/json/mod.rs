@@ -1,0 +1,12 @@
+//! JSON: decoding by schema in one pass, encoding in the order of the schema.
+//!
+//! Decoding follows `sigs.k8s.io/json` (case matters, integers are kept, what is wrong is worded as Go does).
+//! Encoding follows Go's `encoding/json`: fields in order, map keys sorted, `<`, `>` and `&` escaped.
+
+mod decode;
+mod lexer;
+mod write;
+
+pub(in crate::codec) use decode::schema_type;
+pub use decode::{decode, decode_untyped, identify};
+pub use write::{encode, encode_untyped, pretty, to_string, to_vec};

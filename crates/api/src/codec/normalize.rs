@@ -1,0 +1,230 @@
+//! The normal form of values in memory, and the defaults that the schema states.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use super::json::schema_type;
+use super::rules::{self, Context, Fault, Step, Token};
+use super::{DecodeError, StrictErrors, Strictness};
+use crate::Map;
+use crate::schema::{Builtin, Field, Type};
+
+/// Makes a value what decoding its JSON would make it: run it after a patch or a mutating webhook.
+///
+/// Unknown fields are dropped and, depending on `strictness`, reported (in the order of their names). An error
+/// means that a field has a value of the wrong type; the value is then in no useful state.
+pub fn normalize(value: &mut Value, ty: Type, strictness: Strictness) -> Result<StrictErrors, DecodeError> {
+    let mut walker = Walker { cx: Context::new(strictness), depth: 0 };
+    let taken = std::mem::take(value);
+    *value = walker.single(ty, taken).unwrap_or_else(|| rules::zero_of(ty));
+    walker.cx.finish()
+}
+
+struct Walker {
+    cx: Context<'static>,
+    depth: usize,
+}
+
+fn token(value: &Value) -> Option<Token<'_>> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Bool(b) => Token::Bool(*b),
+        Value::Number(n) => Token::Number(Cow::Owned(n.to_string())),
+        Value::String(s) => Token::String(Cow::Borrowed(s)),
+        Value::Array(_) => Token::Array,
+        Value::Object(_) => Token::Object,
+    })
+}
+
+impl Walker {
+    fn mismatch(&mut self, value: &Value, go: &str) -> Option<Value> {
+        if let Some(token) = token(value) {
+            self.cx.type_fault(token.name(), go);
+        }
+        None
+    }
+
+    fn structure(&mut self, ty: Type, map: Map) -> Value {
+        self.depth += 1;
+        if self.depth > rules::MAX_DEPTH {
+            self.cx.fault(Fault::Own("exceeded max depth".into()));
+            self.depth -= 1;
+            return Value::Null;
+        }
+        let stored_as_json = rules::stored_as_json(ty);
+        let mut out = Map::new();
+        for (key, value) in map {
+            match ty.field(&key) {
+                Some(field) => {
+                    let value = self.field(ty, field, value).and_then(|v| rules::keep(field, v, stored_as_json));
+                    if let Some(value) = value {
+                        out.insert(key, value);
+                    }
+                }
+                None if self.cx.on => self.cx.report("unknown", &key),
+                None => {}
+            }
+        }
+        for field in ty.fields_by_name() {
+            if let Some(value) = rules::absent(field)
+                && !out.contains_key(field.name())
+            {
+                out.insert(field.name().to_owned(), value);
+            }
+        }
+        self.depth -= 1;
+        Value::Object(out)
+    }
+
+    fn field(&mut self, ty: Type, field: &'static Field, value: Value) -> Option<Value> {
+        let outer = self.cx.outer.replace(ty);
+        self.cx.names.push(field.name());
+        if self.cx.on {
+            self.cx.path.push(Step::Name(field.name()));
+        }
+        let value = match value {
+            Value::Array(list) if field.is_list() => Some(self.list(field.ty(), list)),
+            Value::Object(map) if field.is_map() => Some(self.map(field.ty(), map)),
+            value if field.is_list() || field.is_map() => self.mismatch(&value, &field.go_type()),
+            value => self.single(field.ty(), value),
+        };
+        if self.cx.on {
+            self.cx.path.pop();
+        }
+        self.cx.names.pop();
+        self.cx.outer = outer;
+        value
+    }
+
+    fn list(&mut self, ty: Type, mut list: Vec<Value>) -> Value {
+        for (i, slot) in list.iter_mut().enumerate() {
+            if self.cx.on {
+                self.cx.path.push(Step::Index(i));
+            }
+            *slot = self.single(ty, slot.take()).unwrap_or_else(|| rules::zero_of(ty));
+            if self.cx.on {
+                self.cx.path.pop();
+            }
+        }
+        Value::Array(list)
+    }
+
+    fn map(&mut self, ty: Type, mut map: Map) -> Value {
+        let steps = self.cx.on && ty.builtin().is_none();
+        for (key, slot) in &mut map {
+            if steps {
+                self.cx.path.push(Step::Key(Cow::Owned(key.clone())));
+            }
+            *slot = self.single(ty, slot.take()).unwrap_or_else(|| rules::zero_of(ty));
+            if steps {
+                self.cx.path.pop();
+            }
+        }
+        Value::Object(map)
+    }
+
+    fn single(&mut self, ty: Type, value: Value) -> Option<Value> {
+        let Some(builtin) = ty.builtin() else {
+            return match value {
+                Value::Object(map) => Some(self.structure(ty, map)),
+                other => self.mismatch(&other, ty.go_name()),
+            };
+        };
+        let schema_or = matches!(builtin, Builtin::SchemaOrBool | Builtin::SchemaOrArray | Builtin::SchemaOrStrings);
+        match (builtin, value) {
+            (_, Value::Null) => None,
+            // The common scalars that are canonical already.
+            (Builtin::String, value @ Value::String(_)) | (Builtin::Bool, value @ Value::Bool(_)) => Some(value),
+            (Builtin::Interface | Builtin::RawExtension | Builtin::FieldsV1 | Builtin::Json, value) => Some(value),
+            (Builtin::ExtraValue, Value::Array(list)) => match Type::named("string") {
+                Some(string) => Some(self.list(string, list)),
+                None => Some(Value::Array(list)),
+            },
+            (Builtin::ExtraValue, value) => self.mismatch(&value, "v1.ExtraValue"),
+            (_, value) if schema_or => {
+                let Some(schema) = schema_type() else { return Some(value) };
+                let on = std::mem::replace(&mut self.cx.on, false);
+                let value = match (builtin, value) {
+                    (_, Value::Object(map)) => Some(self.structure(schema, map)),
+                    (Builtin::SchemaOrBool, value @ Value::Bool(_)) => Some(value),
+                    (Builtin::SchemaOrBool, _) => {
+                        self.cx.fault(Fault::Own("boolean or JSON schema expected".into()));
+                        None
+                    }
+                    (Builtin::SchemaOrArray, Value::Array(list)) => Some(self.list(schema, list)),
+                    (_, value @ Value::Array(_)) => Some(value),
+                    _ => None,
+                };
+                self.cx.on = on;
+                value
+            }
+            (_, value) => {
+                let token = match value {
+                    Value::String(s) => Token::String(Cow::Owned(s)),
+                    ref other => token(other)?,
+                };
+                rules::scalar(builtin, token).map_err(|fault| self.cx.fault(fault)).ok()
+            }
+        }
+    }
+}
+
+/// For each type, the fields that have a default or below which there is one.
+static DEFAULTED: LazyLock<Vec<Vec<&'static Field>>> = LazyLock::new(|| {
+    let mut reaches: Vec<bool> =
+        Type::all().map(|t| t.builtin().is_none() && t.fields().any(|f| f.default_value().is_some())).collect();
+    loop {
+        let mut changed = false;
+        for ty in Type::all() {
+            if !reaches[ty.index()] && ty.builtin().is_none() && ty.fields().any(|f| reaches[f.ty().index()]) {
+                reaches[ty.index()] = true;
+                changed = true;
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
+    Type::all()
+        .map(|ty| {
+            if !reaches[ty.index()] || ty.builtin().is_some() {
+                return Vec::new();
+            }
+            ty.fields().filter(|f| f.default_value().is_some() || reaches[f.ty().index()]).collect()
+        })
+        .collect()
+});
+
+/// Fills in the defaults that the schema states (`ports[].protocol: TCP` and their like; upstream's `+default`
+/// markers). The value must be normalised. Defaults that depend on other fields belong to the kinds.
+pub fn apply_schema_defaults(value: &mut Value, ty: Type) {
+    let fields = &DEFAULTED[ty.index()];
+    let Value::Object(map) = value else { return };
+    for field in fields {
+        let ty = field.ty();
+        match map.get_mut(field.name()) {
+            None | Some(Value::Null) => {
+                if let Some(default) = field.default_value().and_then(|text| serde_json::from_str(text).ok()) {
+                    map.insert(field.name().to_owned(), default);
+                }
+            }
+            Some(Value::Array(list)) if field.is_list() => {
+                list.iter_mut().for_each(|element| apply_schema_defaults(element, ty));
+            }
+            Some(Value::Object(values)) if field.is_map() => {
+                values.values_mut().for_each(|element| apply_schema_defaults(element, ty));
+            }
+            Some(Value::String(s)) => {
+                if s.is_empty()
+                    && !field.is_pointer()
+                    && let Some(default) = field.default_value().and_then(|text| serde_json::from_str(text).ok())
+                {
+                    map.insert(field.name().to_owned(), default);
+                }
+            }
+            Some(other) => apply_schema_defaults(other, ty),
+        }
+    }
+}

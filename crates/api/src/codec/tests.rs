@@ -1,0 +1,335 @@
+//! Tests of the codecs against upstream's own files (`../shared`, skipped where that is missing).
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// The facts of the API, or a visible note that they are missing.
+fn shared() -> Option<PathBuf> {
+    let root = match std::env::var_os("ORKD_SHARED") {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
+    };
+    let facts = root.join("kubernetes-1.36");
+    if facts.is_dir() {
+        return Some(facts);
+    }
+    eprintln!("skipped: no ../shared");
+    None
+}
+
+/// The stems of the files in testdata with their types. Versions that `fields.json` leaves out have none.
+fn testdata() -> Vec<(PathBuf, Option<Type>)> {
+    let Some(facts) = shared() else { return Vec::new() };
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(facts.join("testdata")).expect("testdata") {
+        let path = entry.expect("entry").path();
+        if path.extension().is_some_and(|e| e == "json") {
+            let stem = path.with_extension("");
+            let name = stem.file_name().and_then(|n| n.to_str()).expect("name").to_owned();
+            // What older releases made of these objects is no measure.
+            if name.ends_with(".after_roundtrip") {
+                continue;
+            }
+            let (group_version, kind) = name.rsplit_once('.').expect("kind");
+            let (group, version) = group_version.rsplit_once('.').expect("version");
+            let group = if group == "core" { "" } else { group };
+            all.push((stem, Type::of_kind(group, version, kind)));
+        }
+    }
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+/// Path of one file of a stem (the stem has dots of its own).
+fn file(stem: &std::path::Path, extension: &str) -> PathBuf {
+    PathBuf::from(format!("{}.{extension}", stem.display()))
+}
+
+fn read(stem: &std::path::Path, extension: &str) -> Vec<u8> {
+    let path = file(stem, extension);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn type_of(api_version: &str, kind: &str) -> Type {
+    Type::of_api_version(api_version, kind).expect(kind)
+}
+
+fn decode_as(kind: &str, text: &str) -> Result<(Value, StrictErrors), DecodeError> {
+    json::decode(text.as_bytes(), type_of("v1", kind), Strictness::Strict)
+}
+
+/// Equal text, or the first line that is not.
+fn same_text(name: &str, got: &[u8], want: &[u8]) {
+    if got == want {
+        return;
+    }
+    let (got, want) = (String::from_utf8_lossy(got), String::from_utf8_lossy(want));
+    for (i, (g, w)) in got.lines().zip(want.lines()).enumerate() {
+        assert_eq!(g, w, "{name}, line {}", i + 1);
+    }
+    panic!("{name}: {} lines, not {}", got.lines().count(), want.lines().count());
+}
+
+#[test]
+fn testdata_json_is_written_as_read() {
+    let mut unknown = Vec::new();
+    for (stem, ty) in testdata() {
+        let name = stem.display().to_string();
+        let bytes = read(&stem, "json");
+        let Some(ty) = ty else {
+            unknown.push(stem.file_name().map(|n| n.to_string_lossy().into_owned()));
+            continue;
+        };
+        let (value, errors) = json::decode(&bytes, ty, Strictness::Strict).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(errors.is_empty(), "{name}: {errors:?}");
+        let out = json::pretty(&json::to_vec(&value, ty));
+        same_text(&name, &out, &bytes);
+        let mut again = value.clone();
+        assert_eq!(normalize(&mut again, ty, Strictness::Strict), Ok(StrictErrors::default()), "{name}");
+        assert_eq!(again, value, "{name}");
+    }
+    eprintln!("skipped: {} types that fields.json leaves out: {unknown:?}", unknown.len());
+}
+
+#[test]
+fn zero_values_are_dropped_and_added_as_go_does() {
+    let text = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x","labels":{},"creationTimestamp":null},
+        "spec":{"hostNetwork":false,"hostUsers":false,"nodeSelector":{},"volumes":[],"terminationGracePeriodSeconds":0,
+        "priority":null,"containers":[{"name":"c","ports":null,"resources":{"limits":{"cpu":"0.5","memory":1073741824}},
+        "env":[{"name":"A","value":""}],"livenessProbe":{"httpGet":{"port":80}}}]}}"#;
+    let (value, _) = decode_as("Pod", text).expect("pod");
+    let expected = json!({"apiVersion":"v1","kind":"Pod","metadata":{"name":"x"},"spec":{"hostUsers":false,
+        "terminationGracePeriodSeconds":0,"containers":[{"name":"c","resources":{"limits":{"cpu":"500m",
+        "memory":"1073741824"}},"env":[{"name":"A"}],"livenessProbe":{"httpGet":{"port":80}}}]},"status":{}});
+    assert_eq!(value, expected);
+    let mut same: Value = serde_json::from_str(text).expect("json");
+    normalize(&mut same, type_of("v1", "Pod"), Strictness::Strict).expect("normal");
+    assert_eq!(same, expected);
+
+    let (value, _) = decode_as("Service", r#"{"spec":{"ports":[{"port":1}]}}"#).expect("service");
+    let expected = json!({"metadata":{},"spec":{"ports":[{"port":1,"targetPort":0}]},"status":{"loadBalancer":{}}});
+    assert_eq!(value, expected);
+    let role = type_of("rbac.authorization.k8s.io/v1", "ClusterRole");
+    for text in [r#"{"metadata":{"name":"r"}}"#, r#"{"metadata":{"name":"r"},"rules":[]}"#] {
+        let (value, _) = json::decode(text.as_bytes(), role, Strictness::Strict).expect("role");
+        assert_eq!(value, json!({"metadata":{"name":"r"},"rules":null}));
+    }
+    let (value, _) = decode_as("Event", "{}").expect("event");
+    for field in ["firstTimestamp", "lastTimestamp", "eventTime"] {
+        assert_eq!(value.get(field), Some(&Value::Null), "{field}");
+    }
+    let (value, _) = decode_as("Pod", r#"{"metadata":{"labels":{"a":null}}}"#).expect("pod");
+    assert_eq!(value, json!({"metadata":{"labels":{"a":""}},"spec":{"containers":null},"status":{}}));
+}
+
+#[test]
+fn strict_errors_are_worded_as_upstream() {
+    for (kind, text, want) in [
+        ("Pod", r#"{"spec":{"nope":1}}"#, vec!["unknown field \"spec.nope\""]),
+        ("ConfigMap", r#"{"data":{"a":"1","a":"2"}}"#, vec!["duplicate field \"data.a\""]),
+        (
+            "Pod",
+            r#"{"b":1,"a":1,"spec":{"containers":[{"name":"a"},{"Name":"b","name":"c","name":"d"}]}}"#,
+            vec![
+                "unknown field \"b\"",
+                "unknown field \"a\"",
+                "unknown field \"spec.containers[1].Name\"",
+                "duplicate field \"spec.containers[1].name\"",
+            ],
+        ),
+    ] {
+        let (_, errors) = decode_as(kind, text).expect(text);
+        assert_eq!(errors.0, want);
+    }
+    let (value, errors) =
+        json::decode(br#"{"spec":{"nope":1}}"#, type_of("v1", "Pod"), Strictness::Ignore).expect("pod");
+    assert!(errors.is_empty() && value["spec"].get("nope").is_none());
+    let (_, errors) = json::decode_untyped(br#"{"a":[{"b":1,"b":2}]}"#, Strictness::Strict).expect("json");
+    assert_eq!(errors.message(), "strict decoding error: duplicate field \"a[0].b\"");
+}
+
+#[test]
+fn faults_are_worded_as_go_does() {
+    let quantity = crate::quantity::ParseError::Format.to_string();
+    for (text, want) in [
+        (
+            r#"{"spec":{"containers":"x"}}"#,
+            "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container",
+        ),
+        (
+            r#"{"spec":{"containers":[{"name":1,"image":{}}]}}"#,
+            "json: cannot unmarshal number into Go struct field Container.spec.containers.name of type string",
+        ),
+        (
+            r#"{"spec":{"priority":1.5}}"#,
+            "json: cannot unmarshal number 1.5 into Go struct field PodSpec.spec.priority of type int32",
+        ),
+        (
+            r#"{"spec":{"priority":4294967296}}"#,
+            "json: cannot unmarshal number 4294967296 into Go struct field PodSpec.spec.priority of type int32",
+        ),
+        (
+            r#"{"metadata":{"labels":{"a":true}}}"#,
+            "json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels of type string",
+        ),
+        ("[]", "json: cannot unmarshal array into Go value of type v1.Pod"),
+        (r#"{"spec":{"priority":"x","containers":[{"resources":{"requests":{"cpu":"abc"}}}]}}"#, quantity.as_str()),
+        (r#"{"spec":{"priority":"x"}"#, "unexpected end of JSON input"),
+        ("", "unexpected end of JSON input"),
+        (r#"{"a" 1}"#, "invalid character '1' after object key"),
+        (r#"{"a":1,}"#, "invalid character '}' looking for beginning of object key string"),
+        (r#"{"a":01}"#, "invalid character '1' after object key:value pair"),
+        (r#"{"a":[1 2]}"#, "invalid character '2' after array element"),
+        (r#"{"a":tru}"#, "invalid character '}' in literal true (expecting 'e')"),
+        ("{} x", "invalid character 'x' after top-level value"),
+        ("{\"a\":\"\n\"}", "invalid character '\\n' in string literal"),
+        (r#"{"a":"\x"}"#, "invalid character 'x' in string escape code"),
+        ("{'a':1}", "invalid character '\\'' looking for beginning of object key string"),
+        (r#"{"a":-}"#, "invalid character '}' in numeric literal"),
+        (
+            r#"{"metadata":{"creationTimestamp":"x"}}"#,
+            "parsing time \"x\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"x\" as \"2006\"",
+        ),
+        (r#"{"metadata":{"managedFields":[{"fieldsV1":{"#, "unexpected end of JSON input"),
+    ] {
+        match decode_as("Pod", text) {
+            Ok((value, _)) => panic!("{text} became {value}"),
+            Err(e) => assert_eq!(e.message, want, "{text}"),
+        }
+    }
+    assert_eq!(
+        decode_as("Secret", r#"{"data":{"a":"%"}}"#).map_err(|e| e.message).err().as_deref(),
+        Some("illegal base64 data at input byte 0")
+    );
+    let invalid = json::decode_untyped(&[0xcf, 0x22], Strictness::Ignore).map_err(|e| e.message);
+    assert_eq!(invalid, Err("invalid character 'Ï' looking for beginning of value".into()));
+    let deep = "[".repeat(100_000);
+    assert_eq!(
+        json::decode_untyped(deep.as_bytes(), Strictness::Ignore).map_err(|e| e.message),
+        Err("exceeded max depth".into())
+    );
+    let mut wrong = json!({"spec": {"containers": "x"}});
+    let refused = normalize(&mut wrong, type_of("v1", "Pod"), Strictness::Ignore).map_err(|e| e.message);
+    assert_eq!(
+        refused,
+        Err("json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container".into())
+    );
+}
+
+#[test]
+fn recorded_decoding_errors_are_reproduced() {
+    let Some(facts) = shared() else { return };
+    let cases: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(facts.join("recorded/errors.json")).expect("read")).expect("json");
+    let mut checked = 0;
+    for case in cases {
+        let message = case.pointer("/response/message").and_then(Value::as_str).unwrap_or_default();
+        if case["contentType"] != "application/json"
+            || !(message.contains("cannot be handled as") || message.contains("object provided is unrecognized"))
+            // Another kind than the path wants: not a matter of decoding.
+            || message.contains("unknown conversion")
+            || message.contains("is registered for version")
+        {
+            continue;
+        }
+        let body = match &case["request"] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let body = body.as_bytes();
+        let got = match json::identify(body) {
+            Err(e) => unrecognized("Pod", &e.message, body),
+            Ok(meta) => {
+                let ty = meta.builtin().expect("built in");
+                let version = meta.group_version().1;
+                let cause = match json::decode(body, ty, Strictness::Strict) {
+                    Err(e) => e.message,
+                    Ok((_, errors)) => errors.message(),
+                };
+                cannot_be_handled(&meta.kind, version, &meta.kind, &cause)
+            }
+        };
+        assert_eq!(got, message, "{}", case["case"]);
+        checked += 1;
+    }
+    assert!(checked >= 5, "only {checked} cases");
+}
+
+#[test]
+fn schema_defaults_are_filled_in() {
+    let pod = type_of("v1", "Pod");
+    let text = r#"{"spec":{"containers":[{"name":"c","ports":[{"containerPort":80}]}]}}"#;
+    let (mut value, _) = decode_as("Pod", text).expect("pod");
+    apply_schema_defaults(&mut value, pod);
+    assert_eq!(value["spec"]["containers"][0]["ports"][0], json!({"containerPort": 80, "protocol": "TCP"}));
+    let (mut value, _) = decode_as("ReplicationController", r#"{"spec":{}}"#).expect("rc");
+    apply_schema_defaults(&mut value, type_of("v1", "ReplicationController"));
+    assert_eq!(value["spec"]["replicas"], 1);
+}
+
+#[test]
+fn text_is_escaped_as_go_does() {
+    let value = json!({"b": "<a&b>\u{2028}\u{1}\u{8}\n\"\\/é", "a": [1.0, 1.5, 1e21, 1e-7, -3, u64::MAX]});
+    assert_eq!(
+        json::to_string(&value),
+        "{\"a\":[1,1.5,1e+21,1e-7,-3,18446744073709551615],\
+         \"b\":\"\\u003ca\\u0026b\\u003e\\u2028\\u0001\\b\\n\\\"\\\\/é\"}"
+    );
+    assert_eq!(
+        json::pretty(br#"{"a":[],"b":{},"c":[1,{"d":"}"}]}"#),
+        b"{\n  \"a\": [],\n  \"b\": {},\n  \"c\": [\n    1,\n    {\n      \"d\": \"}\"\n    }\n  ]\n}"
+    );
+}
+
+mod random {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = json::decode(&bytes, type_of("v1", "Pod"), Strictness::Strict);
+            let _ = json::decode_untyped(&bytes, Strictness::Strict);
+            let _ = json::identify(&bytes);
+            let _ = json::pretty(&bytes);
+        }
+
+        #[test]
+        fn untyped_strings_round_trip(text in "\\PC{0,40}") {
+            let value = json!({ text.clone(): text });
+            let out = json::to_string(&value);
+            let (back, _) = json::decode_untyped(out.as_bytes(), Strictness::Strict).expect("own output");
+            prop_assert_eq!(back, value);
+        }
+    }
+}
+
+/// Prints what a Pod costs: `cargo test -p orkd-api --release -- --ignored --nocapture codec_costs`.
+#[test]
+#[ignore = "prints numbers"]
+fn codec_costs() {
+    let pod = type_of("v1", "Pod");
+    let text = br#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"web-5d4f8c7b9-abcde","generateName":"web-5d4f8c7b9-","namespace":"default","uid":"1b4e28ba-2fa1-11d2-883f-0016d3cca427","creationTimestamp":"2026-11-21T05:45:00Z","labels":{"app":"web","pod-template-hash":"5d4f8c7b9"},"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"web-5d4f8c7b9","uid":"1b4e28ba-2fa1-11d2-883f-0016d3cca428","controller":true,"blockOwnerDeletion":true}]},"spec":{"volumes":[{"name":"kube-api-access","projected":{"sources":[{"serviceAccountToken":{"expirationSeconds":3607,"path":"token"}},{"configMap":{"name":"kube-root-ca.crt","items":[{"key":"ca.crt","path":"ca.crt"}]}}],"defaultMode":420}}],"containers":[{"name":"web","image":"nginx","ports":[{"containerPort":80,"protocol":"TCP"}],"resources":{"limits":{"cpu":"500m","memory":"128Mi"},"requests":{"cpu":"250m","memory":"64Mi"}},"volumeMounts":[{"name":"kube-api-access","readOnly":true,"mountPath":"/var/run/secrets/kubernetes.io/serviceaccount"}],"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File","imagePullPolicy":"Always"}],"restartPolicy":"Always","terminationGracePeriodSeconds":30,"dnsPolicy":"ClusterFirst","serviceAccountName":"default","serviceAccount":"default","securityContext":{},"schedulerName":"default-scheduler","tolerations":[{"key":"node.kubernetes.io/not-ready","operator":"Exists","effect":"NoExecute","tolerationSeconds":300},{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":300}],"priority":0,"enableServiceLinks":true,"preemptionPolicy":"PreemptLowerPriority"},"status":{}}"#;
+    fn cost<T>(what: &str, mut f: impl FnMut() -> T) {
+        let rounds = 20_000u32;
+        let start = std::time::Instant::now();
+        for _ in 0..rounds {
+            std::hint::black_box(f());
+        }
+        eprintln!("{what}: {} ns", start.elapsed().as_nanos() / u128::from(rounds));
+    }
+    let (value, _) = json::decode(text, pod, Strictness::Strict).expect("pod");
+    assert_eq!(String::from_utf8_lossy(&json::to_vec(&value, pod)), String::from_utf8_lossy(text));
+    cost("json decode, strict", || json::decode(text, pod, Strictness::Strict));
+    cost("json decode, untyped", || json::decode_untyped(text, Strictness::Ignore));
+    cost("serde_json::from_slice", || serde_json::from_slice::<Value>(text));
+    cost("json encode", || json::to_vec(&value, pod));
+    cost("clone", || value.clone());
+    cost("normalize", || {
+        let mut copy = value.clone();
+        normalize(&mut copy, pod, Strictness::Strict)
+    });
+}
