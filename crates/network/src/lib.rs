@@ -1,6 +1,7 @@
 //! The pod network of a node: the CNI configuration for the standard plugins, and the host settings it needs.
 //!
-//! [`conflist`] is pure; [`Network::apply`] writes it and sets the host up. Another CNI plugin can be used instead:
+//! [`conflist`] is pure; [`Network::apply`] writes it and sets the host up; [`agent`] is the loop that does so once
+//! the node has its addresses. Another CNI plugin can be used instead:
 //! where its configuration is in the directory, orkd writes none ([`foreign`]).
 //!
 //! Pods hang on a bridge (`cni0`); an endpoint may reach itself through its service (hairpin). What leaves the
@@ -8,6 +9,8 @@
 //! does not make yet.
 //!
 //! Invariant: rules of others stay; orkd writes the chain `ORKD-POSTROUTING` only.
+
+pub mod agent;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

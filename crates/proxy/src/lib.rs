@@ -15,3 +15,4 @@
 pub mod backends;
 pub mod model;
 pub mod ruleset;
+pub mod sync;

@@ -1,8 +1,8 @@
 //! What the proxy reads of Services and EndpointSlices.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use orkd_reconcile::{Meta, View, null_default};
 use serde::Deserialize;
 
 /// The part of a Service's spec and status that the proxy reads.
@@ -92,18 +92,25 @@ pub struct LoadBalancerIngress {
 }
 
 /// A Service.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
 pub struct Service {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-    /// Labels: `service.kubernetes.io/service-proxy-name` hands a service to another proxy.
-    pub labels: BTreeMap<String, String>,
+    /// Metadata: the label `service.kubernetes.io/service-proxy-name` hands a service to another proxy.
+    pub metadata: Meta,
     /// Spec.
     pub spec: ServiceSpec,
     /// Status.
     pub status: ServiceStatus,
+}
+
+impl View for Service {
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const KIND: &'static str = "Service";
+    const PLURAL: &'static str = "services";
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
 }
 
 /// One endpoint of a slice.
@@ -116,6 +123,25 @@ pub struct Endpoint {
     pub conditions: EndpointConditions,
     /// The node it is on.
     pub node_name: Option<String>,
+    /// Which nodes should prefer it.
+    pub hints: Hints,
+}
+
+/// `hints` of an endpoint.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Hints {
+    /// Nodes that should use this endpoint.
+    #[serde(deserialize_with = "null_default")]
+    pub for_nodes: Vec<NamedHint>,
+}
+
+/// One hint.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct NamedHint {
+    /// The node.
+    pub name: String,
 }
 
 /// `conditions` of an endpoint.
@@ -143,18 +169,36 @@ pub struct EndpointPort {
 }
 
 /// An EndpointSlice.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Slice {
-    /// Namespace.
-    pub namespace: String,
-    /// The service it belongs to (label `kubernetes.io/service-name`).
-    pub service: String,
+    /// Metadata.
+    pub metadata: Meta,
     /// `IPv4` or `IPv6`.
     pub address_type: String,
     /// Endpoints.
+    #[serde(deserialize_with = "null_default")]
     pub endpoints: Vec<Endpoint>,
     /// Ports.
+    #[serde(deserialize_with = "null_default")]
     pub ports: Vec<EndpointPort>,
+}
+
+impl Slice {
+    /// The service it belongs to; empty for none.
+    pub fn service(&self) -> &str {
+        self.metadata.label("kubernetes.io/service-name").unwrap_or_default()
+    }
+}
+
+impl View for Slice {
+    const GROUP: &'static str = "discovery.k8s.io";
+    const VERSION: &'static str = "v1";
+    const KIND: &'static str = "EndpointSlice";
+    const PLURAL: &'static str = "endpointslices";
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
 }
 
 /// Parses the addresses that are of one family, dropping what is none.

@@ -150,17 +150,18 @@ pub fn build<'a>(
 ) -> RuleSet {
     let mut by_service: BTreeMap<(&str, &str), Vec<&Slice>> = BTreeMap::new();
     let family = if v6 { "IPv6" } else { "IPv4" };
-    for slice in slices.into_iter().filter(|s| s.address_type == family && !s.service.is_empty()) {
-        by_service.entry((&slice.namespace, &slice.service)).or_default().push(slice);
+    for slice in slices.into_iter().filter(|s| s.address_type == family && !s.service().is_empty()) {
+        by_service.entry((&slice.metadata.namespace, slice.service())).or_default().push(slice);
     }
     let mut ports = Vec::new();
     for service in services {
-        if service.spec.ty == "ExternalName" || service.labels.contains_key("service.kubernetes.io/service-proxy-name")
+        if service.spec.ty == "ExternalName"
+            || service.metadata.label("service.kubernetes.io/service-proxy-name").is_some()
         {
             continue;
         }
         let Some(cluster_ip) = addresses(&service.spec.cluster_ips, v6).first().copied() else { continue };
-        let slices = by_service.get(&(service.namespace.as_str(), service.name.as_str()));
+        let slices = by_service.get(&(&*service.metadata.namespace, &*service.metadata.name));
         let slices = slices.map(Vec::as_slice).unwrap_or_default();
         for port in &service.spec.ports {
             ports.extend(port_rule(service, port, cluster_ip, slices, node_name, v6));
@@ -193,7 +194,7 @@ fn port_rule(
     let affinity_seconds = (spec.session_affinity == "ClientIP")
         .then(|| spec.session_affinity_config.client_ip.timeout_seconds.unwrap_or(10800));
     Some(PortRule {
-        name: format!("{}/{}{suffix}", service.namespace, service.name),
+        name: format!("{}/{}{suffix}", service.metadata.namespace, service.metadata.name),
         protocol,
         cluster_ip,
         port: port.port,
@@ -209,7 +210,7 @@ fn port_rule(
         affinity_seconds,
         internal_local: spec.internal_traffic_policy == "Local",
         external_local: spec.external_traffic_policy == "Local",
-        endpoints: usable(&all, false),
+        endpoints: hinted(&all).unwrap_or_else(|| usable(&all, false)),
         local_endpoints: usable(&all, true),
         any_endpoints: all.iter().any(|c| c.ready || c.serving),
         health_check_node_port: u16::try_from(spec.health_check_node_port).unwrap_or(0),
@@ -223,6 +224,8 @@ struct Candidate {
     ready: bool,
     /// Serves although it is ending.
     serving: bool,
+    /// Whether this node is among those that should use it; `None` without a hint.
+    hint: Option<bool>,
 }
 
 fn candidates(slices: &[&Slice], port: &str, protocol: Protocol, node_name: &str, v6: bool) -> Vec<Candidate> {
@@ -246,6 +249,8 @@ fn candidates(slices: &[&Slice], port: &str, protocol: Protocol, node_name: &str
                     local: endpoint.node_name.as_deref() == Some(node_name),
                     ready,
                     serving: conditions.serving.unwrap_or(ready) && ending,
+                    hint: (!endpoint.hints.for_nodes.is_empty())
+                        .then(|| endpoint.hints.for_nodes.iter().any(|n| n.name == node_name)),
                 };
                 // While a pod moves between slices it may be in two: the one that is ready counts.
                 let known =
@@ -256,6 +261,17 @@ fn candidates(slices: &[&Slice], port: &str, protocol: Protocol, node_name: &str
         }
     }
     found.into_values().collect()
+}
+
+/// The ready endpoints that are meant for this node, if every ready endpoint says for whom it is and there are
+/// some (`trafficDistribution: PreferSameNode`).
+fn hinted(all: &[Candidate]) -> Option<Vec<SocketAddr>> {
+    let ready = || all.iter().filter(|c| c.ready);
+    if ready().any(|c| c.hint.is_none()) {
+        return None;
+    }
+    let mine: Vec<SocketAddr> = ready().filter(|c| c.hint == Some(true)).map(|c| c.addr).collect();
+    (!mine.is_empty()).then_some(mine)
 }
 
 /// Ready endpoints, or where there are none those that serve while they end.
@@ -269,13 +285,14 @@ fn usable(all: &[Candidate], local_only: bool) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use orkd_reconcile::Meta;
+
     use super::*;
-    use crate::model::{Endpoint, EndpointConditions, EndpointPort, ServiceSpec};
+    use crate::model::{Endpoint, EndpointConditions, EndpointPort, NamedHint, ServiceSpec};
 
     pub(crate) fn service(name: &str, ip: &str) -> Service {
         Service {
-            namespace: "default".into(),
-            name: name.into(),
+            metadata: Meta { namespace: "default".into(), name: name.into(), ..Meta::default() },
             spec: ServiceSpec {
                 ty: "ClusterIP".into(),
                 cluster_ips: vec![ip.into()],
@@ -289,8 +306,11 @@ pub(crate) mod tests {
     /// `endpoints`: address, node, and which of "ready", "ending" it is.
     pub(crate) fn slice(service: &str, endpoints: &[(&str, &str, &str)]) -> Slice {
         Slice {
-            namespace: "default".into(),
-            service: service.into(),
+            metadata: Meta {
+                namespace: "default".into(),
+                labels: [("kubernetes.io/service-name".to_owned(), service.to_owned())].into(),
+                ..Meta::default()
+            },
             address_type: "IPv4".into(),
             ports: vec![EndpointPort { name: Some("http".into()), port: Some(8080), protocol: Some("TCP".into()) }],
             endpoints: endpoints
@@ -303,6 +323,7 @@ pub(crate) mod tests {
                         serving: Some(*state != "down"),
                         terminating: Some(*state == "ending"),
                     },
+                    ..Endpoint::default()
                 })
                 .collect(),
         }
@@ -331,12 +352,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn hints_are_followed_where_all_have_one() {
+        let mut hinted = slice("a", &[("10.42.0.5", "n1", "ready"), ("10.42.1.5", "n2", "ready")]);
+        let service = service("a", "10.43.0.9");
+        for (endpoint, node) in hinted.endpoints.iter_mut().zip(["n1", "n2"]) {
+            endpoint.hints.for_nodes = vec![NamedHint { name: node.into() }];
+        }
+        let endpoints = |slice: &Slice, node| build([&service], [slice], node, false).ports[0].endpoints.len();
+        assert_eq!(endpoints(&hinted, "n1"), 1);
+        assert_eq!(endpoints(&hinted, "n3"), 2);
+        hinted.endpoints[1].hints.for_nodes.clear();
+        assert_eq!(endpoints(&hinted, "n1"), 2);
+    }
+
+    #[test]
     fn headless_external_and_foreign_services_have_no_rules() {
         let headless = service("a", "None");
         let mut external = service("b", "10.43.0.9");
         external.spec.ty = "ExternalName".into();
         let mut foreign = service("c", "10.43.0.9");
-        foreign.labels.insert("service.kubernetes.io/service-proxy-name".into(), "x".into());
+        foreign.metadata.labels.insert("service.kubernetes.io/service-proxy-name".into(), "x".into());
         assert_eq!(build([&headless, &external, &foreign], [], "n1", false).ports, []);
     }
 

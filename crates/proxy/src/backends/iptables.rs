@@ -111,54 +111,85 @@ impl Chains {
     }
 }
 
-/// The two tables' chains and rules while they are written.
+/// What one rule contributes.
 #[derive(Default)]
-struct Script {
+struct Piece {
+    /// Lines of the filter table's shared chains.
     filter: String,
-    nat_chains: BTreeSet<String>,
-    nat: String,
+    /// Lines of the nat table's shared chains.
+    dispatch: String,
+    /// Its own chains in the nat table.
+    chains: BTreeSet<String>,
+    /// Their lines.
+    body: String,
 }
 
-/// Writes the whole script. `present` are the per-service chains that the kernel has now: those no longer used are
-/// emptied and removed in the same transaction.
-pub fn render(rules: &RuleSet, settings: &Settings, present: &BTreeSet<String>) -> String {
-    let mut s = Script::default();
+/// A script, and the per-service chains that exist once it is applied.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rendered {
+    /// For `iptables-restore --noflush`.
+    pub script: String,
+    /// Chains made per service and endpoint.
+    pub chains: BTreeSet<String>,
+}
+
+/// Writes the script that makes the kernel do what `rules` say.
+///
+/// `present` are the per-service chains that the kernel has now: those no longer used are emptied and removed in
+/// the same transaction. `before` are the rules that were applied last, if the kernel still has them: the chains of
+/// services that have not changed are then left alone, only the shared chains are written again.
+pub fn render(rules: &RuleSet, settings: &Settings, present: &BTreeSet<String>, before: Option<&RuleSet>) -> Rendered {
     let cluster = settings.cluster_cidr.filter(|net| net.addr().is_ipv6() == rules.v6).map(|net| net.to_string());
+    let unchanged = |rule: &PortRule| {
+        before.is_some_and(|b| {
+            let key = |r: &PortRule| (r.name.clone(), r.protocol);
+            b.ports.binary_search_by_key(&key(rule), key).is_ok_and(|at| &b.ports[at] == rule)
+        })
+    };
+    let mut all = Piece::default();
+    let mut used = BTreeSet::new();
     for rule in &rules.ports {
-        service(&mut s, rule, cluster.as_deref());
+        let mut piece = Piece::default();
+        service(&mut piece, rule, cluster.as_deref());
+        all.filter.push_str(&piece.filter);
+        all.dispatch.push_str(&piece.dispatch);
+        if !unchanged(rule) {
+            all.body.push_str(&piece.body);
+            all.chains.extend(piece.chains.iter().cloned());
+        }
+        used.append(&mut piece.chains);
     }
-    let fixed = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ"];
-    let mut out = String::with_capacity(s.filter.len() + s.nat.len() + 4096);
+    let mut out = String::with_capacity(all.filter.len() + all.dispatch.len() + all.body.len() + 4096);
 
     out.push_str("*filter\n");
     for name in ["KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL"] {
         let _ = writeln!(out, ":{name} - [0:0]");
     }
-    out.push_str(&s.filter);
+    out.push_str(&all.filter);
     out.push_str("-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n");
     let _ = writeln!(out, "-A KUBE-FORWARD -m mark --mark {MASQUERADE_MARK} -j ACCEPT");
     out.push_str("-A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n");
     out.push_str("COMMIT\n");
 
     out.push_str("*nat\n");
-    for name in fixed.iter().copied().chain(s.nat_chains.iter().map(String::as_str)) {
+    let stale: Vec<&String> = present.iter().filter(|c| is_service_chain(c) && !used.contains(*c)).collect();
+    let shared = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ"];
+    let own = all.chains.iter().chain(stale.iter().copied()).map(String::as_str);
+    for name in shared.into_iter().chain(own) {
         let _ = writeln!(out, ":{name} - [0:0]");
     }
-    let stale: Vec<&String> = present.iter().filter(|c| is_service_chain(c) && !s.nat_chains.contains(*c)).collect();
-    for name in &stale {
-        let _ = writeln!(out, ":{name} - [0:0]");
-    }
-    out.push_str(&s.nat);
-    let _ = writeln!(out, "-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS");
-    let _ = writeln!(out, "-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000");
+    out.push_str(&all.dispatch);
+    out.push_str(&all.body);
+    out.push_str("-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS\n");
+    out.push_str("-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n");
     let _ = writeln!(out, "-A KUBE-POSTROUTING -m mark ! --mark {MASQUERADE_MARK} -j RETURN");
-    let _ = writeln!(out, "-A KUBE-POSTROUTING -j MARK --xor-mark 0x4000");
-    let _ = writeln!(out, "-A KUBE-POSTROUTING -j MASQUERADE --random-fully");
+    out.push_str("-A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n");
+    out.push_str("-A KUBE-POSTROUTING -j MASQUERADE --random-fully\n");
     for name in &stale {
         let _ = writeln!(out, "-X {name}");
     }
     out.push_str("COMMIT\n");
-    out
+    Rendered { script: out, chains: used }
 }
 
 /// Whether a chain is one of those made per service or endpoint.
@@ -170,7 +201,7 @@ fn host(ip: IpAddr) -> String {
     format!("{ip}/{}", if ip.is_ipv6() { 128 } else { 32 })
 }
 
-fn service(s: &mut Script, rule: &PortRule, cluster_cidr: Option<&str>) {
+fn service(s: &mut Piece, rule: &PortRule, cluster_cidr: Option<&str>) {
     let chains = Chains::of(rule);
     let protocol = rule.protocol.name();
     let name = &rule.name;
@@ -188,7 +219,7 @@ fn service(s: &mut Script, rule: &PortRule, cluster_cidr: Option<&str>) {
     } else {
         let target = if rule.internal_local { &chains.local } else { &chains.cluster };
         let _ = writeln!(
-            s.nat,
+            s.dispatch,
             "-A KUBE-SERVICES -m comment --comment \"{name} cluster IP\" {} -j {target}",
             to(rule.cluster_ip)
         );
@@ -249,42 +280,48 @@ fn service(s: &mut Script, rule: &PortRule, cluster_cidr: Option<&str>) {
         let sep = Chains::endpoint(rule, endpoint);
         // An endpoint that reaches itself through its service must see another's address.
         let _ =
-            writeln!(s.nat, "-A {sep} -m comment --comment \"{name}\" -s {} -j KUBE-MARK-MASQ", host(endpoint.ip()));
+            writeln!(s.body, "-A {sep} -m comment --comment \"{name}\" -s {} -j KUBE-MARK-MASQ", host(endpoint.ip()));
         let affinity = match rule.affinity_seconds {
             Some(_) => format!("-m recent --name {sep} --set "),
             None => String::new(),
         };
         let _ = writeln!(
-            s.nat,
+            s.body,
             "-A {sep} -m comment --comment \"{name}\" {affinity}-p {protocol} -m {protocol} -j DNAT --to-destination \
              {endpoint}"
         );
-        s.nat_chains.insert(sep);
+        s.chains.insert(sep);
     }
 }
 
 /// Traffic to the cluster address from outside of the pods' range gets this node's address: the answer must come
 /// back this way.
-fn masquerade_foreigners(s: &mut Script, chain: &str, to: &str, cluster_cidr: Option<&str>, name: &str) {
-    s.nat_chains.insert(chain.to_owned());
+fn masquerade_foreigners(s: &mut Piece, chain: &str, to: &str, cluster_cidr: Option<&str>, name: &str) {
+    s.chains.insert(chain.to_owned());
     if let Some(cidr) = cluster_cidr {
-        let _ =
-            writeln!(s.nat, "-A {chain} -m comment --comment \"{name} cluster IP\" ! -s {cidr} {to} -j KUBE-MARK-MASQ");
+        let _ = writeln!(
+            s.body,
+            "-A {chain} -m comment --comment \"{name} cluster IP\" ! -s {cidr} {to} -j KUBE-MARK-MASQ"
+        );
     }
 }
 
-fn external(s: &mut Script, rule: &PortRule, chains: &Chains, cluster_cidr: Option<&str>) {
+fn external(s: &mut Piece, rule: &PortRule, chains: &Chains, cluster_cidr: Option<&str>) {
     let (name, protocol) = (&rule.name, rule.protocol.name());
     let ext = &chains.external;
-    s.nat_chains.insert(ext.clone());
+    s.chains.insert(ext.clone());
     let to = |ip: &IpAddr| format!("-d {} -p {protocol} -m {protocol} --dport {}", host(*ip), rule.port);
     for ip in &rule.external_ips {
-        let _ = writeln!(s.nat, "-A KUBE-SERVICES -m comment --comment \"{name} external IP\" {} -j {ext}", to(ip));
+        let _ =
+            writeln!(s.dispatch, "-A KUBE-SERVICES -m comment --comment \"{name} external IP\" {} -j {ext}", to(ip));
     }
     for ip in &rule.load_balancer_ips {
         let target = if rule.source_ranges.is_empty() { ext } else { &chains.firewall };
-        let _ =
-            writeln!(s.nat, "-A KUBE-SERVICES -m comment --comment \"{name} load balancer IP\" {} -j {target}", to(ip));
+        let _ = writeln!(
+            s.dispatch,
+            "-A KUBE-SERVICES -m comment --comment \"{name} load balancer IP\" {} -j {target}",
+            to(ip)
+        );
         if !rule.source_ranges.is_empty() {
             // What the firewall chain did not pass on still has its old destination.
             let _ = writeln!(
@@ -295,10 +332,10 @@ fn external(s: &mut Script, rule: &PortRule, chains: &Chains, cluster_cidr: Opti
         }
     }
     if !rule.source_ranges.is_empty() && !rule.load_balancer_ips.is_empty() {
-        s.nat_chains.insert(chains.firewall.clone());
+        s.chains.insert(chains.firewall.clone());
         for range in &rule.source_ranges {
             let _ = writeln!(
-                s.nat,
+                s.body,
                 "-A {} -m comment --comment \"{name} load balancer IP\" -s {range} -j {ext}",
                 chains.firewall
             );
@@ -306,30 +343,30 @@ fn external(s: &mut Script, rule: &PortRule, chains: &Chains, cluster_cidr: Opti
     }
     if rule.node_port != 0 {
         let _ = writeln!(
-            s.nat,
+            s.dispatch,
             "-A KUBE-NODEPORTS -m comment --comment \"{name}\" -p {protocol} -m {protocol} --dport {} -j {ext}",
             rule.node_port
         );
     }
     if !rule.external_local {
         let _ = writeln!(
-            s.nat,
+            s.body,
             "-A {ext} -m comment --comment \"masquerade traffic for {name} external destinations\" -j KUBE-MARK-MASQ"
         );
-        let _ = writeln!(s.nat, "-A {ext} -j {}", chains.cluster);
+        let _ = writeln!(s.body, "-A {ext} -j {}", chains.cluster);
         return;
     }
     if !rule.endpoints.is_empty() {
         if let Some(cidr) = cluster_cidr {
             let _ = writeln!(
-                s.nat,
+                s.body,
                 "-A {ext} -m comment --comment \"pod traffic for {name} external destinations\" -s {cidr} -j {}",
                 chains.cluster
             );
         }
         let local = format!("-A {ext} -m comment --comment \"local traffic for {name} external destinations\"");
-        let _ = writeln!(s.nat, "{local} -m addrtype --src-type LOCAL -j KUBE-MARK-MASQ");
-        let _ = writeln!(s.nat, "{local} -m addrtype --src-type LOCAL -j {}", chains.cluster);
+        let _ = writeln!(s.body, "{local} -m addrtype --src-type LOCAL -j KUBE-MARK-MASQ");
+        let _ = writeln!(s.body, "{local} -m addrtype --src-type LOCAL -j {}", chains.cluster);
     }
     if rule.local_endpoints.is_empty() {
         for ip in rule.external_ips.iter().chain(&rule.load_balancer_ips) {
@@ -348,19 +385,19 @@ fn external(s: &mut Script, rule: &PortRule, chains: &Chains, cluster_cidr: Opti
             );
         }
     } else {
-        let _ = writeln!(s.nat, "-A {ext} -j {}", chains.local);
+        let _ = writeln!(s.body, "-A {ext} -j {}", chains.local);
     }
 }
 
 /// Gives each of `endpoints` the same share: the first of n takes one in n, the next one in n - 1 of the rest.
-fn balance(s: &mut Script, rule: &PortRule, chain: &str, endpoints: &[SocketAddr]) {
-    s.nat_chains.insert(chain.to_owned());
+fn balance(s: &mut Piece, rule: &PortRule, chain: &str, endpoints: &[SocketAddr]) {
+    s.chains.insert(chain.to_owned());
     let name = &rule.name;
     if let Some(seconds) = rule.affinity_seconds {
         for endpoint in endpoints {
             let sep = Chains::endpoint(rule, endpoint);
             let _ = writeln!(
-                s.nat,
+                s.body,
                 "-A {chain} -m comment --comment \"{name} -> {endpoint}\" -m recent --name {sep} --rcheck --seconds \
                  {seconds} --reap -j {sep}"
             );
@@ -374,7 +411,7 @@ fn balance(s: &mut Script, rule: &PortRule, chain: &str, endpoints: &[SocketAddr
         } else {
             format!("-m statistic --mode random --probability {:.10} ", 1.0 / left as f64)
         };
-        let _ = writeln!(s.nat, "-A {chain} -m comment --comment \"{name} -> {endpoint}\" {share}-j {sep}");
+        let _ = writeln!(s.body, "-A {chain} -m comment --comment \"{name} -> {endpoint}\" {share}-j {sep}");
     }
 }
 
@@ -484,7 +521,7 @@ mod tests {
 
     /// Renders and gives the lines that contain `about`, chain hashes shortened to the prefix.
     fn check(rules: &RuleSet, about: &str, expected: &[&str]) {
-        let text = render(rules, &settings(), &BTreeSet::new());
+        let text = render(rules, &settings(), &BTreeSet::new(), None).script;
         let short = regex_lite(&text);
         let lines: Vec<&str> = short.lines().filter(|l| l.contains(about)).collect();
         assert_eq!(lines, expected, "\n{short}");
@@ -572,7 +609,7 @@ mod tests {
         let mut s = service("a", "10.43.0.9");
         s.spec.session_affinity = "ClientIP".into();
         let rules = build([&s], [&slice("a", &[("10.42.0.5", "n1", "ready")])], "n1", false);
-        let text = render(&rules, &settings(), &BTreeSet::new());
+        let text = render(&rules, &settings(), &BTreeSet::new(), None).script;
         assert!(text.contains("--rcheck --seconds 10800 --reap"), "{text}");
         assert!(text.contains("--set -p tcp -m tcp -j DNAT"), "{text}");
     }
@@ -580,9 +617,23 @@ mod tests {
     #[test]
     fn chains_no_longer_used_are_removed() {
         let present = BTreeSet::from(["KUBE-SVC-OLDOLDOLDOLDOLDO".to_owned(), "OTHER".to_owned()]);
-        let text = render(&RuleSet::default(), &settings(), &present);
+        let text = render(&RuleSet::default(), &settings(), &present, None).script;
         assert!(text.contains(":KUBE-SVC-OLDOLDOLDOLDOLDO - [0:0]\n"), "{text}");
         assert!(text.contains("-X KUBE-SVC-OLDOLDOLDOLDOLDO\n"), "{text}");
         assert!(!text.contains("OTHER"), "{text}");
+    }
+
+    #[test]
+    fn unchanged_services_are_left_alone() {
+        let one = |ip| build([&service("a", "10.43.0.9")], [&slice("a", &[(ip, "n1", "ready")])], "n1", false);
+        let (old, new) = (one("10.42.0.5"), one("10.42.0.6"));
+        let first = render(&old, &settings(), &BTreeSet::new(), None);
+        assert_eq!(first.chains.len(), 2);
+        let again = render(&old, &settings(), &first.chains, Some(&old));
+        assert!(!again.script.contains("-A KUBE-SEP-") && again.script.contains("-j KUBE-SVC-"), "{}", again.script);
+        assert_eq!(again.chains, first.chains);
+        let changed = render(&new, &settings(), &first.chains, Some(&old));
+        assert!(changed.script.contains("--to-destination 10.42.0.6:8080"), "{}", changed.script);
+        assert!(changed.script.contains("-X KUBE-SEP-"), "{}", changed.script);
     }
 }

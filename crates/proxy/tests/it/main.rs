@@ -10,6 +10,7 @@ use orkd_proxy::model::{
     Slice,
 };
 use orkd_proxy::ruleset::build;
+use orkd_reconcile::Meta;
 
 /// Restores `scripts` one after the other in a fresh namespace and gives what the kernel has then.
 fn restore(scripts: &[String]) -> String {
@@ -37,11 +38,9 @@ fn restore(scripts: &[String]) -> String {
 fn service(name: &str, spec: ServiceSpec, ingress: &str) -> Service {
     let ingress = LoadBalancerIngress { ip: ingress.into(), ip_mode: String::new() };
     Service {
-        namespace: "default".into(),
-        name: name.into(),
+        metadata: Meta { namespace: "default".into(), name: name.into(), ..Meta::default() },
         spec,
         status: ServiceStatus { load_balancer: LoadBalancerStatus { ingress: vec![ingress] } },
-        ..Service::default()
     }
 }
 
@@ -79,8 +78,11 @@ fn the_kernel_takes_every_sort_of_rule_and_a_second_sync_removes_the_first() {
         .iter()
         .flat_map(|s| {
             s.spec.ports.iter().map(|p| Slice {
-                namespace: "default".into(),
-                service: s.name.clone(),
+                metadata: Meta {
+                    namespace: "default".into(),
+                    labels: [("kubernetes.io/service-name".to_owned(), s.metadata.name.to_string())].into(),
+                    ..Meta::default()
+                },
                 address_type: "IPv4".into(),
                 ports: vec![EndpointPort {
                     name: Some(p.name.clone()),
@@ -99,7 +101,7 @@ fn the_kernel_takes_every_sort_of_rule_and_a_second_sync_removes_the_first() {
         })
         .collect();
     let settings = Settings { cluster_cidr: "10.42.0.0/16".parse().ok() };
-    let full = render(&build(&services, &slices, "n1", false), &settings, &BTreeSet::new());
+    let full = render(&build(&services, &slices, "n1", false), &settings, &BTreeSet::new(), None).script;
     let saved = restore(std::slice::from_ref(&full));
     assert!(saved.contains("--to-destination 10.42.0.5:8080"), "{saved}");
 
@@ -108,7 +110,7 @@ fn the_kernel_takes_every_sort_of_rule_and_a_second_sync_removes_the_first() {
         .filter_map(|l| l.strip_prefix(':'))
         .filter_map(|l| l.split_whitespace().next().map(str::to_owned))
         .collect();
-    let empty = render(&build([], [], "n1", false), &settings, &present);
+    let empty = render(&build([], [], "n1", false), &settings, &present, None).script;
     let saved = restore(&[full, empty]);
     assert!(!saved.contains("KUBE-SEP-") && !saved.contains("KUBE-SVC-"), "{saved}");
 }
