@@ -10,6 +10,7 @@
 
 pub mod json;
 pub mod normalize;
+pub mod protobuf;
 mod rules;
 
 pub use normalize::{apply_schema_defaults, normalize};

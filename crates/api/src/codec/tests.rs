@@ -95,6 +95,57 @@ fn testdata_json_is_written_as_read() {
 }
 
 #[test]
+fn testdata_protobuf_is_read_and_written() {
+    for (stem, ty) in testdata() {
+        let name = stem.display().to_string();
+        let Some(ty) = ty else { continue };
+        let (value, _) = json::decode(&read(&stem, "json"), ty, Strictness::Strict).expect("json");
+        let bytes = read(&stem, "pb");
+        assert!(protobuf::has_form(ty), "{name}");
+        let meta = protobuf::identify(&bytes).expect("envelope");
+        let decoded = protobuf::decode(&bytes, ty).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let (got, want) = (json::pretty(&json::to_vec(&decoded, ty)), json::pretty(&json::to_vec(&value, ty)));
+        same_text(&name, &got, &want);
+        let mut out = Vec::new();
+        if ty.has_type_meta() {
+            protobuf::encode(&value, ty, &mut out);
+        } else {
+            // The type says no kind of itself, the envelope does.
+            let mut value = value.clone();
+            value["kind"] = meta.kind.into();
+            value["apiVersion"] = meta.api_version.into();
+            protobuf::encode(&value, ty, &mut out);
+        }
+        if out != bytes {
+            let at = out.iter().zip(&bytes).position(|(a, b)| a != b).unwrap_or(out.len().min(bytes.len()));
+            let show =
+                |b: &[u8]| b[at.saturating_sub(40).min(b.len())..(at + 40).min(b.len())].escape_ascii().to_string();
+            panic!("{name} at {at} of {} / {}:\n got {}\nwant {}", out.len(), bytes.len(), show(&out), show(&bytes));
+        }
+    }
+}
+
+#[test]
+fn presence_in_protobuf_is_gos() {
+    let ty = type_of("apps/v1", "Deployment");
+    let text =
+        br#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"x"},"spec":{"replicas":0,"paused":false,
+        "selector":{"matchLabels":{"a":"b"}},"template":{"spec":{"automountServiceAccountToken":false,
+        "containers":[{"name":"c","image":"i","securityContext":{"runAsUser":0}}]}},
+        "strategy":{"rollingUpdate":{"maxSurge":0,"maxUnavailable":"25%"}}}}"#;
+    let (value, _) = json::decode(text, ty, Strictness::Strict).expect("deployment");
+    let mut out = Vec::new();
+    protobuf::encode(&value, ty, &mut out);
+    assert_eq!(protobuf::decode(&out, ty), Ok(value));
+    assert_eq!(
+        protobuf::decode(b"{}", ty).map_err(|e| e.message),
+        Err("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]".into())
+    );
+    let frame = protobuf::watch_frame("ADDED", &out);
+    assert_eq!(u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize, frame.len() - 4);
+}
+
+#[test]
 fn zero_values_are_dropped_and_added_as_go_does() {
     let text = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x","labels":{},"creationTimestamp":null},
         "spec":{"hostNetwork":false,"hostUsers":false,"nodeSelector":{},"volumes":[],"terminationGracePeriodSeconds":0,
@@ -295,6 +346,14 @@ mod random {
             let _ = json::decode_untyped(&bytes, Strictness::Strict);
             let _ = json::identify(&bytes);
             let _ = json::pretty(&bytes);
+            let mut pb = protobuf::PREFIX.to_vec();
+            pb.extend_from_slice(&bytes);
+            let _ = protobuf::decode(&pb, type_of("v1", "Pod"));
+            let mut message = protobuf::PREFIX.to_vec();
+            message.extend([0x12, u8::try_from(bytes.len().min(127)).unwrap_or(0)]);
+            message.extend_from_slice(&bytes[..bytes.len().min(127)]);
+            let _ = protobuf::decode(&message, type_of("apiextensions.k8s.io/v1", "CustomResourceDefinition"));
+            let _ = protobuf::decode(&message, type_of("v1", "List"));
         }
 
         #[test]
@@ -328,6 +387,14 @@ fn codec_costs() {
     cost("serde_json::from_slice", || serde_json::from_slice::<Value>(text));
     cost("json encode", || json::to_vec(&value, pod));
     cost("clone", || value.clone());
+    let mut pb = Vec::new();
+    protobuf::encode(&value, pod, &mut pb);
+    cost("protobuf decode", || protobuf::decode(&pb, pod));
+    cost("protobuf encode", || {
+        let mut out = Vec::with_capacity(pb.len());
+        protobuf::encode(&value, pod, &mut out);
+        out
+    });
     cost("normalize", || {
         let mut copy = value.clone();
         normalize(&mut copy, pod, Strictness::Strict)
