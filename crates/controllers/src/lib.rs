@@ -1,1 +1,39 @@
-//! orkd-controllers
+//! The controllers: one file each, listed once in [`all`].
+//!
+//! A controller reads shared informers, decides in a pure `plan`, and writes with its own identity
+//! (`system:serviceaccount:kube-system:<service account>`). Composition gives a [`kube::Client`] for each identity
+//! ([`Composition::client`]); all controllers read by one more.
+//!
+//! Invariant: controllers do not know each other; they meet in objects only. They depend neither on the API
+//! server's crate nor on the store.
+//!
+//! Where to start reading: [`replica_set`], then [`all`].
+
+pub mod replica_set;
+
+mod cx;
+mod freshness;
+mod owners;
+mod pods;
+pub mod views;
+
+pub use cx::{Composition, Config, ControllerSpec, Cx, Run, SigningAuthority, run_all, run_some};
+
+/// Every controller of the process.
+pub fn all() -> Vec<ControllerSpec> {
+    vec![replica_set::SPEC]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<&str> = all().iter().map(|c| c.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

@@ -1,0 +1,110 @@
+//! What controllers are given and how they are started.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use orkd_base::{BoxError, CancellationToken, Clock, Supervisor, TaskKind};
+use orkd_reconcile::{Api, Informers, Recorder};
+
+/// What operators decide about controllers.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Ranges of pod addresses, at most one of each family; empty when nodes get no ranges.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// The prefix length of a node's IPv4 range; 24 if `None`.
+    pub node_mask_v4: Option<u8>,
+    /// The prefix length of a node's IPv6 range; 64 if `None`.
+    pub node_mask_v6: Option<u8>,
+    /// The certificates that clients trust, as PEM: what `kube-root-ca.crt` holds. Empty publishes nothing.
+    pub root_ca_pem: String,
+    /// The authority that signs certificate requests; `None` signs nothing.
+    pub signer: Option<SigningAuthority>,
+}
+
+/// The authority of certificate requests. Its key is not printed.
+#[derive(Clone)]
+pub struct SigningAuthority {
+    /// Certificate, PEM.
+    pub certificate_pem: String,
+    /// Key, PEM.
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for SigningAuthority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SigningAuthority")
+    }
+}
+
+/// What one controller is given.
+#[derive(Clone)]
+pub struct Cx {
+    /// The caches all controllers share.
+    pub informers: Informers,
+    /// Requests as this controller.
+    pub api: Api,
+    /// Events as this controller.
+    pub recorder: Recorder,
+    /// The time.
+    pub clock: Clock,
+    /// For tasks beside the controller's own.
+    pub supervisor: Supervisor,
+    /// What the operator decided.
+    pub config: Arc<Config>,
+    /// Cancelled when the controller shall end.
+    pub stop: CancellationToken,
+}
+
+/// How a controller runs.
+pub type Run = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+
+/// One controller, as [`crate::all`] lists it.
+#[derive(Clone, Copy)]
+pub struct ControllerSpec {
+    /// Name: of the task, the user agent, the queue and the source of events.
+    pub name: &'static str,
+    /// Name of its service account in `kube-system`.
+    pub service_account: &'static str,
+    /// Runs it until `cx.stop`.
+    pub run: fn(Cx) -> Run,
+}
+
+/// What all controllers are started from.
+pub struct Composition {
+    /// The caches, read with an identity that may list and watch everything.
+    pub informers: Informers,
+    /// Where tasks run.
+    pub supervisor: Supervisor,
+    /// The time.
+    pub clock: Clock,
+    /// What the operator decided.
+    pub config: Config,
+    /// A client with the identity of a service account in `kube-system`.
+    pub client: Box<dyn Fn(&str) -> kube::Client + Send + Sync>,
+}
+
+/// Starts every controller. They end with the supervisor.
+pub fn run_all(composition: Composition) {
+    run_some(composition, |_| true);
+}
+
+/// Starts the controllers that are wanted by name.
+pub fn run_some(composition: Composition, wanted: impl Fn(&str) -> bool) {
+    let config = Arc::new(composition.config);
+    for spec in crate::all().into_iter().filter(|spec| wanted(spec.name)) {
+        let api = Api::new((composition.client)(spec.service_account), spec.name);
+        let supervisor = composition.supervisor.clone();
+        let cx = Cx {
+            informers: composition.informers.clone(),
+            recorder: Recorder::new(api.clone(), &supervisor, spec.name, ""),
+            api,
+            clock: composition.clock.clone(),
+            supervisor: supervisor.clone(),
+            config: config.clone(),
+            stop: CancellationToken::new(),
+        };
+        supervisor.run(TaskKind::Controller, spec.name, move |stop| (spec.run)(Cx { stop, ..cx.clone() }));
+    }
+}

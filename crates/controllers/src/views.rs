@@ -1,0 +1,469 @@
+//! The trimmed structs that controllers read, shared by all of them so that each kind is cached once.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use orkd_reconcile::{LabelSelector, Meta, View, null_default};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+macro_rules! view {
+    ($ty:ty, $group:literal, $version:literal, $kind:literal, $plural:literal) => {
+        view!($ty, $group, $version, $kind, $plural, true);
+    };
+    ($ty:ty, $group:literal, $version:literal, $kind:literal, $plural:literal, $namespaced:literal) => {
+        impl View for $ty {
+            const GROUP: &'static str = $group;
+            const VERSION: &'static str = $version;
+            const KIND: &'static str = $kind;
+            const PLURAL: &'static str = $plural;
+            const NAMESPACED: bool = $namespaced;
+            fn meta(&self) -> &Meta {
+                &self.metadata
+            }
+        }
+    };
+}
+pub(crate) use view;
+
+/// A condition in a status, of any kind.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Condition {
+    /// Type, such as `Ready`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// Machine-readable reason.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Text.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// When `status` changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<Timestamp>,
+    /// When it was updated (deployments).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_update_time: Option<Timestamp>,
+    /// When it was reported (nodes).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_heartbeat_time: Option<Timestamp>,
+    /// Generation it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+/// The condition of a type.
+pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.kind == kind)
+}
+
+/// A pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Specification.
+    pub spec: PodSpec,
+    /// Status.
+    pub status: PodStatus,
+}
+view!(Pod, "", "v1", "Pod", "pods");
+
+/// What controllers read of a pod's specification.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// The node; empty while unscheduled.
+    pub node_name: String,
+    /// Restart policy.
+    pub restart_policy: String,
+    /// Host name.
+    pub hostname: String,
+    /// Domain below the namespace's.
+    pub subdomain: String,
+    /// Service account.
+    pub service_account_name: String,
+    /// Whether the node's network is used.
+    pub host_network: bool,
+    /// Containers.
+    #[serde(deserialize_with = "null_default")]
+    pub containers: Vec<Container>,
+    /// Init containers: those that are sidecars have ports too.
+    #[serde(deserialize_with = "null_default")]
+    pub init_containers: Vec<Container>,
+    /// Tolerations.
+    #[serde(deserialize_with = "null_default")]
+    pub tolerations: Vec<Toleration>,
+}
+
+/// What controllers read of a container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// `Always` for sidecars.
+    pub restart_policy: String,
+    /// Ports.
+    #[serde(deserialize_with = "null_default")]
+    pub ports: Vec<ContainerPort>,
+}
+
+/// A port of a container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerPort {
+    /// Name.
+    pub name: String,
+    /// Number.
+    pub container_port: i32,
+    /// Protocol.
+    pub protocol: String,
+}
+
+/// A toleration.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Toleration {
+    /// Key; empty with `Exists` for all.
+    pub key: String,
+    /// `Equal` or `Exists`; empty for `Equal`.
+    pub operator: String,
+    /// Value.
+    pub value: String,
+    /// Effect; empty for all.
+    pub effect: String,
+    /// For how long a `NoExecute` taint is tolerated; `None` for ever.
+    pub toleration_seconds: Option<i64>,
+}
+
+/// What controllers read of a pod's status.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
+    pub phase: String,
+    /// Machine-readable reason.
+    pub reason: String,
+    /// Conditions.
+    #[serde(deserialize_with = "null_default")]
+    pub conditions: Vec<Condition>,
+    /// First address.
+    #[serde(rename = "podIP")]
+    pub pod_ip: String,
+    /// Addresses.
+    #[serde(rename = "podIPs", deserialize_with = "null_default")]
+    pub pod_ips: Vec<PodIp>,
+    /// Address of the node.
+    #[serde(rename = "hostIP")]
+    pub host_ip: String,
+    /// Containers.
+    #[serde(deserialize_with = "null_default")]
+    pub container_statuses: Vec<ContainerStatus>,
+}
+
+/// One address of a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodIp {
+    /// The address.
+    pub ip: String,
+}
+
+/// What controllers read of a container's status.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerStatus {
+    /// How often it was restarted.
+    pub restart_count: i32,
+}
+
+/// A replica set.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ReplicaSet {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Specification.
+    pub spec: ReplicaSetSpec,
+    /// Status.
+    pub status: ReplicaSetStatus,
+}
+view!(ReplicaSet, "apps", "v1", "ReplicaSet", "replicasets");
+
+/// What is asked of a replica set.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplicaSetSpec {
+    /// How many pods.
+    pub replicas: Option<i32>,
+    /// How long a pod must be ready to count as available.
+    pub min_ready_seconds: i32,
+    /// Which pods.
+    pub selector: LabelSelector,
+    /// What pods are made of, as it was sent.
+    pub template: Option<Box<RawValue>>,
+}
+
+/// The status of a replica set.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReplicaSetStatus {
+    /// Active pods.
+    pub replicas: i32,
+    /// Active pods with all labels of the template.
+    pub fully_labeled_replicas: i32,
+    /// Ready pods.
+    pub ready_replicas: i32,
+    /// Available pods.
+    pub available_replicas: i32,
+    /// Pods that are being deleted.
+    pub terminating_replicas: Option<i32>,
+    /// The generation this is about.
+    pub observed_generation: i64,
+    /// Conditions.
+    #[serde(deserialize_with = "null_default")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A deployment.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Deployment {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Specification.
+    pub spec: DeploymentSpec,
+    /// Status.
+    pub status: DeploymentStatus,
+}
+view!(Deployment, "apps", "v1", "Deployment", "deployments");
+
+/// What is asked of a deployment.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DeploymentSpec {
+    /// How many pods.
+    pub replicas: Option<i32>,
+    /// Which pods.
+    pub selector: LabelSelector,
+    /// What pods are made of.
+    pub template: Value,
+    /// How new pods replace old ones.
+    pub strategy: Strategy,
+    /// How long a pod must be ready to count as available.
+    pub min_ready_seconds: i32,
+    /// How many old replica sets are kept.
+    pub revision_history_limit: Option<i32>,
+    /// Whether roll-outs are paused.
+    pub paused: bool,
+    /// How long a roll-out may stand still.
+    pub progress_deadline_seconds: Option<i32>,
+}
+
+/// How new pods replace old ones.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Strategy {
+    /// `RollingUpdate` or `Recreate`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Parameters.
+    pub rolling_update: Option<RollingUpdate>,
+}
+
+/// Parameters of a rolling update: numbers or percentages.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RollingUpdate {
+    /// How many pods may be missing.
+    pub max_unavailable: Value,
+    /// How many pods may be too many.
+    pub max_surge: Value,
+}
+
+/// The status of a deployment.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DeploymentStatus {
+    /// The generation this is about.
+    pub observed_generation: i64,
+    /// Pods.
+    pub replicas: i32,
+    /// Pods of the newest template.
+    pub updated_replicas: i32,
+    /// Ready pods.
+    pub ready_replicas: i32,
+    /// Available pods.
+    pub available_replicas: i32,
+    /// Pods that are missing.
+    pub unavailable_replicas: i32,
+    /// Pods that are being deleted.
+    pub terminating_replicas: Option<i32>,
+    /// How often two templates had one hash.
+    pub collision_count: Option<i32>,
+    /// Conditions.
+    #[serde(deserialize_with = "null_default")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Specification.
+    pub spec: NodeSpec,
+    /// Status.
+    pub status: NodeStatus,
+}
+view!(Node, "", "v1", "Node", "nodes", false);
+
+/// What controllers read of a node's specification.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeSpec {
+    /// Whether it is cordoned.
+    pub unschedulable: bool,
+    /// First range of pod addresses.
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: String,
+    /// Ranges of pod addresses.
+    #[serde(rename = "podCIDRs", deserialize_with = "null_default")]
+    pub pod_cidrs: Vec<String>,
+    /// Taints.
+    #[serde(deserialize_with = "null_default")]
+    pub taints: Vec<Taint>,
+}
+
+/// A taint.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    /// Effect.
+    pub effect: String,
+    /// Since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_added: Option<Timestamp>,
+}
+
+/// What controllers read of a node's status.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeStatus {
+    /// Conditions.
+    #[serde(deserialize_with = "null_default")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Namespace {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Specification.
+    pub spec: NamespaceSpec,
+    /// Status.
+    pub status: NamespaceStatus,
+}
+view!(Namespace, "", "v1", "Namespace", "namespaces", false);
+
+/// A namespace's finalizers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NamespaceSpec {
+    /// Finalizers.
+    #[serde(deserialize_with = "null_default")]
+    pub finalizers: Vec<String>,
+}
+
+/// A namespace's status.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NamespaceStatus {
+    /// `Active` or `Terminating`.
+    pub phase: String,
+    /// Conditions.
+    #[serde(deserialize_with = "null_default")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A service account.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServiceAccount {
+    /// Metadata.
+    pub metadata: Meta,
+}
+view!(ServiceAccount, "", "v1", "ServiceAccount", "serviceaccounts");
+
+/// A config map with its data.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ConfigMap {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Data.
+    #[serde(deserialize_with = "null_default")]
+    pub data: BTreeMap<String, String>,
+}
+view!(ConfigMap, "", "v1", "ConfigMap", "configmaps");
+
+/// A service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Service {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Specification.
+    pub spec: ServiceSpec,
+}
+view!(Service, "", "v1", "Service", "services");
+
+/// What controllers read of a service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Which pods; without one others keep the endpoints.
+    pub selector: Option<BTreeMap<String, String>>,
+    /// First address; `None` for headless services.
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: String,
+    /// Families of addresses.
+    #[serde(deserialize_with = "null_default")]
+    pub ip_families: Vec<String>,
+    /// Ports.
+    #[serde(deserialize_with = "null_default")]
+    pub ports: Vec<ServicePort>,
+    /// Whether pods count before they are ready.
+    pub publish_not_ready_addresses: bool,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServicePort {
+    /// Name; may be empty when there is one port.
+    pub name: String,
+    /// Protocol.
+    pub protocol: String,
+    /// Number.
+    pub port: i32,
+    /// Number or name of the pods' port.
+    pub target_port: Value,
+    /// Application protocol.
+    pub app_protocol: Option<String>,
+}
