@@ -9,6 +9,7 @@
 //!
 //! Where to start reading: [`replica_set`], then [`all`].
 
+pub mod deployment;
 pub mod replica_set;
 
 mod cx;
@@ -21,7 +22,7 @@ pub use cx::{Composition, Config, ControllerSpec, Cx, Run, SigningAuthority, run
 
 /// Every controller of the process.
 pub fn all() -> Vec<ControllerSpec> {
-    vec![replica_set::SPEC]
+    vec![deployment::SPEC, replica_set::SPEC]
 }
 
 #[cfg(test)]

@@ -25,7 +25,6 @@ macro_rules! view {
         }
     };
 }
-pub(crate) use view;
 
 /// A condition in a status, of any kind.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
