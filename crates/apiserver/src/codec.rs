@@ -1,18 +1,278 @@
-//! Between bytes and objects, by the schema of a kind.
+//! Between bytes and objects: the codecs of `orkd-api` in the words of this crate.
 
 use bytes::Bytes;
+use orkd_api::codec::{self, Strictness};
 use orkd_api::kind::Kind;
+use orkd_api::schema::Type;
+use orkd_api::status::Status;
 use serde_json::Value;
 
+use crate::cache::Entry;
+use crate::negotiation::Format;
+use crate::registry::options::FieldValidation;
+use crate::warning::Warnings;
+
+/// Group, version and kind of the body a door takes.
+pub type Door<'d> = (&'d str, &'d str, &'d str);
+
+impl From<FieldValidation> for Strictness {
+    fn from(validation: FieldValidation) -> Self {
+        match validation {
+            FieldValidation::Strict => Strictness::Strict,
+            FieldValidation::Warn => Strictness::Warn,
+            FieldValidation::Ignore => Strictness::Ignore,
+        }
+    }
+}
+
+fn type_of(kind: &dyn Kind) -> Option<Type> {
+    let info = kind.info();
+    Type::of_kind(&info.group, &info.version, &info.kind)
+}
+
+fn type_of_value(value: &Value) -> Option<Type> {
+    let text = |f: &str| value[f].as_str().unwrap_or_default();
+    Type::of_api_version(text("apiVersion"), text("kind"))
+}
+
 /// Reads a stored value: JSON, or protobuf as a stock API server wrote it.
-pub fn decode_stored(_kind: &dyn Kind, stored: &[u8]) -> Option<Value> {
+pub fn decode_stored(kind: &dyn Kind, stored: &[u8]) -> Option<Value> {
+    if stored.starts_with(b"k8s\0") {
+        return protobuf_decode(stored, type_of(kind)?).ok();
+    }
     serde_json::from_slice(stored).ok()
 }
 
 /// The stored form of an object.
-pub fn encode_stored(_kind: &dyn Kind, object: &Value) -> Bytes {
-    serde_json::to_vec(object).unwrap_or_default().into()
+pub fn encode_stored(kind: &dyn Kind, object: &Value) -> Bytes {
+    match type_of(kind) {
+        Some(ty) => codec::json::to_vec(object, ty).into(),
+        None => encode(object),
+    }
 }
 
 /// Sets the defaults that the schema table states.
-pub fn default(_kind: &dyn Kind, _object: &mut Value) {}
+pub fn default(kind: &dyn Kind, object: &mut Value) {
+    if let Some(ty) = type_of(kind) {
+        codec::apply_schema_defaults(object, ty);
+    }
+}
+
+/// Encodes an object that says its own type.
+pub fn encode(object: &Value) -> Bytes {
+    match type_of_value(object) {
+        Some(ty) => codec::json::to_vec(object, ty).into(),
+        None => {
+            let mut out = Vec::new();
+            codec::json::encode_untyped(object, &mut out);
+            out.into()
+        }
+    }
+}
+
+/// Whether a body nests deeper than any object does.
+pub fn too_deep(bytes: &[u8]) -> bool {
+    const MAX: usize = 120;
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for &c in bytes {
+        if in_string {
+            in_string = escaped || c != b'"';
+            escaped = !escaped && c == b'\\';
+            continue;
+        }
+        match c {
+            b'"' => in_string = true,
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > MAX {
+                    return true;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+fn bad(text: impl Into<String>) -> Status {
+    Status::new(400, "BadRequest", text)
+}
+
+/// Decodes a body into the type of a door. Missing `kind` and `apiVersion` are those of the door.
+pub fn decode(
+    format: Format,
+    bytes: &[u8],
+    door: Door<'_>,
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Value, Status> {
+    let (group, version, kind) = door;
+    let ty = Type::of_kind(group, version, kind).ok_or_else(|| Status::internal(format!("no schema of {kind}")))?;
+    let json;
+    let (bytes, meta) = match format {
+        Format::Json => (bytes, codec::json::identify(bytes)),
+        Format::Yaml => {
+            json = yaml_to_json(bytes).map_err(|e| bad(codec::unrecognized(kind, &e, bytes)))?;
+            (json.as_slice(), codec::json::identify(&json))
+        }
+        Format::Protobuf => return decode_protobuf(bytes, ty, door),
+    };
+    let meta = meta.map_err(|e| {
+        bad(codec::unrecognized(kind, &format!("couldn't get version/kind; json parse error: {}", e.message), bytes))
+    })?;
+    let wanted = crate::resources::api_version(group, version);
+    let (have_version, have_kind) = (
+        if meta.api_version.is_empty() { wanted.as_str() } else { meta.api_version.as_str() },
+        if meta.kind.is_empty() { kind } else { meta.kind.as_str() },
+    );
+    check_type(door, &wanted, have_version, have_kind)?;
+    let (mut value, strict) = codec::json::decode(bytes, ty, validation.into())
+        .map_err(|e| bad(codec::cannot_be_handled(kind, version, kind, &e.message)))?;
+    if !strict.is_empty() {
+        match validation {
+            FieldValidation::Strict => {
+                return Err(bad(codec::cannot_be_handled(kind, version, kind, &strict.message())));
+            }
+            FieldValidation::Warn => warnings.extend(strict.0),
+            FieldValidation::Ignore => {}
+        }
+    }
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".into(), wanted.into());
+        map.insert("kind".into(), kind.into());
+    }
+    Ok(value)
+}
+
+/// A body of another type than the door's is refused in upstream's words.
+fn check_type(door: Door<'_>, wanted: &str, have_version: &str, have_kind: &str) -> Result<(), Status> {
+    let (group, version, kind) = door;
+    if have_version == wanted && have_kind == kind {
+        return Ok(());
+    }
+    let cause = if Type::of_api_version(have_version, have_kind).is_none() {
+        format!("no kind {have_kind:?} is registered for version {have_version:?} in scheme {SCHEME:?}")
+    } else {
+        let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or(group) };
+        let (_, v) = have_version.split_once('/').unwrap_or(("", have_version));
+        format!("converting ({v}.{have_kind}) to ({package}.{kind}): unknown conversion")
+    };
+    Err(bad(codec::cannot_be_handled(have_kind, version, kind, &cause)))
+}
+
+const SCHEME: &str = "pkg/api/legacyscheme/scheme.go:30";
+
+fn yaml_to_json(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    if bytes.trim_ascii_start().starts_with(b"{") { Ok(bytes.to_vec()) } else { Err("YAML is not served yet".into()) }
+}
+
+/// Decodes a patch: no type, but well formed.
+pub fn decode_patch(
+    format: Format,
+    bytes: &[u8],
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<Value, Status> {
+    let json;
+    let bytes = match format {
+        Format::Yaml => {
+            json = yaml_to_json(bytes).map_err(|e| bad(format!("error decoding YAML: {e}")))?;
+            json.as_slice()
+        }
+        _ => bytes,
+    };
+    let (value, strict) = codec::json::decode_untyped(bytes, validation.into())
+        .map_err(|e| bad(format!("error decoding patch: {}", e.message)))?;
+    if !strict.is_empty() {
+        match validation {
+            FieldValidation::Strict => return Err(bad(format!("error decoding patch: {}", strict.message()))),
+            FieldValidation::Warn => warnings.extend(strict.0),
+            FieldValidation::Ignore => {}
+        }
+    }
+    Ok(value)
+}
+
+/// Normalises an object after a patch. The error is the text of what does not fit.
+pub fn normalize(
+    value: &mut Value,
+    door: Door<'_>,
+    validation: FieldValidation,
+    warnings: &Warnings,
+) -> Result<(), String> {
+    let Some(ty) = Type::of_kind(door.0, door.1, door.2) else { return Ok(()) };
+    let strict = codec::normalize(value, ty, validation.into()).map_err(|e| e.message)?;
+    if !strict.is_empty() {
+        match validation {
+            FieldValidation::Strict => return Err(strict.message()),
+            FieldValidation::Warn => warnings.extend(strict.0),
+            FieldValidation::Ignore => {}
+        }
+    }
+    Ok(())
+}
+
+/// Decodes `DeleteOptions`, which come in any group version.
+pub fn decode_delete_options(format: Format, bytes: &[u8]) -> Result<Value, Status> {
+    let ty = Type::of_kind("", "v1", "DeleteOptions")
+        .or_else(|| Type::named("k8s.io/apimachinery/pkg/apis/meta/v1.DeleteOptions"))
+        .ok_or_else(|| Status::internal("no schema of DeleteOptions"))?;
+    let json;
+    let bytes = match format {
+        Format::Json => bytes,
+        Format::Yaml => {
+            json = yaml_to_json(bytes).map_err(bad)?;
+            json.as_slice()
+        }
+        Format::Protobuf => return decode_protobuf(bytes, ty, ("", "v1", "DeleteOptions")),
+    };
+    let (value, _) = codec::json::decode(bytes, ty, Strictness::Ignore).map_err(|e| bad(e.message))?;
+    Ok(value)
+}
+
+/// The text Go's decoder has for bytes that are no JSON.
+pub fn go_json_error(bytes: &[u8]) -> String {
+    // A Go string of bytes that are no UTF-8 shows the first byte as the character of that number.
+    let latin: String = bytes.iter().map(|b| char::from(*b)).collect();
+    match codec::json::decode_untyped(latin.as_bytes(), Strictness::Ignore) {
+        Err(e) => e.message,
+        Ok(_) => "unexpected end of JSON input".into(),
+    }
+}
+
+/// Encodes YAML.
+pub fn encode_yaml(value: &Value) -> Bytes {
+    encode(value)
+}
+
+/// Whether answers can be protobuf.
+pub const PROTOBUF: bool = false;
+
+fn protobuf_decode(_bytes: &[u8], _ty: Type) -> Result<Value, String> {
+    Err("protobuf is not served yet".into())
+}
+
+fn decode_protobuf(bytes: &[u8], ty: Type, _door: Door<'_>) -> Result<Value, Status> {
+    protobuf_decode(bytes, ty).map_err(bad)
+}
+
+/// Encodes protobuf; `None` for what has no such form.
+pub fn encode_protobuf(_value: &Value) -> Option<Bytes> {
+    None
+}
+
+/// The protobuf form of an entry.
+pub fn entry_protobuf(entry: &Entry) -> Bytes {
+    entry.protobuf(|value| encode_protobuf(value).unwrap_or_default()).clone()
+}
+
+/// JSON of an object as protobuf.
+pub fn json_to_protobuf(json: &[u8]) -> Bytes {
+    serde_json::from_slice(json).ok().and_then(|v| encode_protobuf(&v)).unwrap_or_default()
+}
+
+/// A watch frame in protobuf.
+pub fn protobuf_frame(_kind: &str, _object: Bytes) -> Bytes {
+    Bytes::new()
+}

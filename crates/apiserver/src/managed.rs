@@ -18,6 +18,19 @@ pub fn update(
     Ok(())
 }
 
+/// Applies `patch` for `manager`.
+pub fn apply(
+    _kind: &dyn Kind,
+    _live: Option<&Value>,
+    patch: Value,
+    _manager: &str,
+    _force: bool,
+    _subresource: &str,
+    _now: Timestamp,
+) -> Result<Value, Status> {
+    Ok(patch)
+}
+
 /// Where nothing but the times of managed fields differs, takes the times that stand, so that a write of no change
 /// is none.
 pub fn keep_times(new: &mut Value, old: &Value) {

@@ -1,13 +1,273 @@
-//! Content negotiation.
+//! Content negotiation: which encoding and shape a client wants (`Accept`), and which encoding a body has
+//! (`Content-Type`). Upstream: `endpoints/handlers/negotiation`.
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::request::Parts;
 use orkd_api::status::Status;
 use serde_json::Value;
 
+use crate::query::Query;
+use crate::registry::options::FieldValidation;
 use crate::rest::Call;
 
+/// An encoding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// `application/json`
+    #[default]
+    Json,
+    /// `application/yaml`
+    Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
+}
+
+impl Format {
+    /// The media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/json",
+            Format::Yaml => "application/yaml",
+            Format::Protobuf => "application/vnd.kubernetes.protobuf",
+        }
+    }
+}
+
+/// A shape that a client may want instead of the object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// The object or list itself.
+    #[default]
+    Object,
+    /// A table, of API version `meta.k8s.io/v1` or `v1beta1`.
+    Table(&'static str),
+    /// Metadata only.
+    Metadata(&'static str),
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Encoding.
+    pub format: Format,
+    /// Shape.
+    pub shape: Shape,
+    /// With line breaks and indentation (JSON).
+    pub pretty: bool,
+    /// Whether the answer may be compressed.
+    pub gzip: bool,
+}
+
+/// What an answer can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// An object or a list; tables and metadata can be made of it.
+    Objects,
+    /// A stream of watch events.
+    Watch,
+    /// One object that has no other shape (Status, Scale, reviews).
+    Plain,
+}
+
+/// One clause of an `Accept` header.
+#[derive(Debug)]
+struct Clause<'h> {
+    ty: &'h str,
+    subtype: &'h str,
+    quality: f32,
+    params: Vec<(&'h str, &'h str)>,
+}
+
+impl<'h> Clause<'h> {
+    fn param(&self, name: &str) -> &'h str {
+        self.params.iter().find(|(k, _)| k.eq_ignore_ascii_case(name)).map_or("", |(_, v)| v)
+    }
+}
+
+fn clauses(header: &str) -> Vec<Clause<'_>> {
+    let mut all: Vec<Clause<'_>> = header
+        .split(',')
+        .filter_map(|text| {
+            let mut pieces = text.split(';').map(str::trim);
+            let (ty, subtype) = match pieces.next()?.split_once('/') {
+                Some((ty, subtype)) => (ty.trim(), subtype.trim()),
+                None => return None,
+            };
+            let params: Vec<(&str, &str)> =
+                pieces.filter_map(|p| p.split_once('=')).map(|(k, v)| (k.trim(), v.trim().trim_matches('"'))).collect();
+            let quality = params.iter().find(|(k, _)| *k == "q").map_or(Some(1.0), |(_, v)| v.parse().ok())?;
+            Some(Clause { ty, subtype, quality, params })
+        })
+        .collect();
+    // Higher quality first, then the more specific; otherwise in the client's order.
+    all.sort_by(|a, b| {
+        let specific = |c: &Clause<'_>| u8::from(c.ty != "*") + u8::from(c.subtype != "*");
+        b.quality.total_cmp(&a.quality).then(specific(b).cmp(&specific(a)))
+    });
+    all
+}
+
+/// The encoding and shape to answer with; 406 where there is none.
+pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Wanted, Status> {
+    let mut header = String::new();
+    for value in headers.get_all(ACCEPT) {
+        if !header.is_empty() {
+            header.push(',');
+        }
+        header.push_str(value.to_str().unwrap_or_default());
+    }
+    let base = Wanted { pretty: pretty(headers, query), gzip: accepts_gzip(headers), ..Wanted::default() };
+    if header.trim().is_empty() {
+        return Ok(base);
+    }
+    for clause in clauses(&header) {
+        if clause.quality <= 0.0 {
+            continue;
+        }
+        for format in offered(offer) {
+            let (ty, subtype) = format.media_type().split_once('/').unwrap_or_default();
+            let fits = (clause.ty == "*" && clause.subtype == "*")
+                || (clause.ty == ty && (clause.subtype == "*" || clause.subtype == subtype));
+            if !fits {
+                continue;
+            }
+            if *format == Format::Protobuf && !crate::codec::PROTOBUF {
+                continue;
+            }
+            if let Some(shape) = shape(&clause, offer, *format) {
+                return Ok(Wanted { format: *format, shape, ..base });
+            }
+        }
+    }
+    Err(not_acceptable(offer))
+}
+
+fn offered(offer: Offer) -> &'static [Format] {
+    match offer {
+        Offer::Watch => &[Format::Json, Format::Protobuf],
+        _ => &[Format::Json, Format::Yaml, Format::Protobuf],
+    }
+}
+
+/// The shape a clause asks for; `None` where it cannot be had.
+fn shape(clause: &Clause<'_>, offer: Offer, format: Format) -> Option<Shape> {
+    let (kind, group, version) = (clause.param("as"), clause.param("g"), clause.param("v"));
+    if kind.is_empty() {
+        return Some(Shape::Object);
+    }
+    let version = match version {
+        "v1" => "v1",
+        "v1beta1" => "v1beta1",
+        _ => return None,
+    };
+    if group != "meta.k8s.io" || offer == Offer::Plain {
+        return None;
+    }
+    match kind {
+        "Table" if format != Format::Protobuf => Some(Shape::Table(version)),
+        "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Shape::Metadata(version)),
+        _ => None,
+    }
+}
+
+fn not_acceptable(offer: Offer) -> Status {
+    let types: Vec<String> = offered(offer)
+        .iter()
+        .map(|f| match offer {
+            Offer::Watch => format!("{};stream=watch", f.media_type()),
+            _ => f.media_type().to_owned(),
+        })
+        .collect();
+    Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {}", types.join(", ")))
+}
+
+fn pretty(headers: &HeaderMap, query: &Query) -> bool {
+    match query.get("pretty") {
+        Some(value) => matches!(value, "1" | "true" | ""),
+        None => headers
+            .get(USER_AGENT)
+            .and_then(|v| v.to_str().ok())
+            .is_some_and(|ua| ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| ua.starts_with(p))),
+    }
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::ACCEPT_ENCODING)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.split(',').any(|e| e.trim().split(';').next() == Some("gzip")))
+}
+
+/// The encoding of a body; 415 for one that is not known. Without a header it is JSON.
+pub fn body_format(headers: &HeaderMap) -> Result<Format, Status> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Format::Json) };
+    let media = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match media.as_str() {
+        "" | "application/json" => Ok(Format::Json),
+        "application/yaml" => Ok(Format::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(Format::Protobuf),
+        _ => Err(Status::new(
+            415,
+            "UnsupportedMediaType",
+            "the body of the request was in an unknown format - accepted media types include: application/json, \
+             application/yaml, application/vnd.kubernetes.protobuf",
+        )),
+    }
+}
+
 /// Decodes the body of a call into the kind of its door.
-pub fn decode_body(_call: &Call, _parts: &Parts, bytes: &Bytes) -> Result<Value, Status> {
-    serde_json::from_slice(bytes).map_err(|e| Status::new(400, "BadRequest", e.to_string()))
+pub fn decode_body(call: &Call, parts: &Parts, bytes: &Bytes) -> Result<Value, Status> {
+    let info = call.kind.info();
+    let sub = info.subresources.iter().find(|s| s.name == call.info.subresource);
+    let (group, version, kind) = match sub {
+        Some(s) => (s.group.as_ref().unwrap_or(&info.group), s.version.as_ref().unwrap_or(&info.version), &s.kind),
+        None => (&info.group, &info.version, &info.kind),
+    };
+    let format = body_format(&parts.headers)?;
+    let strict = match call.query.text("fieldValidation") {
+        "Strict" => FieldValidation::Strict,
+        "Ignore" => FieldValidation::Ignore,
+        _ => FieldValidation::Warn,
+    };
+    crate::codec::decode(format, bytes, (group, version, kind), strict, &call.warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(accept: &str, offer: Offer, expected: &str) {
+        let mut headers = HeaderMap::new();
+        if let Ok(value) = accept.parse() {
+            headers.insert(ACCEPT, value);
+        }
+        let text = match negotiate(&headers, &Query::default(), offer) {
+            Ok(w) => format!("{:?} {:?}", w.format, w.shape),
+            Err(s) => s.code.to_string(),
+        };
+        assert_eq!(text, expected, "{accept}");
+    }
+
+    #[test]
+    fn accept_is_read_as_upstream_does() {
+        use Offer::{Objects, Plain, Watch};
+        check("*/*", Objects, "Json Object");
+        check("application/yaml", Objects, "Yaml Object");
+        check("application/vnd.kubernetes.protobuf,application/json", Objects, "Protobuf Object");
+        check("application/yaml;q=0.5,application/json;q=0.4", Objects, "Yaml Object");
+        check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Objects, "Json Table(\"v1\")");
+        check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Plain, "Json Object");
+        check("application/json;as=Table;v=v9;g=meta.k8s.io", Objects, "406");
+        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Objects, "Json Metadata(\"v1\")");
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json",
+            Objects,
+            "Json Object",
+        );
+        check("application/yaml", Watch, "406");
+        check("application/cbor", Objects, "406");
+        check("text/html", Objects, "406");
+    }
 }

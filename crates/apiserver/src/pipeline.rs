@@ -8,11 +8,14 @@ use orkd_api::kind::{Features, Name};
 use orkd_api::status::Status;
 use orkd_store::Store;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Operation, Plugin};
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::cache::{Caches, Reader};
+use crate::flow::Flow;
+use crate::metrics::Metrics;
 use crate::registry::{self, Hook, Request, Target};
 use crate::resources::{Resource, Resources};
 use crate::rest::{Call, Rest};
@@ -27,7 +30,17 @@ pub struct Builder {
     rest: HashMap<(Name, Name, Name), Arc<dyn Rest>>,
     features: Features,
     version: String,
+    flow: Flow,
+    checks: Vec<(String, Check)>,
+    paths: HashMap<String, PathHandler>,
+    stopping: CancellationToken,
 }
+
+/// A readiness check: `Err` tells why it is not ready.
+pub type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Answers a fixed path outside the resources (`/.well-known/openid-configuration`) with a value.
+pub type PathHandler = Arc<dyn Fn(&http::request::Parts) -> Result<Value, Status> + Send + Sync>;
 
 impl Builder {
     /// Adds an authenticator; they are asked in order.
@@ -36,7 +49,7 @@ impl Builder {
         self
     }
 
-    /// Adds an authorizer; they are asked in order. Without any, everything is allowed.
+    /// Adds an authorizer; they are asked in order. Without any, everything is forbidden.
     pub fn authorizer(mut self, authorizer: Arc<dyn Authorizer>) -> Self {
         self.authorizers.push(authorizer);
         self
@@ -73,6 +86,30 @@ impl Builder {
         self
     }
 
+    /// Limits requests in flight.
+    pub fn flow(mut self, flow: Flow) -> Self {
+        self.flow = flow;
+        self
+    }
+
+    /// Adds a check to `/readyz`.
+    pub fn ready_check(mut self, name: &str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.checks.push((name.into(), Box::new(check)));
+        self
+    }
+
+    /// Answers a path outside the resources.
+    pub fn path(mut self, path: &str, handler: PathHandler) -> Self {
+        self.paths.insert(path.into(), handler);
+        self
+    }
+
+    /// Sets the token that ends watches at shutdown.
+    pub fn stopping(mut self, token: CancellationToken) -> Self {
+        self.stopping = token;
+        self
+    }
+
     /// The server.
     pub fn build(self) -> ApiServer {
         let resources = Resources::new(&self.caches, &self.hooks, &self.rest);
@@ -84,6 +121,11 @@ impl Builder {
             admission: self.admission,
             features: self.features,
             version: self.version,
+            flow: self.flow,
+            metrics: Metrics::default(),
+            checks: self.checks,
+            paths: self.paths,
+            stopping: self.stopping,
         }))
     }
 }
@@ -100,6 +142,11 @@ pub(crate) struct Inner {
     pub(crate) admission: Vec<Arc<dyn Plugin>>,
     pub(crate) features: Features,
     pub(crate) version: String,
+    pub(crate) flow: Flow,
+    pub(crate) metrics: Metrics,
+    pub(crate) checks: Vec<(String, Check)>,
+    pub(crate) paths: HashMap<String, PathHandler>,
+    pub(crate) stopping: CancellationToken,
 }
 
 impl ApiServer {
@@ -114,6 +161,10 @@ impl ApiServer {
             rest: HashMap::new(),
             features: Features::default(),
             version: "orkd".into(),
+            flow: Flow::default(),
+            checks: Vec::new(),
+            paths: HashMap::new(),
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -150,6 +201,36 @@ impl ApiServer {
     /// Authenticators in order (TokenReview asks them, too).
     pub fn authenticators(&self) -> &[Box<dyn Authenticator>] {
         &self.0.authenticators
+    }
+
+    /// What `/version` says.
+    pub fn git_version(&self) -> String {
+        format!("v1.36.2+{}", self.0.version)
+    }
+
+    /// Limits of requests in flight.
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.0.flow
+    }
+
+    /// Counters.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Checks of `/readyz`.
+    pub(crate) fn checks(&self) -> &[(String, Check)] {
+        &self.0.checks
+    }
+
+    /// The handler of a path outside the resources.
+    pub(crate) fn path_handler(&self, path: &str) -> Option<PathHandler> {
+        self.0.paths.get(path).cloned()
+    }
+
+    /// Cancelled when the server is about to end: watches end, `/readyz` fails.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.0.stopping
     }
 
     /// What is served.

@@ -17,7 +17,7 @@ pub struct Layout {
 /// Puts a resourceVersion into an encoded object.
 pub fn insert_version(json: &[u8], revision: u64) -> Option<(Bytes, Layout)> {
     let found = locate(json)?;
-    let mut digits = itoa(revision);
+    let digits = revision.to_string();
     let mut out = BytesMut::with_capacity(json.len() + 44);
     let layout;
     if let Some((start, end)) = found.version {
@@ -41,14 +41,19 @@ pub fn insert_version(json: &[u8], revision: u64) -> Option<(Bytes, Layout)> {
         out.extend_from_slice(&json[at..]);
         layout = Layout { version: (start as u32, digits.len() as u32), fields: found.fields as u32 };
     }
-    digits.clear();
     Some((out.freeze(), layout))
+}
+
+/// The encoded metadata of an encoded object.
+pub fn metadata_of(json: &[u8]) -> Option<&[u8]> {
+    let at = locate(json)?.metadata;
+    json.get(at..skip_value(json, at)?)
 }
 
 /// Replaces the resourceVersion of an encoded object.
 pub fn replace_version(json: &[u8], layout: Layout, revision: u64) -> Bytes {
     let (start, len) = (layout.version.0 as usize, layout.version.1 as usize);
-    let digits = itoa(revision);
+    let digits = revision.to_string();
     let mut out = BytesMut::with_capacity(json.len() + 8);
     out.extend_from_slice(&json[..start]);
     out.extend_from_slice(digits.as_bytes());
@@ -56,15 +61,13 @@ pub fn replace_version(json: &[u8], layout: Layout, revision: u64) -> Bytes {
     out.freeze()
 }
 
-fn itoa(n: u64) -> String {
-    n.to_string()
-}
-
 struct Found {
     version: Option<(usize, usize)>,
     /// Offset, whether a comma comes before the new field, whether one comes after.
     insert: (usize, bool, bool),
     fields: usize,
+    /// Offset of the value of `metadata`.
+    metadata: usize,
 }
 
 fn locate(json: &[u8]) -> Option<Found> {
@@ -91,9 +94,9 @@ fn locate(json: &[u8]) -> Option<Found> {
         }
         if key == b"metadata" {
             let inner = metadata(json, at)?;
-            return Some(Found { version: inner.0, insert: inner.1, fields });
+            return Some(Found { version: inner.0, insert: inner.1, fields, metadata: at });
         }
-        at = skip_space(json, skip_value(json, at, 0)?);
+        at = skip_space(json, skip_value(json, at)?);
         match json.get(at)? {
             b',' => at += 1,
             _ => return None,
@@ -118,7 +121,7 @@ fn metadata(json: &[u8], at: usize) -> Option<Inner> {
             let (text, end) = string(json, at)?;
             return Some((Some((end - 1 - text.len(), end - 1)), insert));
         }
-        let end = skip_value(json, at, 0)?;
+        let end = skip_value(json, at)?;
         if matches!(key, b"name" | b"generateName" | b"namespace" | b"selfLink" | b"uid") {
             insert = (end, true, false);
         }
@@ -155,7 +158,7 @@ fn string(json: &[u8], at: usize) -> Option<(&[u8], usize)> {
     }
 }
 
-fn skip_value(json: &[u8], at: usize, _depth: usize) -> Option<usize> {
+fn skip_value(json: &[u8], at: usize) -> Option<usize> {
     let mut at = at;
     let mut open = 0usize;
     loop {

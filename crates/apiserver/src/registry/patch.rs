@@ -1,1 +1,223 @@
-//! Patch.
+//! PATCH in its four forms. Upstream: `endpoints/handlers/patch.go`.
+
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use orkd_api::field::{ErrorList, Path};
+use orkd_api::patch as forms;
+use orkd_api::schema::Node;
+use orkd_api::status::{Details, Status};
+use serde_json::Value;
+
+use super::options::{FieldValidation, WriteOptions};
+use super::update::{self, Made, Maker, Making};
+use super::{Request, Target, create, meta_text, scale, strategy};
+use crate::codec;
+use crate::managed;
+use crate::negotiation::Format;
+use crate::warning::Warnings;
+
+/// The form of a patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// RFC 6902.
+    Json,
+    /// RFC 7386.
+    Merge,
+    /// By merge keys of the schema.
+    Strategic,
+    /// Server-side apply.
+    Apply,
+}
+
+impl Form {
+    /// Reads the content type; 415 for others.
+    pub fn of(headers: &HeaderMap) -> Result<Form, Status> {
+        let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        match value.split(';').next().unwrap_or_default().trim() {
+            "application/json-patch+json" => Ok(Form::Json),
+            "application/merge-patch+json" => Ok(Form::Merge),
+            "application/strategic-merge-patch+json" => Ok(Form::Strategic),
+            "application/apply-patch+yaml" => Ok(Form::Apply),
+            _ => Err(Status {
+                details: Some(Details::default()),
+                ..Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type")
+            }),
+        }
+    }
+}
+
+/// A decoded patch.
+pub struct Patch {
+    form: Form,
+    value: Value,
+    validation: FieldValidation,
+}
+
+impl Patch {
+    /// Decodes a patch. For apply, `door` is the type the patch must have.
+    pub fn decode(
+        form: Form,
+        bytes: &[u8],
+        door: (&str, &str, &str),
+        validation: FieldValidation,
+        warnings: &Warnings,
+    ) -> Result<Patch, Status> {
+        let value = match form {
+            Form::Apply => codec::decode_patch(Format::Yaml, bytes, validation, warnings)?,
+            _ => codec::decode_patch(Format::Json, bytes, validation, warnings)?,
+        };
+        if form == Form::Apply {
+            let api_version = crate::resources::api_version(door.0, door.1);
+            let (have, kind) =
+                (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
+            let bad = |text: String| Err(Status::new(400, "BadRequest", text));
+            if !value.is_object() {
+                return bad("error decoding YAML: the patch is not an object".into());
+            }
+            if have != api_version || kind != door.2 {
+                return bad(format!(
+                    "invalid object type: {}, Kind={kind}",
+                    if have.contains('/') { have.to_owned() } else { format!("/{have}") }
+                ));
+            }
+        }
+        Ok(Patch { form, value, validation })
+    }
+
+    /// Applies a patch of the three forms that change a document.
+    fn apply_to(&self, document: &mut Value, door: (&str, &str, &str), warnings: &Warnings) -> Result<(), Status> {
+        let before = document.clone();
+        match self.form {
+            Form::Json => forms::json::Patch::decode(self.value.clone())?.apply(document)?,
+            Form::Merge => forms::merge::apply(document, self.value.clone())?,
+            Form::Strategic => {
+                let node = Node::of_kind(door.0, door.1, door.2)
+                    .ok_or_else(|| Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type"))?;
+                forms::strategic::apply(document, self.value.clone(), node)?;
+            }
+            Form::Apply => {}
+        }
+        // What a patch does to the type of an object is no change, it is an error of another kind.
+        for field in ["kind", "apiVersion"] {
+            if document.get(field).is_none_or(Value::is_null)
+                && let (Some(map), Some(value)) = (document.as_object_mut(), before.get(field))
+            {
+                map.insert(field.into(), value.clone());
+            }
+        }
+        let shown = document.to_string();
+        codec::normalize(document, door, self.validation, warnings).map_err(|text| {
+            let mut errors = ErrorList::new();
+            errors.invalid(&Path::new("patch"), &shown, text);
+            Status::invalid("", "", "", &errors)
+        })
+    }
+}
+
+struct Patching<'a> {
+    patch: &'a Patch,
+    cx: &'a Request<'a>,
+    target: &'a Target<'a>,
+    options: &'a WriteOptions,
+    door: (&'a str, &'a str, &'a str),
+}
+
+impl Maker for Patching<'_> {
+    fn make<'f>(&'f self, current: Option<&'f Value>) -> Making<'f> {
+        Box::pin(async move {
+            let kind = &*self.target.resource.kind;
+            let subresource = self.target.subresource;
+            if self.patch.form == Form::Apply {
+                let mut object = managed::apply(
+                    kind,
+                    current,
+                    self.patch.value.clone(),
+                    &self.options.field_manager,
+                    self.options.force,
+                    subresource,
+                    self.cx.now,
+                )?;
+                if current.is_none() {
+                    let uid = meta_text(&self.patch.value, "uid");
+                    if !uid.is_empty() {
+                        let cause = format!(
+                            "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                        );
+                        return Err(self.target.conflict(&cause));
+                    }
+                }
+                strategy::default(self.target, &mut object);
+                return Ok(Made::Object(object));
+            }
+            let Some(current) = current else { return Err(self.target.not_found()) };
+            let mut object = current.clone();
+            self.patch.apply_to(&mut object, self.door, &self.cx.warnings)?;
+            strategy::dedup_owners(self.cx, &mut object, false);
+            strategy::default(self.target, &mut object);
+            managed::update(kind, Some(current), &mut object, &self.options.field_manager, subresource, self.cx.now)?;
+            Ok(Made::Object(object))
+        })
+    }
+
+    fn option_kind(&self) -> &'static str {
+        "PatchOptions"
+    }
+
+    fn creates(&self) -> bool {
+        self.patch.form == Form::Apply && self.target.subresource.is_empty()
+    }
+}
+
+/// Patches an object. The flag tells whether it was created (by apply).
+pub async fn patch(
+    cx: &Request<'_>,
+    target: &Target<'_>,
+    patch: &Patch,
+    options: &WriteOptions,
+) -> Result<(Value, bool), Status> {
+    let mut fixed;
+    let mut patch = patch;
+    if patch.form == Form::Apply {
+        fixed = Patch { form: Form::Apply, value: patch.value.clone(), validation: patch.validation };
+        create::check_address(target, &mut fixed.value)?;
+        if !target.namespaced()
+            && let Some(meta) = super::metadata(&mut fixed.value)
+        {
+            meta.remove("namespace");
+        }
+        patch = &fixed;
+        let door = own_door(target);
+        codec::normalize(&mut fixed_value(&fixed), door, patch.validation, &cx.warnings)
+            .map_err(|text| Status::new(400, "BadRequest", text))?;
+    }
+    let maker = Patching { patch, cx, target, options, door: own_door(target) };
+    update::run(cx, target, &maker, options).await
+}
+
+fn fixed_value(patch: &Patch) -> Value {
+    patch.value.clone()
+}
+
+fn own_door<'t>(target: &'t Target<'_>) -> (&'t str, &'t str, &'t str) {
+    let info = target.resource.info();
+    (&info.group, &info.version, &info.kind)
+}
+
+/// Patches the scale of an object. The object.
+pub async fn scale(
+    cx: &Request<'_>,
+    target: &Target<'_>,
+    patch: &Patch,
+    options: &WriteOptions,
+) -> Result<Value, Status> {
+    let change = |object: &mut Value| {
+        let mut scale = scale::from_object(object);
+        match patch.form {
+            // The scale has one field to wish for, so applying it is merging it.
+            Form::Apply => forms::merge::apply(&mut scale, patch.value.clone())?,
+            _ => patch.apply_to(&mut scale, ("autoscaling", "v1", "Scale"), &cx.warnings)?,
+        }
+        scale::into_object(target, &scale, object)
+    };
+    update::update_with(cx, target, &change, options).await
+}

@@ -1,0 +1,330 @@
+//! The way of one request through the stages: route, authentication, impersonation, flow control, authorization,
+//! verb. Upstream: `server.DefaultBuildHandlerChain`.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::{Request, Response};
+use orkd_api::kind::Scope;
+use orkd_api::status::{Details, Status};
+use tracing::error;
+
+use crate::authn::Verdict;
+use crate::authz::{Attributes, Decision, forbidden};
+use crate::flow::Permit;
+use crate::negotiation::{self, Offer, Wanted};
+use crate::pipeline::ApiServer;
+use crate::query::Query;
+use crate::rest::{Call, Reply};
+use crate::route::{self, RequestInfo};
+use crate::user::UserInfo;
+use crate::verbs::{self, Context, read, watch, write};
+use crate::warning::Warnings;
+use crate::{Body, discovery, health, impersonation, openapi, respond};
+
+/// What the requests that do not stream may take in all.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The API server as a tower service, for sockets and for clients in this process alike.
+#[derive(Clone)]
+pub struct Router(ApiServer);
+
+impl ApiServer {
+    /// The server as a service.
+    pub fn router(&self) -> Router {
+        Router(self.clone())
+    }
+}
+
+impl<B> tower::Service<Request<B>> for Router
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let server = self.0.clone();
+        let request = request.map(Body::new);
+        Box::pin(async move { Ok(handle(server, request).await) })
+    }
+}
+
+/// Everything a stage may find out about a request, for metrics and headers.
+struct Flight {
+    audit_id: HeaderValue,
+    started: Instant,
+    warnings: Warnings,
+}
+
+/// Serves one request.
+async fn handle(server: ApiServer, request: Request<Body>) -> Response<Body> {
+    let flight = Flight {
+        audit_id: request.headers().get("audit-id").filter(|v| v.len() <= 64).cloned().unwrap_or_else(|| fresh_id()),
+        started: Instant::now(),
+        warnings: Warnings::default(),
+    };
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let info = route::route(request.method(), request.uri().path(), &query);
+    // For answers of stages before the verb; a client that accepts nothing we have gets JSON.
+    let wanted = negotiation::negotiate(request.headers(), &query, Offer::Plain).unwrap_or_default();
+    let outcome = match &info {
+        None => Err(Status::new(400, "BadRequest", "unable to determine kind and namespace from url")),
+        Some(info) => {
+            let stages = stages(&server, info, &query, request, &flight);
+            match AssertUnwindSafe(stages).catch_unwind().await {
+                Ok(outcome) => outcome,
+                Err(panic) => {
+                    let text = panic
+                        .downcast_ref::<String>()
+                        .map(String::as_str)
+                        .or_else(|| panic.downcast_ref::<&str>().copied())
+                        .unwrap_or("unknown");
+                    error!(path = info.path, verb = info.verb, panic = text, "a request panicked");
+                    Err(Status::internal("This request caused apiserver to panic. Look in the logs for details."))
+                }
+            }
+        }
+    };
+    let mut response = outcome.unwrap_or_else(|status| respond::failure(&wanted, &status));
+    let headers = response.headers_mut();
+    for warning in flight.warnings.headers() {
+        headers.append(http::header::WARNING, warning);
+    }
+    headers.insert("audit-id", flight.audit_id);
+    if let Some(info) = &info {
+        server.metrics().record(&server, info, response.status().as_u16(), flight.started.elapsed());
+    }
+    response
+}
+
+fn fresh_id() -> HeaderValue {
+    HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+async fn stages(
+    server: &ApiServer,
+    info: &RequestInfo,
+    query: &Query,
+    request: Request<Body>,
+    flight: &Flight,
+) -> Result<Response<Body>, Status> {
+    let (mut parts, body) = request.into_parts();
+    let user = authenticate(server, &parts).await?;
+    let user = impersonation::impersonate(server, user, &mut parts).await?;
+    let permit = match is_long_running(info) {
+        true => Permit::default(),
+        false => match server.flow().enter(info) {
+            Some(permit) => permit,
+            None => {
+                let mut response = respond::text(429, "Too many requests, please try again later.\n");
+                response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+                return Ok(response);
+            }
+        },
+    };
+    authorize(server, &user, info).await?;
+    let verb = verb(server, info, query, user, parts, body, flight);
+    let answer = if is_long_running(info) {
+        verb.await
+    } else {
+        tokio::time::timeout(TIMEOUT, verb)
+            .await
+            .unwrap_or_else(|_| Err(Status::server_timeout("request did not complete within the allotted timeout", 1)))
+    };
+    drop(permit);
+    answer
+}
+
+/// Requests that stay open by their nature count against no limit.
+fn is_long_running(info: &RequestInfo) -> bool {
+    matches!(info.verb.as_str(), "watch" | "proxy")
+        || matches!(info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
+}
+
+async fn authenticate(server: &ApiServer, parts: &Parts) -> Result<UserInfo, Status> {
+    for authenticator in server.authenticators() {
+        match authenticator.authenticate(parts).await {
+            Verdict::User(user) => return Ok(user),
+            Verdict::NotMine => {}
+            Verdict::Bad(why) => tracing::debug!(why, "a credential was refused"),
+        }
+    }
+    Err(Status::unauthorized())
+}
+
+/// Asks the authorizers. Where none allows, the request is forbidden; so it is where there is none.
+pub(crate) async fn authorize(server: &ApiServer, user: &UserInfo, info: &RequestInfo) -> Result<(), Status> {
+    let attributes = Attributes { user, request: info };
+    let mut reasons = Vec::new();
+    for authorizer in server.authorizers() {
+        match authorizer.authorize(&attributes).await {
+            Decision::Allow(_) => return Ok(()),
+            Decision::Deny(reason) => return Err(forbidden(&attributes, &reason)),
+            Decision::NoOpinion(reason) => {
+                if !reason.is_empty() {
+                    reasons.push(reason);
+                }
+            }
+        }
+    }
+    Err(forbidden(&attributes, &reasons.join("\n")))
+}
+
+fn no_such_path() -> Response<Body> {
+    respond::text(404, "404 page not found\n")
+}
+
+fn method_not_allowed() -> Status {
+    Status {
+        details: Some(Details::default()),
+        ..Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+    }
+}
+
+async fn verb(
+    server: &ApiServer,
+    info: &RequestInfo,
+    query: &Query,
+    user: UserInfo,
+    parts: Parts,
+    body: Body,
+    flight: &Flight,
+) -> Result<Response<Body>, Status> {
+    if !info.is_resource {
+        return other_path(server, info, query, &parts).await;
+    }
+    let resources = server.resources();
+    let Some(resource) = resources.get(&info.group, &info.version, &info.resource).cloned() else {
+        let served = resources.iter().any(|r| r.info().group == info.group && r.info().version == info.version);
+        return if served { Err(Status::no_such_path()) } else { Ok(no_such_path()) };
+    };
+    drop(resources);
+    let facts = resource.info();
+    let namespaced = facts.scope == Scope::Namespaced;
+    let has_namespace = !info.namespace.is_empty() && info.resource != "namespaces";
+    let named = !info.name.is_empty() && !matches!(info.verb.as_str(), "list" | "watch");
+    if has_namespace != namespaced && (has_namespace || named) {
+        return Err(Status::no_such_path());
+    }
+    if let Some(handler) = resource.rest.get(info.subresource.as_str()) {
+        let allowed = match info.subresource.as_str() {
+            "" => facts.verbs,
+            sub => facts.subresources.iter().find(|s| s.name == sub).map_or(&[][..], |s| s.verbs),
+        };
+        let connect = matches!(info.subresource.as_str(), "proxy" | "exec" | "attach" | "portforward");
+        if !connect && !allowed.contains(&info.verb.as_str()) {
+            return Err(method_not_allowed());
+        }
+        let call = Call {
+            info: info.clone(),
+            user,
+            query: query.clone(),
+            kind: resource.kind.clone(),
+            server: server.clone(),
+            warnings: flight.warnings.clone(),
+            user_agent: parts
+                .headers
+                .get(http::header::USER_AGENT)
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
+            now: jiff::Timestamp::now(),
+        };
+        let wanted = negotiation::negotiate(&parts.headers, query, Offer::Plain);
+        return match handler.serve(call, Request::from_parts(parts, body)).await? {
+            Reply::Object(code, value) => Ok(respond::object(&wanted?, code, &value)),
+            Reply::Raw(response) => Ok(response),
+        };
+    }
+    let allowed = if info.subresource.is_empty() {
+        facts.verbs
+    } else {
+        match facts.subresources.iter().find(|s| s.name == info.subresource) {
+            Some(sub) if sub.kind == facts.kind || sub.name == "scale" => sub.verbs,
+            _ => return Err(Status::no_such_path()),
+        }
+    };
+    let with_name = matches!(info.verb.as_str(), "get" | "update" | "patch" | "delete");
+    let fits = allowed.contains(&info.verb.as_str())
+        && (info.verb != "create" || (!named && has_namespace == namespaced))
+        && (!with_name || named)
+        && (info.verb != "deletecollection" || has_namespace == namespaced);
+    if !fits {
+        return Err(method_not_allowed());
+    }
+    if resource.cache.is_none() {
+        // A kind that is not stored is served by a handler or not at all.
+        return Err(Status::no_such_path());
+    }
+    let cx = Context { server, user: &user, info, resource, query, parts: &parts, warnings: &flight.warnings };
+    match info.verb.as_str() {
+        "get" => read::get(&cx).await,
+        "list" => verbs::list::list(&cx).await,
+        "watch" => watch::watch(&cx).await,
+        "create" => boxed(write::create(&cx, body)).await,
+        "update" => boxed(write::update(&cx, body)).await,
+        "patch" => boxed(write::patch(&cx, body)).await,
+        "delete" => boxed(write::delete(&cx, body)).await,
+        "deletecollection" => boxed(write::delete_collection(&cx, body)).await,
+        _ => Err(method_not_allowed()),
+    }
+}
+
+/// Large futures live on the heap, so that a read does not carry the size of a write.
+fn boxed<'f, T>(future: impl Future<Output = T> + Send + 'f) -> Pin<Box<dyn Future<Output = T> + Send + 'f>> {
+    Box::pin(future)
+}
+
+/// Paths outside the resources.
+async fn other_path(
+    server: &ApiServer,
+    info: &RequestInfo,
+    query: &Query,
+    parts: &Parts,
+) -> Result<Response<Body>, Status> {
+    let path = info.path.trim_end_matches('/');
+    let wanted = negotiation::negotiate(&parts.headers, query, Offer::Plain).unwrap_or(Wanted::default());
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    if !matches!(info.verb.as_str(), "get" | "head") {
+        return Ok(no_such_path());
+    }
+    let served = match segments.as_slice() {
+        [] | [""] => Some(discovery::root(server, &wanted)),
+        ["api" | "apis", ..] => discovery::serve(server, parts, &wanted, &segments),
+        ["version"] => Some(discovery::version(server, &wanted)),
+        ["healthz" | "livez" | "readyz", ..] => health::serve(server, &segments, query).await,
+        ["metrics"] => Some(respond::text(200, server.metrics().text(server))),
+        ["openapi", "v3", ..] => openapi::serve(server, parts, &wanted, &segments[2..], query),
+        ["openapi", "v2"] => return Err(not_yet()),
+        _ => None,
+    };
+    match served {
+        Some(response) => Ok(response),
+        None => match server.path_handler(path) {
+            Some(handler) => {
+                let reply = handler(parts)?;
+                Ok(respond::object(&wanted, 200, &reply))
+            }
+            None => Ok(no_such_path()),
+        },
+    }
+}
+
+/// OpenAPI v2 is not made; clients fall back to v3 (its one user is told 406, as CRATES.md measured).
+fn not_yet() -> Status {
+    Status::new(406, "NotAcceptable", "only the following media types are accepted: application/json")
+}

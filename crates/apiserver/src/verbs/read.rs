@@ -1,0 +1,27 @@
+//! GET of one object.
+
+use super::{Answer, Context};
+use crate::negotiation::{self, Format, Offer, Shape};
+use crate::registry::{key, scale};
+use crate::respond;
+use crate::verbs::table;
+
+/// Answers with one object.
+pub async fn get(cx: &Context<'_>) -> Answer {
+    let target = cx.target();
+    let is_scale = cx.info.subresource == "scale";
+    let offer = if is_scale { Offer::Plain } else { Offer::Objects };
+    let wanted = negotiation::negotiate(&cx.parts.headers, cx.query, offer)?;
+    super::not_older(cx.server, super::version(cx.query.text("resourceVersion"))?).await?;
+    let cache = target.cache()?;
+    let entry = cache.get(&key(target.namespace, target.name)).ok_or_else(|| target.not_found())?;
+    let entry = cx.resource.served(&entry).ok_or_else(|| target.not_found())?;
+    if is_scale {
+        return Ok(respond::object(&wanted, 200, &scale::from_object(&entry.decode())));
+    }
+    match (wanted.shape, wanted.format) {
+        (Shape::Object, Format::Json) => Ok(respond::json(&wanted, 200, entry.json().clone())),
+        (Shape::Object, _) => Ok(respond::object(&wanted, 200, &entry.decode())),
+        (shape, _) => Ok(table::one(cx, &wanted, shape, &entry)),
+    }
+}

@@ -1,0 +1,162 @@
+//! The verbs that change something: create, update, patch, delete, deletecollection.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::Response;
+use orkd_api::status::Status;
+use serde_json::Value;
+
+use super::table::{self, Include};
+use super::{Answer, Context, list};
+use crate::Body;
+use crate::cache::Entry;
+use crate::codec;
+use crate::negotiation::{self, Format, Offer, Shape, Wanted, body_format};
+use crate::registry::options::{DeleteOptions, WriteOptions};
+use crate::registry::{Request, Target, create, delete, meta_text, patch, scale, update};
+use crate::respond;
+
+fn request<'a>(cx: &'a Context<'_>) -> Request<'a> {
+    Request { warnings: cx.warnings.clone(), ..Request::new(cx.server, cx.user) }
+}
+
+/// Answers with a written object in the shape wanted.
+fn written(cx: &Context<'_>, wanted: &Wanted, code: u16, object: &Value) -> Response<Body> {
+    if wanted.shape == Shape::Object || object["kind"] == "Status" {
+        return respond::object(wanted, code, object);
+    }
+    let bytes: Bytes = codec::encode(object);
+    let key = crate::registry::key(meta_text(object, "namespace"), meta_text(object, "name"));
+    let revision = meta_text(object, "resourceVersion").parse().unwrap_or(0);
+    let entry = Entry::new(&*cx.resource.kind, false, Arc::from(key), &bytes, revision);
+    match (entry, Include::parse(cx.query)) {
+        (Some(entry), Ok(include)) => {
+            let json = table::one_json(&cx.resource, wanted.shape, include, &entry, true);
+            match wanted.format {
+                Format::Json => respond::json(wanted, code, json),
+                _ => respond::object(wanted, code, &serde_json::from_slice(&json).unwrap_or_default()),
+            }
+        }
+        (_, Err(status)) => respond::failure(wanted, &status),
+        (None, _) => respond::object(wanted, code, object),
+    }
+}
+
+fn wanted(cx: &Context<'_>) -> Result<Wanted, Status> {
+    negotiation::negotiate(&cx.parts.headers, cx.query, Offer::Objects)
+}
+
+/// The type of a body at this door.
+fn door<'c>(cx: &'c Context<'_>) -> (&'c str, &'c str, &'c str) {
+    let info = cx.resource.info();
+    match info.subresources.iter().find(|s| s.name == cx.info.subresource) {
+        Some(s) => (s.group.as_deref().unwrap_or(&info.group), s.version.as_deref().unwrap_or(&info.version), &s.kind),
+        None => (&info.group, &info.version, &info.kind),
+    }
+}
+
+/// POST.
+pub async fn create(cx: &Context<'_>, body: Body) -> Answer {
+    let wanted = wanted(cx)?;
+    let options = WriteOptions::parse(cx.query, cx.user_agent(), "CreateOptions", false)?;
+    let format = body_format(&cx.parts.headers)?;
+    let bytes = crate::body::read(body).await?;
+    let object = codec::decode(format, &bytes, door(cx), options.field_validation, cx.warnings)?;
+    let target = cx.target();
+    if target.namespaced() && target.namespace.is_empty() {
+        return Err(Status::new(400, "BadRequest", "an empty namespace may not be set during creation"));
+    }
+    let object = create::create(&request(cx), &target, object, &options).await?;
+    Ok(written(cx, &wanted, 201, &object))
+}
+
+/// PUT.
+pub async fn update(cx: &Context<'_>, body: Body) -> Answer {
+    let wanted = wanted(cx)?;
+    let options = WriteOptions::parse(cx.query, cx.user_agent(), "UpdateOptions", false)?;
+    let format = body_format(&cx.parts.headers)?;
+    let bytes = crate::body::read(body).await?;
+    let object = codec::decode(format, &bytes, door(cx), options.field_validation, cx.warnings)?;
+    let target = cx.target();
+    if cx.info.subresource == "scale" {
+        let change = |current: &mut Value| scale::into_object(&target, &object, current);
+        let object = update::update_with(&request(cx), &target, &change, &options).await?;
+        return Ok(respond::object(&wanted, 200, &scale::from_object(&object)));
+    }
+    let (object, created) = update::put(&request(cx), &target, object, &options).await?;
+    Ok(written(cx, &wanted, if created { 201 } else { 200 }, &object))
+}
+
+/// PATCH.
+pub async fn patch(cx: &Context<'_>, body: Body) -> Answer {
+    let wanted = wanted(cx)?;
+    let form = patch::Form::of(&cx.parts.headers)?;
+    let options = WriteOptions::parse(cx.query, cx.user_agent(), "PatchOptions", form == patch::Form::Apply)?;
+    let bytes = crate::body::read(body).await?;
+    let patch = patch::Patch::decode(form, &bytes, door(cx), options.field_validation, cx.warnings)?;
+    let target = cx.target();
+    if cx.info.subresource == "scale" {
+        let object = patch::scale(&request(cx), &target, &patch, &options).await?;
+        return Ok(respond::object(&wanted, 200, &scale::from_object(&object)));
+    }
+    let (object, created) = patch::patch(&request(cx), &target, &patch, &options).await?;
+    Ok(written(cx, &wanted, if created { 201 } else { 200 }, &object))
+}
+
+async fn delete_options(cx: &Context<'_>, body: Body) -> Result<DeleteOptions, Status> {
+    let bytes = crate::body::read(body).await?;
+    let value = if bytes.is_empty() {
+        Value::Null
+    } else {
+        let format = body_format(&cx.parts.headers)?;
+        codec::decode_delete_options(format, &bytes)?
+    };
+    DeleteOptions::parse(cx.query, &value)
+}
+
+/// DELETE of one object.
+pub async fn delete(cx: &Context<'_>, body: Body) -> Answer {
+    let wanted = wanted(cx)?;
+    let options = delete_options(cx, body).await?;
+    let target = cx.target();
+    let deleted = delete::delete(&request(cx), &target, &options).await?;
+    let code = if !deleted.gone && options.orphan_dependents == Some(false) { 202 } else { 200 };
+    Ok(written(cx, &wanted, code, &delete::answer(&target, deleted)))
+}
+
+/// How many objects of a collection are deleted at a time.
+const DELETES_AT_ONCE: usize = 16;
+
+/// DELETE of a collection: everything a list with the same options would show.
+pub async fn delete_collection(cx: &Context<'_>, body: Body) -> Answer {
+    let wanted = wanted(cx)?;
+    let include = Include::parse(cx.query)?;
+    let options = delete_options(cx, body).await?;
+    let target = cx.target();
+    let page = match list::read(cx, &target).await {
+        Ok(page) => page,
+        Err(list::Failed::Status(status)) => return Err(status),
+        Err(list::Failed::Expired(value)) => return Ok(respond::object(&wanted, 410, &value)),
+    };
+    let request = request(cx);
+    let (request, options, target) = (&request, &options, &target);
+    let failures: Vec<Status> = stream::iter(page.entries.clone())
+        .map(|entry| async move {
+            let namespace = if target.namespaced() { entry.namespace() } else { "" };
+            let one = Target { namespace, name: entry.name(), ..target.clone() };
+            match delete::delete(request, &one, options).await {
+                Err(status) if status.code != 404 => Some(status),
+                _ => None,
+            }
+        })
+        .buffer_unordered(DELETES_AT_ONCE)
+        .filter_map(|failure| async move { failure })
+        .collect()
+        .await;
+    match failures.into_iter().next() {
+        Some(status) => Err(status),
+        None => Ok(list::answer(cx, &wanted, include, page)),
+    }
+}
