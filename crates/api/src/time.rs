@@ -236,11 +236,6 @@ pub fn format_micro_time(t: impl Into<Instant>) -> String {
     format(t.into(), true)
 }
 
-/// Whether a text is a time exactly as [`format_time`] writes it, so that it need not be written anew.
-pub(crate) fn is_canonical_time(text: &str) -> bool {
-    text.len() == 20 && text.ends_with('Z')
-}
-
 /// Reads a duration in Go's notation; nanoseconds.
 pub fn parse_duration(text: &str) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {}", quote(text));

@@ -12,6 +12,7 @@ pub mod json;
 pub mod normalize;
 pub mod protobuf;
 mod rules;
+pub mod yaml;
 
 pub use normalize::{apply_schema_defaults, normalize};
 

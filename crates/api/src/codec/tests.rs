@@ -126,6 +126,51 @@ fn testdata_protobuf_is_read_and_written() {
 }
 
 #[test]
+fn testdata_yaml_is_read_and_written() {
+    for (stem, ty) in testdata() {
+        let name = stem.display().to_string();
+        let Some(ty) = ty else { continue };
+        let (value, _) = json::decode(&read(&stem, "json"), ty, Strictness::Strict).expect("json");
+        let bytes = read(&stem, "yaml");
+        same_text(&name, yaml::to_string(&value).as_bytes(), &bytes);
+        let (decoded, errors) = yaml::decode(&bytes, ty, Strictness::Strict).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!((decoded, errors.0), (value, Vec::new()), "{name}");
+    }
+}
+
+#[test]
+fn yaml_means_what_it_means_upstream() {
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, labels: {a: 'yes'}}\nimmutable: yes\ndata:\n  a: '1'\n  b: |\n    x\n";
+    let ty = type_of("v1", "ConfigMap");
+    let (value, _) = yaml::decode(text.as_bytes(), ty, Strictness::Strict).expect("yaml");
+    let expected = json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x","labels":{"a":"yes"}},
+        "immutable":true,"data":{"a":"1","b":"x\n"}});
+    assert_eq!(value, expected);
+    assert_eq!(yaml::identify(text.as_bytes()).map(|m| m.kind).as_deref(), Ok("ConfigMap"));
+    let (value, _) =
+        yaml::decode_untyped(b"---\nmode: 0644\n? a\n: &x {b: 1}\nc:\n  <<: *x\n", Strictness::Strict).expect("yaml");
+    assert_eq!(value, json!({"mode": 420, "a": {"b": 1}, "c": {"b": 1}}));
+    let (value, errors) = yaml::decode(b"data:\n  a: x\n  a: z\nnope: 1\n", ty, Strictness::Strict).expect("yaml");
+    assert_eq!(value["data"], json!({"a": "z"}));
+    assert_eq!(errors.0, ["yaml: unmarshal errors:\n  line 3: key \"a\" already set in map", "unknown field \"nope\""]);
+    let wrong = yaml::decode(b"data:\n  a: 1\n", ty, Strictness::Strict).map_err(|e| e.message);
+    assert_eq!(wrong, Err("json: cannot unmarshal number into Go struct field ConfigMap.data of type string".into()));
+    let broken = yaml::decode(b"a: [", ty, Strictness::Strict).map_err(|e| e.message).err().unwrap_or_default();
+    assert!(broken.starts_with("error converting YAML to JSON: yaml: line "), "{broken}");
+    let bomb = format!(
+        "a: &a [x,x,x,x,x,x,x,x]\n{}",
+        (0..20u8)
+            .map(|i| {
+                let (this, last) = (char::from(b'b' + i), char::from(b'a' + i));
+                format!("{this}: &{this} [{}]\n", vec![format!("*{last}"); 8].join(","))
+            })
+            .collect::<String>()
+    );
+    assert!(yaml::decode_untyped(bomb.as_bytes(), Strictness::Ignore).is_err());
+    assert!(yaml::decode_untyped("[".repeat(50_000).as_bytes(), Strictness::Ignore).is_err());
+}
+
+#[test]
 fn presence_in_protobuf_is_gos() {
     let ty = type_of("apps/v1", "Deployment");
     let text =
@@ -341,10 +386,19 @@ mod random {
 
     proptest! {
         #[test]
+        fn what_yaml_writes_it_reads(text in "[ -~\n\t\u{85}\u{a0}é]{0,120}", key in "[ -~]{1,20}") {
+            let value = json!({ key: [text, {"n": 1}] });
+            let out = yaml::to_string(&value);
+            let (back, _) = yaml::decode_untyped(out.as_bytes(), Strictness::Strict).unwrap_or_else(|e| panic!("{e}:\n{out}"));
+            prop_assert_eq!(back, value, "{}", out);
+        }
+
+        #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = json::decode(&bytes, type_of("v1", "Pod"), Strictness::Strict);
             let _ = json::decode_untyped(&bytes, Strictness::Strict);
             let _ = json::identify(&bytes);
+            let _ = yaml::decode(&bytes, type_of("v1", "Pod"), Strictness::Strict);
             let _ = json::pretty(&bytes);
             let mut pb = protobuf::PREFIX.to_vec();
             pb.extend_from_slice(&bytes);
