@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use orkd_base::{BoxError, CancellationToken, Clock, Supervisor, TaskKind};
+use orkd_pki::Authority;
 use orkd_reconcile::{Api, Informers, Recorder};
 
 /// What operators decide about controllers.
@@ -19,22 +20,22 @@ pub struct Config {
     pub node_mask_v6: Option<u8>,
     /// The certificates that clients trust, as PEM: what `kube-root-ca.crt` holds. Empty publishes nothing.
     pub root_ca_pem: String,
-    /// The authority that signs certificate requests; `None` signs nothing.
-    pub signer: Option<SigningAuthority>,
+    /// The authorities that sign certificate requests; `None` signs nothing.
+    pub signers: Option<Signers>,
 }
 
-/// The authority of certificate requests. Its key is not printed.
+/// The authorities of certificate requests.
 #[derive(Clone)]
-pub struct SigningAuthority {
-    /// Certificate, PEM.
-    pub certificate_pem: String,
-    /// Key, PEM.
-    pub key_pem: String,
+pub struct Signers {
+    /// Signs clients: `kubernetes.io/kube-apiserver-client` and `kubernetes.io/kube-apiserver-client-kubelet`.
+    pub client: Arc<Authority>,
+    /// Signs what the nodes serve with: `kubernetes.io/kubelet-serving`, and `kubernetes.io/legacy-unknown`.
+    pub serving: Arc<Authority>,
 }
 
-impl std::fmt::Debug for SigningAuthority {
+impl std::fmt::Debug for Signers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SigningAuthority")
+        f.write_str("Signers")
     }
 }
 

@@ -10,7 +10,10 @@
 //! Where to start reading: [`replica_set`], then [`all`].
 
 pub mod deployment;
+pub mod node_ipam;
 pub mod replica_set;
+pub mod root_ca;
+pub mod service_account;
 
 mod cx;
 mod freshness;
@@ -18,11 +21,11 @@ mod owners;
 mod pods;
 pub mod views;
 
-pub use cx::{Composition, Config, ControllerSpec, Cx, Run, SigningAuthority, run_all, run_some};
+pub use cx::{Composition, Config, ControllerSpec, Cx, Run, Signers, run_all, run_some};
 
 /// Every controller of the process.
 pub fn all() -> Vec<ControllerSpec> {
-    vec![deployment::SPEC, replica_set::SPEC]
+    vec![deployment::SPEC, replica_set::SPEC, service_account::SPEC, root_ca::SPEC, node_ipam::SPEC]
 }
 
 #[cfg(test)]

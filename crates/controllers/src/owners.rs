@@ -68,6 +68,41 @@ pub async fn release(api: &Api, owner: &Meta, resource: &Resource, object: &Meta
     }
 }
 
+/// Replaces the status of an object that is still the one with this uid. Upstream's roles let controllers `update`
+/// a status and not `patch` it. An object that is gone needs nothing.
+pub async fn write_status<T: View>(api: &Api, object: &T, status: &Value) -> Result<(), ApiError> {
+    let meta = object.meta();
+    let target = Resource::of::<T>().at(&meta.namespace, &meta.name);
+    let written = api
+        .modify(&target, "status", |live| {
+            if live["metadata"]["uid"] != meta.uid.as_str() {
+                return false;
+            }
+            merge(&mut live["status"], status);
+            true
+        })
+        .await;
+    match written {
+        Err(err) if err.is_not_found() => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// RFC 7386, one level deep: what is null goes, what is not named stays.
+fn merge(status: &mut Value, change: &Value) {
+    if !status.is_object() {
+        *status = json!({});
+    }
+    let (Some(status), Some(change)) = (status.as_object_mut(), change.as_object()) else { return };
+    for (key, value) in change {
+        if value.is_null() {
+            status.remove(key);
+        } else {
+            status.insert(key.clone(), value.clone());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,10 +11,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{
-    Api, ApiError, Controller, DeleteOptions, Informer, Key, ObjectRef, Outcome, Patch, Queue, Recorder, Resource,
-    View, run,
+    Api, ApiError, Controller, DeleteOptions, Informer, Key, ObjectRef, Outcome, Queue, Recorder, Resource, View, run,
 };
-use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::freshness::Freshness;
@@ -169,12 +167,7 @@ impl Controller for ReplicaSets {
         });
         let status = with_failure(plan.status, failure);
         if status != set.status || set.metadata.generation != set.status.observed_generation {
-            let target = Resource::of::<ReplicaSet>().at(&key.namespace, &key.name).sub("status");
-            let patch = json!({"metadata": {"uid": set.metadata.uid}, "status": status});
-            match self.api.patch::<IgnoredAny>(&target, &Patch::Merge(patch)).await {
-                Err(err) if err.is_not_found() => {}
-                other => other.map(|_| ())?,
-            }
+            owners::write_status(&self.api, &**set, &serde_json::to_value(status)?).await?;
         }
         result?;
         Ok(plan.again.map_or(Outcome::Done, Outcome::RequeueAfter))

@@ -259,6 +259,31 @@ impl Api {
         self.request(Method::PUT, target, Some(body)).await
     }
 
+    /// Reads an object, changes it and replaces it (or its subresource): for identities that may `update` and not
+    /// `patch`, as upstream's roles have it. The object is read raw, so nothing of it is lost. `change` returns
+    /// whether there is something to write; it is called again after a lost race, five times at most. Returns
+    /// whether something was written.
+    pub async fn modify(
+        &self,
+        target: &Target,
+        subresource: &str,
+        mut change: impl FnMut(&mut Value) -> bool + Send,
+    ) -> Result<bool, ApiError> {
+        let door = if subresource.is_empty() { target.clone() } else { target.sub(subresource) };
+        let mut tries = 0;
+        loop {
+            let mut object: Value = self.get(target).await?;
+            if !change(&mut object) {
+                return Ok(false);
+            }
+            tries += 1;
+            match self.update::<IgnoredAny>(&door, &object).await {
+                Err(err) if err.is_conflict() && tries < 5 => {}
+                other => return other.map(|_| true),
+            }
+        }
+    }
+
     /// Patches an object or its subresource.
     pub async fn patch<T: DeserializeOwned>(&self, target: &Target, patch: &Patch) -> Result<T, ApiError> {
         let mut path = target.path.clone();

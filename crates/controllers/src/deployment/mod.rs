@@ -161,7 +161,7 @@ impl Controller for Deployments {
                     Ok(Created::Collision) => {
                         let count = deployment.status.collision_count.unwrap_or(0) + 1;
                         tracing::debug!(deployment = %about.name, name, count, "template hash collided");
-                        self.write_status(deployment, &json!({"collisionCount": count})).await?;
+                        owners::write_status(&self.api, &**deployment, &json!({"collisionCount": count})).await?;
                         return Ok(Outcome::Requeue);
                     }
                     Err(err) => {
@@ -191,17 +191,26 @@ impl Controller for Deployments {
                 }
                 Step::Revision(revision) => {
                     let target = Resource::of::<Deployment>().at(&about.namespace, &about.name);
-                    let patch = json!({"metadata": {
-                        "uid": deployment.metadata.uid, "annotations": {template::REVISION: revision},
-                    }});
-                    self.api.patch::<IgnoredAny>(&target, &Patch::Merge(patch)).await?;
+                    let uid = deployment.metadata.uid.as_str();
+                    self.api
+                        .modify(&target, "", |live| {
+                            if live["metadata"]["uid"] != uid {
+                                return false;
+                            }
+                            if !live["metadata"]["annotations"].is_object() {
+                                live["metadata"]["annotations"] = json!({});
+                            }
+                            live["metadata"]["annotations"][template::REVISION] = revision.as_str().into();
+                            true
+                        })
+                        .await?;
                 }
             }
         }
         if let Some(status) = status
             && status != deployment.status
         {
-            self.write_status(deployment, &serde_json::to_value(status)?).await?;
+            owners::write_status(&self.api, &**deployment, &serde_json::to_value(status)?).await?;
         }
         match failed {
             Some(err) => Err(err),
@@ -242,16 +251,6 @@ impl Deployments {
             }
             Err(err) if err.has_cause("NamespaceTerminating") => Ok(Created::Was),
             Err(err) => Err(err.into()),
-        }
-    }
-
-    async fn write_status(&self, deployment: &Deployment, status: &Value) -> Result<(), BoxError> {
-        let meta = &deployment.metadata;
-        let target = Resource::of::<Deployment>().at(&meta.namespace, &meta.name).sub("status");
-        let patch = json!({"metadata": {"uid": meta.uid}, "status": status});
-        match self.api.patch::<IgnoredAny>(&target, &Patch::Merge(patch)).await {
-            Err(err) if err.is_not_found() => Ok(()),
-            other => Ok(other.map(|_| ())?),
         }
     }
 }
