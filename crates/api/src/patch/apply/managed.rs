@@ -40,7 +40,7 @@ impl Operation {
 }
 
 /// What tells managers apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ManagerId {
     /// The name that the client gave.
     pub manager: String,
@@ -99,11 +99,9 @@ impl std::fmt::Display for ManagerId {
     }
 }
 
-/// One manager with its fields.
+/// What one manager owns.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manager {
-    /// Who.
-    pub id: ManagerId,
     /// The version in which the fields are named.
     pub api_version: String,
     /// The fields.
@@ -116,20 +114,16 @@ impl Manager {
     fn seconds(&self) -> i64 {
         self.time.as_deref().and_then(|t| t.parse::<Timestamp>().ok()).map_or(0, |t| t.as_second())
     }
-
-    fn applied(&self) -> bool {
-        self.id.operation == Operation::Apply
-    }
 }
 
-/// The managers of an object, each [`ManagerId`] once, none without fields.
+/// The managers of an object.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Managed(Vec<Manager>);
+pub struct Managed(BTreeMap<ManagerId, Manager>);
 
 impl Managed {
     /// No managers.
     pub const fn new() -> Self {
-        Managed(Vec::new())
+        Managed(BTreeMap::new())
     }
 
     /// Whether nobody manages anything.
@@ -137,40 +131,36 @@ impl Managed {
         self.0.is_empty()
     }
 
-    /// The managers, in no order.
-    pub fn managers(&self) -> &[Manager] {
-        &self.0
-    }
-
-    pub(super) fn managers_mut(&mut self) -> &mut Vec<Manager> {
-        &mut self.0
+    /// The managers.
+    pub fn iter(&self) -> impl Iterator<Item = (&ManagerId, &Manager)> {
+        self.0.iter()
     }
 
     /// One manager.
     pub fn get(&self, id: &ManagerId) -> Option<&Manager> {
-        self.0.iter().find(|m| m.id == *id)
+        self.0.get(id)
     }
 
     pub(super) fn get_mut(&mut self, id: &ManagerId) -> Option<&mut Manager> {
-        self.0.iter_mut().find(|m| m.id == *id)
+        self.0.get_mut(id)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&ManagerId, &mut Manager)> {
+        self.0.iter_mut()
     }
 
     pub(super) fn remove(&mut self, id: &ManagerId) -> Option<Manager> {
-        let at = self.0.iter().position(|m| m.id == *id)?;
-        Some(self.0.swap_remove(at))
+        self.0.remove(id)
     }
 
-    /// Replaces the manager of this name.
-    pub(super) fn put(&mut self, manager: Manager) {
-        match self.get_mut(&manager.id) {
-            Some(old) => *old = manager,
-            None => self.0.push(manager),
-        }
+    /// Adds or replaces a manager.
+    pub(super) fn put(&mut self, id: ManagerId, manager: Manager) {
+        self.0.insert(id, manager);
     }
 
-    /// Whether two sets of managers own the same, times included.
-    pub(super) fn same(&self, other: &Managed) -> bool {
-        self.0.len() == other.0.len() && self.0.iter().all(|m| other.get(&m.id) == Some(m))
+    /// Forgets who owns nothing.
+    pub(super) fn drop_empty(&mut self) {
+        self.0.retain(|_, manager| !manager.fields.is_empty());
     }
 
     /// Reads `metadata.managedFields` of an object; an object without them has no managers.
@@ -217,47 +207,49 @@ impl Managed {
                     .map_err(|e| format!("error decoding manager from managedFields[{i}]: {e}"))?,
             };
             let time = entry.get("time").and_then(Value::as_str).map(str::to_owned);
-            managed.put(Manager { id, api_version: api_version.to_owned(), fields, time });
+            managed.put(id, Manager { api_version: api_version.to_owned(), fields, time });
         }
         Ok(managed)
     }
 
     /// The value of `metadata.managedFields`, in upstream's order; nothing for no managers.
-    pub fn encode(mut self) -> Option<Value> {
+    pub fn encode(self) -> Option<Value> {
         if self.0.is_empty() {
             return None;
         }
-        self.0.sort_by_cached_key(|m| {
-            let id = &m.id;
+        let mut all: Vec<(ManagerId, Manager)> = self.0.into_iter().collect();
+        all.sort_by_cached_key(|(id, m)| {
             (id.operation, m.seconds(), id.manager.clone(), m.api_version.clone(), id.subresource.clone())
         });
-        let entry = |m: Manager| {
+        let entry = |(id, m): (ManagerId, Manager)| {
             let mut out = Map::new();
             let mut put = |name: &str, text: String| {
                 if !text.is_empty() {
                     out.insert(name.to_owned(), Value::String(text));
                 }
             };
-            put("manager", m.id.manager);
-            put("operation", m.id.operation.as_str().to_owned());
+            put("manager", id.manager);
+            put("operation", id.operation.as_str().to_owned());
             put("apiVersion", m.api_version);
             put("time", m.time.unwrap_or_default());
             put("fieldsType", "FieldsV1".to_owned());
-            put("subresource", m.id.subresource);
+            put("subresource", id.subresource);
             out.insert("fieldsV1".to_owned(), m.fields.to_value());
             Value::Object(out)
         };
-        Some(Value::Array(self.0.into_iter().map(entry).collect()))
+        Some(Value::Array(all.into_iter().map(entry).collect()))
     }
 
     /// Puts the oldest updaters together, version by version, until [`MAX_UPDATERS`] are left.
     pub(super) fn cap(&mut self) {
-        let mut updaters: Vec<(i64, String, ManagerId)> =
-            self.0.iter().filter(|m| !m.applied()).map(|m| (m.seconds(), m.id.identifier(), m.id.clone())).collect();
-        let mut count = updaters.len();
-        if count <= MAX_UPDATERS {
+        let is_updater = |id: &ManagerId| id.operation == Operation::Update;
+        if self.0.keys().filter(|id| is_updater(id)).count() <= MAX_UPDATERS {
             return;
         }
+        let updaters = self.0.iter().filter(|(id, _)| is_updater(id));
+        let mut updaters: Vec<(i64, String, ManagerId)> =
+            updaters.map(|(id, m)| (m.seconds(), id.identifier(), id.clone())).collect();
+        let mut count = updaters.len();
         updaters.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         let mut first_of: BTreeMap<String, ManagerId> = BTreeMap::new();
         for (_, _, id) in updaters {
@@ -270,10 +262,10 @@ impl Managed {
                 continue;
             };
             let bucket = ManagerId::new(ANCIENT, Operation::Update, &version, "");
-            if self.get(&bucket).is_none()
-                && let Some(first) = self.get_mut(&first.clone())
+            if !self.0.contains_key(&bucket)
+                && let Some(oldest) = self.remove(first)
             {
-                first.id = bucket.clone();
+                self.put(bucket.clone(), oldest);
             }
             if id == bucket {
                 continue;
@@ -290,7 +282,7 @@ impl Managed {
     /// Follows a schema that has become coarser: whoever owns something below what is one value by now owns the
     /// value. (Upstream's `reconcileManagedFieldsWithSchemaChanges`.) Entries of other versions stay.
     pub(super) fn reconcile(&mut self, node: Node<'_>, api_version: &str) {
-        for manager in self.0.iter_mut().filter(|m| m.api_version == api_version) {
+        for manager in self.0.values_mut().filter(|m| m.api_version == api_version) {
             if let Some(fields) = coarser(Some(node), &manager.fields) {
                 manager.fields = fields;
             }
@@ -397,11 +389,11 @@ mod tests {
         .expect("well-formed");
         managed.reconcile(node("core/v1.Pod"), "v1");
         assert_eq!(
-            managed.managers()[0].fields.to_value(),
-            json!({"f:spec": {
+            managed.iter().next().map(|(_, m)| m.fields.to_value()),
+            Some(json!({"f:spec": {
                 "f:hostname": {}, "f:nodeSelector": {}, "f:unknown": {"f:z": {}},
                 "f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:args": {}, "f:image": {}}},
-            }})
+            }}))
         );
     }
 

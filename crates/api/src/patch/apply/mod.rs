@@ -147,22 +147,16 @@ fn record_update(cx: &Cx<'_>, manager: &str, comparison: Comparison, managed: &m
         let Comparison { removed, modified, added } = comparison;
         let taken = modified.union(added);
         let changed = taken.clone().union(removed);
-        managed.managers_mut().retain_mut(|m| {
-            if m.api_version == cx.api_version {
-                m.fields = m.fields.difference(&changed);
-            }
-            !m.fields.is_empty()
-        });
+        for (_, manager) in managed.iter_mut().filter(|(_, m)| m.api_version == cx.api_version) {
+            manager.fields = manager.fields.difference(&changed);
+        }
+        managed.drop_empty();
         let taken = taken.difference(&STRIPPED);
         if !taken.is_empty() {
             let id = cx.id(manager, Operation::Update);
             let previous = managed.remove(&id).map(|m| m.fields).unwrap_or_default();
-            managed.put(Manager {
-                id,
-                api_version: cx.api_version.to_owned(),
-                fields: taken.union(previous),
-                time: cx.time(),
-            });
+            let fields = taken.union(previous);
+            managed.put(id, Manager { api_version: cx.api_version.to_owned(), fields, time: cx.time() });
         }
     }
     managed.cap();
@@ -259,12 +253,8 @@ fn merge_and_own(
 
     let fields = field_set::field_set(node, applied).recursive_difference(&ignored);
     let last = managed.remove(&id);
-    managed.put(Manager {
-        id: id.clone(),
-        api_version: cx.api_version.to_owned(),
-        fields,
-        time: last.as_ref().and_then(|l| l.time.clone()),
-    });
+    let time = last.as_ref().and_then(|l| l.time.clone());
+    managed.put(id.clone(), Manager { api_version: cx.api_version.to_owned(), fields, time });
     if let Some(last) = last.filter(|l| !l.fields.is_empty()) {
         prune(cx.node, &mut object, &managed, &last.fields);
     }
@@ -272,11 +262,11 @@ fn merge_and_own(
     let comparison = compare::compare(cx.node, live, &object).without(&ignored);
     let taken = comparison.modified.union(comparison.added);
     let mut conflicts = Vec::new();
-    for other in managed.managers_mut().iter_mut().filter(|m| m.id != id && m.api_version == cx.api_version) {
+    for (other_id, other) in managed.iter_mut().filter(|(i, m)| **i != id && m.api_version == cx.api_version) {
         let fields = other.fields.intersection(&taken);
         if !fields.is_empty() {
             if !force {
-                conflicts.push(Conflict { id: other.id.clone(), fields });
+                conflicts.push(Conflict { id: other_id.clone(), fields });
                 continue;
             }
             other.fields = other.fields.difference(&taken);
@@ -289,14 +279,14 @@ fn merge_and_own(
     if let Some(own) = managed.get_mut(&id) {
         own.fields = own.fields.difference(&STRIPPED);
     }
-    managed.managers_mut().retain(|m| !m.fields.is_empty());
+    managed.drop_empty();
 
     // An apply that changes nothing leaves the times alone, so that nothing is written.
     let same = match (live, &object) {
         (Value::Object(live), Value::Object(object)) => same_object(live, object),
         _ => live == &object,
     };
-    if (!same || !managed.same(&former))
+    if (!same || managed != former)
         && let Some(own) = managed.get_mut(&id)
     {
         own.time = cx.time();
@@ -313,7 +303,7 @@ fn prune(node: Node<'_>, merged: &mut Value, managed: &Managed, last: &Set) {
 
     // What the new configuration or another manager owns comes back, even inside of what has been taken out.
     let mut owned = Set::new();
-    for manager in managed.managers() {
+    for (_, manager) in managed.iter() {
         owned = owned.union(manager.fields.clone());
     }
     let named = |value: &Value| field_set::field_set(node, value).with_named_fields(node);
@@ -434,8 +424,19 @@ pub fn keep_times(old: &Value, new: &mut Value) {
         _ => a == b,
     };
     // The order of entries depends on their times.
-    let known = |entry: &Value| old_entries.iter().any(|old| same_entry(old, entry));
-    if old_entries.len() != new_entries.len() || !new_entries.iter().all(known) {
+    fn sorted(entries: &[Value]) -> Vec<&Value> {
+        let mut entries: Vec<&Value> = entries.iter().collect();
+        let key = |entry: &Value| {
+            ["operation", "manager", "apiVersion", "subresource"]
+                .map(|f| entry.get(f).and_then(Value::as_str))
+                .map(|text| text.unwrap_or_default().to_owned())
+        };
+        entries.sort_by_cached_key(|entry| key(entry));
+        entries
+    }
+    let same_entries = old_entries.len() == new_entries.len()
+        && sorted(old_entries).into_iter().zip(sorted(new_entries)).all(|(old, new)| same_entry(old, new));
+    if !same_entries {
         return;
     }
     let (Value::Object(old_map), Value::Object(new_map)) = (old, &*new) else { return };

@@ -29,18 +29,14 @@ fn same_manager(a: &ManagerId, b: &ManagerId) -> bool {
 pub fn to_scale(parent: &Value, api_version: &str, replicas: &[&str]) -> Result<Option<Value>, String> {
     let mut scale = Managed::new();
     let path = elements(replicas);
-    for manager in Managed::of(parent)?.managers() {
+    for (id, manager) in Managed::of(parent)?.iter() {
         if manager.api_version == api_version && manager.fields.has(&path) {
-            let mut id = manager.id.clone();
+            let mut id = id.clone();
             if !id.api_version.is_empty() {
                 SCALE_VERSION.clone_into(&mut id.api_version);
             }
-            scale.put(Manager {
-                id,
-                api_version: SCALE_VERSION.to_owned(),
-                fields: set_of(&["spec", "replicas"]),
-                time: manager.time.clone(),
-            });
+            let fields = set_of(&["spec", "replicas"]);
+            scale.put(id, Manager { api_version: SCALE_VERSION.to_owned(), fields, time: manager.time.clone() });
         }
     }
     Ok(scale.encode())
@@ -58,29 +54,29 @@ pub fn to_parent(
     let replicas = set_of(replicas);
     let mut owners = scale.map_or(Ok(Managed::new()), Managed::decode)?;
     let mut out = Managed::new();
-    for manager in Managed::of(parent)?.managers() {
+    for (id, manager) in Managed::of(parent)?.iter() {
         let mut manager = manager.clone();
         if manager.api_version == api_version && manager.fields.has(&path) {
-            let owner = owners.managers().iter().find(|o| same_manager(&o.id, &manager.id)).cloned();
+            let owner = owners.iter().map(|(owner, _)| owner).find(|owner| same_manager(owner, id)).cloned();
             match owner {
                 Some(owner) => {
-                    owners.remove(&owner.id);
+                    owners.remove(&owner);
                 }
                 None => manager.fields = manager.fields.difference(&replicas),
             }
         }
         if !manager.fields.is_empty() {
-            out.put(manager);
+            out.put(id.clone(), manager);
         }
     }
     let scale_path = elements(&["spec", "replicas"]);
-    for owner in owners.managers().iter().filter(|o| o.fields.has(&scale_path)) {
-        let mut id = owner.id.clone();
+    for (id, owner) in owners.iter().filter(|(_, o)| o.fields.has(&scale_path)) {
+        let mut id = id.clone();
         if !id.api_version.is_empty() {
             api_version.clone_into(&mut id.api_version);
         }
         let fields = out.get(&id).map(|m| m.fields.clone()).unwrap_or_default().union(replicas.clone());
-        out.put(Manager { id, api_version: api_version.to_owned(), fields, time: owner.time.clone() });
+        out.put(id, Manager { api_version: api_version.to_owned(), fields, time: owner.time.clone() });
     }
     Ok(out.encode())
 }

@@ -454,7 +454,7 @@ proptest! {
         story.try_apply("a", first, true).expect("by force");
         let owned = |story: &Story, manager: &str| -> Set {
             let managed = Managed::of(story.object()).expect("well-formed");
-            managed.managers().iter().filter(|m| m.id.manager == manager).map(|m| m.fields.clone()).next().unwrap_or_default()
+            managed.iter().find(|(id, _)| id.manager == manager).map(|(_, m)| m.fields.clone()).unwrap_or_default()
         };
         let others = owned(&story, "b");
         if story.try_apply("a", second.clone(), false).is_ok() {
