@@ -19,6 +19,7 @@ pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod status;
+mod strategy;
 pub mod table;
 pub mod time;
 pub mod validate;

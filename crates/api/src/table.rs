@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::kind::Cells;
+use crate::object::{at, list, text};
 
 /// The cells of a kind that shows its name and age only.
 pub fn name_and_age(obj: &Value, now: Timestamp) -> Cells {
@@ -55,4 +56,69 @@ pub fn human_duration(seconds: i64) -> String {
     } else {
         format!("{}y", hours / 24 / 365)
     }
+}
+
+/// The text, or `<none>` for the empty one.
+pub fn or_none(text: &str) -> &str {
+    if text.is_empty() { "<none>" } else { text }
+}
+
+/// The text, or `<unknown>` for the empty one.
+pub fn or_unknown(text: &str) -> &str {
+    if text.is_empty() { "<unknown>" } else { text }
+}
+
+/// The texts joined by commas, or `<none>`.
+pub fn joined<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    or_none(&texts.into_iter().collect::<Vec<_>>().join(",")).to_owned()
+}
+
+/// A set of labels as `k=v,k2=v2`, or `<none>` (`labels.FormatLabels`).
+pub fn labels(map: &Value) -> String {
+    let pairs: Vec<String> =
+        map.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+    or_none(&pairs.join(",")).to_owned()
+}
+
+/// A label selector as text: `a=b,c in (d,e),!f` (`metav1.FormatLabelSelector`).
+pub fn label_selector(selector: &Value) -> String {
+    if selector.is_null() {
+        return "<none>".into();
+    }
+    let mut parts: Vec<(String, String)> = Vec::new();
+    for (key, value) in at(selector, &["matchLabels"]).as_object().into_iter().flatten() {
+        parts.push((key.clone(), format!("{key}={}", value.as_str().unwrap_or_default())));
+    }
+    for e in list(selector, &["matchExpressions"]) {
+        let key = text(e, &["key"]);
+        let mut values: Vec<&str> = list(e, &["values"]).iter().filter_map(Value::as_str).collect();
+        values.sort_unstable();
+        let part = match text(e, &["operator"]) {
+            "In" => format!("{key} in ({})", values.join(",")),
+            "NotIn" => format!("{key} notin ({})", values.join(",")),
+            "Exists" => key.to_owned(),
+            "DoesNotExist" => format!("!{key}"),
+            _ => return "<error>".into(),
+        };
+        parts.push((key.to_owned(), part));
+    }
+    parts.sort_by(|a, b| a.0.cmp(&b.0));
+    or_none(&parts.into_iter().map(|(_, part)| part).collect::<Vec<_>>().join(",")).to_owned()
+}
+
+/// Names and images of the containers of a pod spec, each joined by commas.
+pub fn containers_and_images(pod_spec: &Value) -> (String, String) {
+    let column =
+        |field: &str| list(pod_spec, &["containers"]).iter().map(|c| text(c, &[field])).collect::<Vec<_>>().join(",");
+    (column("name"), column("image"))
+}
+
+/// The creation time as the `Created At` column shows it.
+pub fn created(obj: &Value) -> Value {
+    at(obj, &["metadata", "creationTimestamp"]).clone()
+}
+
+/// The name and the creation time.
+pub fn name_and_created(obj: &Value) -> Cells {
+    vec![json!(name(obj)), created(obj)]
 }

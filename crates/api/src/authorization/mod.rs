@@ -3,6 +3,7 @@
 use crate::kind::Kind;
 
 pub mod local_subject_access_review;
+mod review;
 pub mod self_subject_access_review;
 pub mod self_subject_rules_review;
 pub mod subject_access_review;

@@ -1,29 +1,292 @@
-//! `Event`.
+//! `Event` of the core group: something that happened to an object. The same records are served as
+//! [`events.k8s.io/v1`](crate::events), under other field names; in storage they have the core form.
+//!
+//! Upstream: `pkg/registry/core/event/strategy.go`, `pkg/apis/core/validation/events.go`.
 
-use crate::kind::Kind;
-use crate::kinds::{Facts, facts};
+use serde_json::{Value, json};
 
-/// The kind `Event`.
+use crate::field::ErrorList;
+use crate::kind::{Cells, Cx, Kind, Name};
+use crate::kinds::{Facts, NAME, facts};
+use crate::object::{View, at, same, text};
+use crate::table::{name, since};
+
+/// The kind `Event` of the core group.
 pub struct Event;
+
+const TTL_SECONDS: u64 = 3600;
+
+/// The columns of events, in both groups.
+pub(crate) const COLUMNS: &[(&str, &str, &str, i32)] = &[
+    ("Last Seen", "string", "", 0),
+    ("Type", "string", "", 0),
+    ("Reason", "string", "", 0),
+    ("Object", "string", "", 0),
+    ("Subobject", "string", "", 1),
+    ("Source", "string", "", 1),
+    ("Message", "string", "", 0),
+    ("First Seen", "string", "", 1),
+    ("Count", "string", "", 1),
+    (NAME.0, NAME.1, NAME.2, 1),
+];
 
 impl Kind for Event {
     facts!(Facts {
         kind: "Event",
         plural: "events",
         short_names: &["ev"],
-        prefix: "events",
-        columns: &[
-            ("Last Seen", "string", "", 0),
-            ("Type", "string", "", 0),
-            ("Reason", "string", "", 0),
-            ("Object", "string", "", 0),
-            ("Subobject", "string", "", 1),
-            ("Source", "string", "", 1),
-            ("Message", "string", "", 0),
-            ("First Seen", "string", "", 1),
-            ("Count", "string", "", 1),
-            ("Name", "string", "name", 1)
-        ],
+        columns: COLUMNS,
         ..Facts::namespaced("", "v1")
     });
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        legacy(obj)
+    }
+
+    fn validate_update(&self, _cx: &Cx<'_>, new: &Value, _old: &Value) -> ErrorList {
+        legacy(new)
+    }
+
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
+    fn ttl_seconds(&self) -> Option<u64> {
+        Some(TTL_SECONDS)
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
+        selectable(obj, "involvedObject", "source", "reportingComponent")
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let source = at(obj, &["source"]);
+        cells(&Shown {
+            obj,
+            first: at(obj, &["firstTimestamp"]),
+            last: at(obj, &["lastTimestamp"]),
+            count: at(obj, &["count"]),
+            target: at(obj, &["involvedObject"]),
+            source,
+            reporter: text(obj, &["reportingComponent"]),
+            message: text(obj, &["message"]),
+            now,
+        })
+    }
+}
+
+/// Fields both forms can be selected by; the labels differ in the name of the object and of the source.
+/// Upstream: `pkg/registry/core/event.ToSelectableFields`.
+pub(crate) fn selectable(obj: &Value, object: &str, source: &str, reporter: &str) -> Vec<(Name, String)> {
+    let mut fields: Vec<(Name, String)> =
+        ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"]
+            .into_iter()
+            .map(|field| (format!("{object}.{field}").into(), text(obj, &[object, field]).to_owned()))
+            .collect();
+    let component = match text(obj, &[source, "component"]) {
+        "" => text(obj, &[reporter]),
+        component => component,
+    };
+    fields.push(("reason".into(), text(obj, &["reason"]).to_owned()));
+    fields.push((reporter.to_owned().into(), text(obj, &[reporter]).to_owned()));
+    fields.push(("source".into(), component.to_owned()));
+    fields.push(("type".into(), text(obj, &["type"]).to_owned()));
+    fields
+}
+
+/// What a row of events is made of, whichever form it has.
+pub(crate) struct Shown<'a> {
+    pub obj: &'a Value,
+    pub first: &'a Value,
+    pub last: &'a Value,
+    pub count: &'a Value,
+    pub target: &'a Value,
+    pub source: &'a Value,
+    pub reporter: &'a str,
+    pub message: &'a str,
+    pub now: jiff::Timestamp,
+}
+
+/// Upstream: `printEvent`.
+pub(crate) fn cells(e: &Shown<'_>) -> Cells {
+    let or_else = |a: &Value, b: &str| match a.as_str() {
+        Some(time) => since(Some(time), e.now),
+        None => b.to_owned(),
+    };
+    let event_time = since(at(e.obj, &["eventTime"]).as_str(), e.now);
+    let first = or_else(e.first, &event_time);
+    let mut last = or_else(e.last, &first);
+    let mut count = e.count.as_i64().unwrap_or_default();
+    let series = at(e.obj, &["series"]);
+    if !series.is_null() {
+        last = since(at(series, &["lastObservedTime"]).as_str(), e.now);
+        count = at(series, &["count"]).as_i64().unwrap_or_default();
+    } else if count == 0 {
+        count = 1;
+    }
+    let kind = text(e.target, &["kind"]).to_lowercase();
+    let target = match text(e.target, &["name"]) {
+        "" => kind,
+        name => format!("{kind}/{name}"),
+    };
+    let or = |a: &str, b: &str| if a.is_empty() { b.to_owned() } else { a.to_owned() };
+    let component = or(text(e.source, &["component"]), e.reporter);
+    let instance = or(text(e.source, &["host"]), text(e.obj, &["reportingInstance"]));
+    let source = if instance.is_empty() { component } else { format!("{component}, {instance}") };
+    vec![
+        json!(last),
+        json!(text(e.obj, &["type"])),
+        json!(text(e.obj, &["reason"])),
+        json!(target),
+        json!(text(e.target, &["fieldPath"])),
+        json!(source),
+        json!(e.message.trim()),
+        json!(first),
+        json!(count),
+        json!(name(e.obj)),
+    ]
+}
+
+/// Whether the object an event is about lives outside namespaces, as far as its kind tells.
+fn is_cluster_kind(kind: &str) -> bool {
+    matches!(kind, "Node" | "Namespace" | "PersistentVolume" | "ComponentStatus")
+}
+
+/// The rules of events that came in by the core group. Upstream: `legacyValidateEvent`.
+fn legacy(obj: &Value) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let root = View::root(obj);
+    let involved = root.get("involvedObject");
+    let namespace = text(obj, &["metadata", "namespace"]);
+    let about = involved.get("namespace");
+    if about.str().is_empty() {
+        // Objects outside namespaces have their events in the default namespace or the system's.
+        if !matches!(namespace, "" | "default" | "kube-system") {
+            errs.invalid(about.path(), about.str(), "does not match event.namespace");
+        }
+    } else if is_cluster_kind(involved.get("kind").str()) {
+        errs.invalid(about.path(), about.str(), "must be empty for cluster-scoped objects");
+    } else if about.str() != namespace {
+        errs.invalid(about.path(), about.str(), "does not match event.namespace");
+    }
+    errs
+}
+
+/// The rules of events that came in by `events.k8s.io/v1`, in the names of the core form they are stored in.
+/// Upstream: `ValidateEventCreate`.
+pub(crate) fn strict(obj: &Value) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let root = View::root(obj);
+    if !root.get("eventTime").is_set() {
+        errs.required(root.get("eventTime").path(), "");
+    }
+    let controller = root.get("reportingController");
+    if controller.str().is_empty() {
+        errs.required(controller.path(), "");
+    }
+    for problem in crate::names::qualified_name(controller.str()) {
+        errs.invalid(controller.path(), controller.str(), problem);
+    }
+    for (field, max) in [("reportingInstance", 128), ("action", 128), ("reason", 128)] {
+        let v = root.get(field);
+        if v.str().is_empty() {
+            errs.required(v.path(), "");
+        } else if v.len() > max {
+            errs.invalid(v.path(), "", format!("can have at most {max} characters"));
+        }
+    }
+    let note = root.get("note");
+    if note.len() > 1024 {
+        errs.invalid(note.path(), "", "can have at most 1024 characters");
+    }
+    let ty = root.get("type");
+    if !matches!(ty.str(), "Normal" | "Warning") {
+        errs.invalid(ty.path(), "", "has invalid value: ".to_owned() + ty.str());
+    }
+    series(&mut errs, &root);
+    errs
+}
+
+fn series(errs: &mut ErrorList, root: &View<'_>) {
+    let series = root.get("series");
+    if !series.is_set() {
+        return;
+    }
+    if series.get("count").int().unwrap_or_default() < 2 {
+        errs.invalid(series.get("count").path(), "", "should be at least 2");
+    }
+    if !series.get("lastObservedTime").is_set() {
+        errs.required(series.get("lastObservedTime").path(), "");
+    }
+}
+
+/// What an update by `events.k8s.io/v1` may not change: everything but the series.
+/// Upstream: `ValidateEventUpdate`.
+pub(crate) fn strict_update(new: &Value, old: &Value) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let root = View::root(new);
+    for field in [
+        "regarding",
+        "reason",
+        "note",
+        "deprecatedFirstTimestamp",
+        "deprecatedLastTimestamp",
+        "deprecatedCount",
+        "related",
+        "type",
+        "eventTime",
+        "action",
+        "reportingController",
+        "reportingInstance",
+    ] {
+        let v = root.get(field);
+        if !same(v.value(), at(old, &[field])) {
+            errs.invalid(v.path(), v.value(), "field is immutable");
+        }
+    }
+    series(&mut errs, &root);
+    errs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_what_happened_to_what_and_when() {
+        let event = json!({"metadata": {"name": "e"}, "type": "Normal", "reason": "Started", "message": " m\n",
+            "involvedObject": {"kind": "Pod", "name": "p", "fieldPath": "spec.containers{c}"},
+            "source": {"component": "kubelet", "host": "n"}, "count": 3,
+            "firstTimestamp": "2026-01-01T00:00:00Z", "lastTimestamp": "2026-01-01T00:00:50Z"});
+        let cells = Event.cells(&event, "2026-01-01T00:01:00Z".parse().expect("a time"));
+        assert_eq!(
+            cells,
+            [
+                json!("10s"),
+                json!("Normal"),
+                json!("Started"),
+                json!("pod/p"),
+                json!("spec.containers{c}"),
+                json!("kubelet, n"),
+                json!("m"),
+                json!("60s"),
+                json!(3),
+                json!("e")
+            ]
+        );
+    }
+
+    #[test]
+    fn an_event_lives_where_its_object_lives() {
+        let event = json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": "b"}});
+        assert_eq!(legacy(&event).0.len(), 1);
+        let node = json!({"metadata": {"namespace": "default"}, "involvedObject": {"kind": "Node"}});
+        assert!(legacy(&node).is_empty());
+    }
+
+    #[test]
+    fn selectable_labels_are_always_the_same() {
+        let labels = |v: Value| Event.selectable_fields(&v).into_iter().map(|(l, _)| l.to_string()).collect::<Vec<_>>();
+        assert_eq!(labels(json!({})), labels(json!({"reason": "x", "source": {"component": "c"}})));
+    }
 }

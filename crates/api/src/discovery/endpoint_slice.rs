@@ -1,10 +1,24 @@
-//! `EndpointSlice`.
+//! `EndpointSlice`. Upstream: `pkg/registry/discovery/endpointslice/strategy.go`, `pkg/apis/discovery/validation`.
 
-use crate::kind::Kind;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::field::ErrorList;
+use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, facts};
+use crate::object::{View, at, default_text, default_value, items_mut, list, same, set, text};
+use crate::strategy::{first_generation, next_generation};
+use crate::table::{age, name};
+use crate::validate::{PROTOCOLS, dns_label_at, immutable_field, labels, non_special_ip};
 
 /// The kind `EndpointSlice`.
 pub struct EndpointSlice;
+
+const MAX_ENDPOINTS: usize = 1000;
+const MAX_ADDRESSES: usize = 100;
+const MAX_PORTS: usize = 20_000;
+const MAX_ZONE_HINTS: usize = 8;
 
 impl Kind for EndpointSlice {
     facts!(Facts {
@@ -19,4 +33,167 @@ impl Kind for EndpointSlice {
         ],
         ..Facts::namespaced("discovery.k8s.io", "v1")
     });
+
+    fn default(&self, obj: &mut Value) {
+        for port in items_mut(obj, "ports") {
+            default_value(port, "name", "");
+            default_text(port, "protocol", "TCP");
+        }
+        for endpoint in items_mut(obj, "endpoints") {
+            default_value(endpoint, "conditions", json!({}));
+        }
+    }
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        first_generation(obj);
+    }
+
+    fn prepare_update(&self, _cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        next_generation(new, old, &["addressType", "endpoints", "ports"]);
+        let labels = |obj| at(obj, &["metadata", "labels"]);
+        let generation = at(old, &["metadata", "generation"]);
+        if at(new, &["metadata", "generation"]) == generation && !same(labels(new), labels(old)) {
+            let next = generation.as_i64().unwrap_or_default() + 1;
+            set(new, &["metadata", "generation"], next);
+        }
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        let root = View::root(obj);
+        let ty = root.get("addressType");
+        match ty.str() {
+            "" => errs.required(ty.path(), ""),
+            "IPv4" | "IPv6" | "FQDN" => {}
+            other => errs.not_supported(ty.path(), other, &["FQDN", "IPv4", "IPv6"]),
+        }
+        let endpoints = root.get("endpoints");
+        if endpoints.len() > MAX_ENDPOINTS {
+            errs.too_many(endpoints.path(), endpoints.len(), MAX_ENDPOINTS);
+        } else {
+            for endpoint in endpoints.list() {
+                validate_endpoint(&mut errs, &endpoint, ty.str());
+            }
+        }
+        validate_ports(&mut errs, &root.get("ports"));
+        errs
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errs = self.validate(cx, new);
+        immutable_field(&mut errs, new, old, &["addressType"]);
+        errs
+    }
+
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let ports = list(obj, &["ports"]).iter().map(|p| match at(p, &["port"]).as_i64() {
+            Some(n) => n.to_string(),
+            None if !text(p, &["name"]).is_empty() => text(p, &["name"]).to_owned(),
+            None => "*".to_owned(),
+        });
+        let addresses = list(obj, &["endpoints"])
+            .iter()
+            .flat_map(|e| list(e, &["addresses"]))
+            .map(|a| a.as_str().unwrap_or_default().to_owned());
+        vec![
+            json!(name(obj)),
+            json!(text(obj, &["addressType"])),
+            json!(first_three(ports.collect())),
+            json!(first_three(addresses.collect())),
+            json!(age(obj, now)),
+        ]
+    }
+}
+
+/// The first three and how many more. Upstream: `listWithMoreString`.
+fn first_three(all: Vec<String>) -> String {
+    const MAX: usize = 3;
+    match all.len() {
+        0 => "<unset>".into(),
+        n if n > MAX => format!("{} + {} more...", all.get(..MAX).unwrap_or_default().join(","), n - MAX),
+        _ => all.join(","),
+    }
+}
+
+fn validate_endpoint(errs: &mut ErrorList, endpoint: &View<'_>, ty: &str) {
+    let addresses = endpoint.get("addresses");
+    if addresses.is_empty() {
+        errs.required(addresses.path(), "must contain at least 1 address");
+    } else if addresses.len() > MAX_ADDRESSES {
+        errs.too_many(addresses.path(), addresses.len(), MAX_ADDRESSES);
+    }
+    for address in addresses.list() {
+        match ty {
+            "IPv4" if address.str().parse::<std::net::Ipv4Addr>().is_err() => {
+                errs.invalid(address.path(), address.str(), "must be a valid IPv4 address");
+            }
+            "IPv6" if address.str().parse::<std::net::Ipv6Addr>().is_err() => {
+                errs.invalid(address.path(), address.str(), "must be a valid IPv6 address");
+            }
+            "IPv4" | "IPv6" => non_special_ip(errs, address.str(), address.path()),
+            "FQDN" => crate::validate::fqdn(errs, address.str(), address.path()),
+            _ => {}
+        }
+    }
+    let node = endpoint.get("nodeName");
+    if let Some(value) = node.opt_str() {
+        for problem in crate::names::dns_subdomain(value, false) {
+            errs.invalid(node.path(), value, problem);
+        }
+    }
+    labels::labels(errs, &endpoint.get("deprecatedTopology"));
+    let hostname = endpoint.get("hostname");
+    if hostname.is_set() {
+        dns_label_at(errs, &hostname);
+    }
+    for (field, max) in [("forZones", MAX_ZONE_HINTS), ("forNodes", MAX_ZONE_HINTS)] {
+        let hints = endpoint.get("hints").get(field);
+        if hints.len() > max {
+            errs.too_many(hints.path(), hints.len(), max);
+            continue;
+        }
+        let mut seen = BTreeSet::new();
+        for hint in hints.list() {
+            let name = hint.get("name");
+            if !seen.insert(name.str()) {
+                errs.duplicate(name.path(), name.str());
+            }
+            if field == "forZones" {
+                labels::value(errs, name.str(), name.path());
+            } else {
+                for problem in crate::names::dns_subdomain(name.str(), false) {
+                    errs.invalid(name.path(), name.str(), problem);
+                }
+            }
+        }
+    }
+}
+
+fn validate_ports(errs: &mut ErrorList, ports: &View<'_>) {
+    if ports.len() > MAX_PORTS {
+        errs.too_many(ports.path(), ports.len(), MAX_PORTS);
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for port in ports.list() {
+        let (name, protocol, app) = (port.get("name"), port.get("protocol"), port.get("appProtocol"));
+        if !name.str().is_empty() {
+            dns_label_at(errs, &name);
+        }
+        if !seen.insert(name.str()) {
+            errs.duplicate(name.path(), name.str());
+        }
+        if protocol.str().is_empty() {
+            errs.required(protocol.path(), "");
+        } else if !PROTOCOLS.contains(&protocol.str()) {
+            errs.not_supported(protocol.path(), protocol.str(), &PROTOCOLS);
+        }
+        if app.is_set() {
+            labels::name(errs, app.str(), app.path());
+        }
+    }
 }

@@ -1,7 +1,15 @@
-//! `ServiceCIDR`.
+//! `ServiceCIDR`: a range service addresses come from.
+//!
+//! Upstream: `pkg/registry/networking/servicecidr/strategy.go`, `ValidateServiceCIDR`.
 
-use crate::kind::Kind;
+use serde_json::{Value, json};
+
+use crate::field::ErrorList;
+use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
+use crate::object::{View, at, list, set};
+use crate::strategy::reset_spec_or_status;
+use crate::table::{age, joined, name};
 
 /// The kind `ServiceCIDR`.
 pub struct ServiceCIDR;
@@ -14,4 +22,64 @@ impl Kind for ServiceCIDR {
         columns: &[NAME, ("CIDRs", "string", "", 0), AGE],
         ..Facts::cluster("networking.k8s.io", "v1")
     });
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        set(obj, &["status"], json!({}));
+    }
+
+    fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        crate::object::restore(new, old, if cx.subresource == Some("status") { &["spec"] } else { &["status"] });
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        let cidrs = View::root(obj).dig("spec.cidrs");
+        if cidrs.is_empty() {
+            errs.required(cidrs.path(), "at least one CIDR required");
+            return errs;
+        }
+        if cidrs.len() > 2 {
+            errs.invalid(cidrs.path(), cidrs.value(), "may only hold up to 2 values");
+            return errs;
+        }
+        let v6 = cidrs.strs().iter().filter(|c| c.contains(':')).count();
+        if cidrs.len() == 2 && v6 != 1 {
+            errs.invalid(
+                cidrs.path(),
+                cidrs.value(),
+                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
+            );
+        }
+        for cidr in cidrs.list() {
+            crate::validate::strict_cidr(&mut errs, cidr.str(), cidr.path());
+        }
+        errs
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        if cx.subresource == Some("status") {
+            return ErrorList::new();
+        }
+        let mut errs = ErrorList::new();
+        let cidrs = View::root(new).dig("spec.cidrs");
+        let before = list(old, &["spec", "cidrs"]);
+        match (before.len(), cidrs.len()) {
+            // One family may become two, with the one there was still first.
+            (1, 2) if list(new, &["spec", "cidrs"]).first() == before.first() => errs.extend(self.validate(cx, new)),
+            _ if at(new, &["spec", "cidrs"]) != at(old, &["spec", "cidrs"]) => {
+                errs.invalid(cidrs.path(), cidrs.value(), "field is immutable");
+            }
+            _ => {}
+        }
+        errs
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let cidrs = joined(list(obj, &["spec", "cidrs"]).iter().filter_map(Value::as_str));
+        vec![json!(name(obj)), json!(cidrs), json!(age(obj, now))]
+    }
+
+    fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
+        reset_spec_or_status(subresource)
+    }
 }

@@ -1,9 +1,9 @@
-//! `Eviction`, the body of the subresource `eviction`.
+//! `Eviction`, the body of the subresource `eviction` of pods.
 
 use crate::kind::Kind;
 use crate::kinds::{CREATE_ONLY, Facts, facts};
 
-/// The kind `Eviction`.
+/// The kind `Eviction`. Its name is the pod's; its `deleteOptions` are those of the deletion.
 pub struct Eviction;
 
 impl Kind for Eviction {

@@ -6,6 +6,7 @@ pub mod cluster_role;
 pub mod cluster_role_binding;
 pub mod role;
 pub mod role_binding;
+mod rules;
 
 /// The kinds of the group.
 pub fn all() -> Vec<Box<dyn Kind>> {

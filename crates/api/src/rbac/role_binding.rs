@@ -1,7 +1,11 @@
-//! `RoleBinding`.
+//! `RoleBinding`. Upstream: `pkg/registry/rbac/rolebinding/strategy.go`.
 
-use crate::kind::Kind;
-use crate::kinds::{AGE, Facts, NAME, facts};
+use serde_json::Value;
+
+use super::rules;
+use crate::field::ErrorList;
+use crate::kind::{Cells, Cx, Kind};
+use crate::kinds::{Facts, facts};
 
 /// The kind `RoleBinding`.
 pub struct RoleBinding;
@@ -10,14 +14,33 @@ impl Kind for RoleBinding {
     facts!(Facts {
         kind: "RoleBinding",
         plural: "rolebindings",
-        columns: &[
-            NAME,
-            ("Role", "string", "", 0),
-            AGE,
-            ("Users", "string", "", 1),
-            ("Groups", "string", "", 1),
-            ("ServiceAccounts", "string", "", 1)
-        ],
+        columns: rules::BINDING_COLUMNS,
         ..Facts::namespaced("rbac.authorization.k8s.io", "v1")
     });
+
+    fn default(&self, obj: &mut Value) {
+        rules::default_binding(obj);
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        rules::validate_binding(obj, &["Role", "ClusterRole"], true)
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errs = self.validate(cx, new);
+        rules::validate_role_unchanged(&mut errs, new, old);
+        errs
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        crate::names::path_segment(name, prefix)
+    }
+
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        rules::binding_cells(obj, now)
+    }
 }

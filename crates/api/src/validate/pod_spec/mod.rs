@@ -1,0 +1,227 @@
+//! Pods and pod templates, split by subject: [`containers`], [`env`], [`handlers`] (probes and hooks), [`volumes`],
+//! [`resources`], [`security`], [`affinity`], [`scheduling`] (tolerations, spread, gates, names), and [`warnings`].
+//!
+//! Upstream: `ValidatePodSpec` in `pkg/apis/core/validation/validation.go`; the order of problems is its order.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{dns_label_at, dns_subdomain_at, labels, non_negative};
+use crate::field::{ErrorList, Path};
+use crate::kind::Cx;
+use crate::object::View;
+
+pub mod affinity;
+pub mod containers;
+pub mod env;
+pub mod handlers;
+pub mod resources;
+pub mod scheduling;
+pub mod security;
+pub mod volumes;
+pub mod warnings;
+
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// The volumes of a pod spec by name.
+pub type Volumes<'a> = BTreeMap<&'a str, &'a Value>;
+
+/// What the parts of a pod spec need to know of the whole.
+pub struct PodContext<'a> {
+    /// The volumes by name.
+    pub volumes: Volumes<'a>,
+    /// Names of the resource claims.
+    pub claims: Vec<&'a str>,
+    /// `spec.terminationGracePeriodSeconds`.
+    pub grace_seconds: i64,
+    /// `spec.os.name`.
+    pub os: &'a str,
+    /// `spec.restartPolicy`.
+    pub restart_policy: &'a str,
+    /// Whether the object is a pod, not a template.
+    pub is_pod: bool,
+}
+
+/// A new pod.
+pub fn pod(_cx: &Cx<'_>, obj: &Value) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let root = View::root(obj);
+    let spec = root.get("spec");
+    pod_annotations(&mut errs, &root, &spec);
+    self::spec(&mut errs, &spec, true);
+    for field in ["containers", "initContainers"] {
+        for container in spec.items(field) {
+            let image = container.get("image");
+            if image.str().trim() != image.str() {
+                errs.invalid(image.path(), image.str(), "must not have leading or trailing whitespace");
+            }
+        }
+    }
+    resources::one_huge_page_size(&mut errs, &spec);
+    let ips = root.dig("status.podIPs");
+    for ip in ips.list() {
+        super::ip_address(&mut errs, ip.get("ip").str(), ip.get("ip").path());
+    }
+    errs
+}
+
+/// What only pods, not templates, say in annotations.
+pub fn pod_annotations(errs: &mut ErrorList, root: &View<'_>, spec: &View<'_>) {
+    let annotations = root.dig("metadata.annotations");
+    if let Some(value) = annotations.get(MIRROR).opt_str()
+        && spec.get("nodeName").str().is_empty()
+    {
+        errs.invalid(&annotations.path().key(MIRROR), value, "must set spec.nodeName if mirror pod annotation is set");
+    }
+}
+
+/// The template of a workload; `unchanged` when an update leaves it as it was.
+pub fn template(errs: &mut ErrorList, _cx: &Cx<'_>, template: &View<'_>, unchanged: bool) {
+    let meta = template.get("metadata");
+    labels::labels(errs, &meta.get("labels"));
+    super::meta::annotations(errs, &meta.get("annotations"));
+    if unchanged {
+        return;
+    }
+    let spec = template.get("spec");
+    self::spec(errs, &spec, false);
+    let ephemeral = spec.get("ephemeralContainers");
+    if !ephemeral.is_empty() {
+        errs.forbidden(ephemeral.path(), "ephemeral containers not allowed in pod template");
+    }
+}
+
+/// A pod spec.
+pub fn spec(errs: &mut ErrorList, spec: &View<'_>, is_pod: bool) {
+    let claims = spec.items("resourceClaims");
+    let pod = PodContext {
+        volumes: volumes::volumes(errs, &spec.get("volumes")),
+        claims: claims.iter().map(|c| c.get("name").str()).collect(),
+        grace_seconds: spec.get("terminationGracePeriodSeconds").int().unwrap_or(30),
+        os: spec.dig("os.name").str(),
+        restart_policy: spec.get("restartPolicy").str(),
+        is_pod,
+    };
+    scheduling::resource_claims(errs, &spec.get("resourceClaims"));
+    containers::regular(errs, &spec.get("containers"), &pod);
+    containers::init(errs, &spec.get("initContainers"), &spec.get("containers"), &pod);
+    containers::ephemeral(errs, spec, &pod);
+    let policy = spec.get("restartPolicy");
+    super::one_of(errs, &policy, &["Always", "OnFailure", "Never"]);
+    let dns = spec.get("dnsPolicy");
+    super::one_of(errs, &dns, &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]);
+    labels::labels(errs, &spec.get("nodeSelector"));
+    security::pod(errs, spec);
+    affinity::affinity(errs, &spec.get("affinity"));
+    scheduling::dns_config(errs, spec);
+    scheduling::gates(errs, spec);
+    scheduling::spread(errs, &spec.get("topologySpreadConstraints"));
+    names(errs, spec);
+    scheduling::tolerations(errs, &spec.get("tolerations"));
+    scheduling::host_aliases(errs, &spec.get("hostAliases"));
+    for field in ["priorityClassName", "runtimeClassName"] {
+        let v = spec.get(field);
+        if !v.str().is_empty() {
+            dns_subdomain_at(errs, &v);
+        }
+    }
+    let preemption = spec.get("preemptionPolicy");
+    if preemption.is_set() {
+        super::one_of(errs, &preemption, &["Never", "PreemptLowerPriority"]);
+    }
+    for (_, amount) in spec.get("overhead").entries() {
+        resources::amount(errs, &amount);
+    }
+    let os = spec.get("os");
+    if os.is_set() {
+        super::one_of(errs, &os.get("name"), &["linux", "windows"]);
+    }
+    if spec.get("resources").is_set() {
+        resources::requirements(errs, &spec.get("resources"), &[]);
+    }
+}
+
+fn names(errs: &mut ErrorList, spec: &View<'_>) {
+    for field in ["serviceAccountName", "nodeName"] {
+        let v = spec.get(field);
+        if !v.str().is_empty() {
+            dns_subdomain_at(errs, &v);
+        }
+    }
+    let deadline = spec.get("activeDeadlineSeconds");
+    if let Some(seconds) = deadline.int()
+        && !(1..=i64::from(i32::MAX)).contains(&seconds)
+    {
+        errs.invalid(deadline.path(), seconds, "must be between 1 and 2147483647, inclusive");
+    }
+    for field in ["hostname", "subdomain"] {
+        let v = spec.get(field);
+        if !v.str().is_empty() {
+            dns_label_at(errs, &v);
+        }
+    }
+    non_negative(errs, &spec.get("terminationGracePeriodSeconds"));
+}
+
+/// The text of upstream's check that a path stays below the place it is mounted at.
+/// Upstream: `validateLocalDescendingPath`.
+pub fn descending_path(errs: &mut ErrorList, path: &Path, text: &str) {
+    if text.starts_with('/') {
+        errs.invalid(path, text, "must be a relative path");
+    }
+    no_back_steps(errs, path, text);
+}
+
+/// A path without `..`. Upstream: `validatePathNoBacksteps`.
+pub fn no_back_steps(errs: &mut ErrorList, path: &Path, text: &str) {
+    if text.split('/').any(|part| part == "..") {
+        errs.invalid(path, text, "must not contain '..'");
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kind::Features;
+
+    /// The problems of a pod with this spec, defaults applied, as text.
+    pub(crate) fn problems(spec: Value) -> Vec<String> {
+        let mut pod = json!({"metadata": {"name": "x", "namespace": "d"}, "spec": spec});
+        crate::core::pod::defaults::pod(&mut pod);
+        let features = Features::default();
+        let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: None, user: "t", features: &features };
+        self::pod(&cx, &pod).0.iter().map(ToString::to_string).collect()
+    }
+
+    /// The problems of a pod with one container that has these fields beside name and image.
+    pub(crate) fn container_problems(fields: Value) -> Vec<String> {
+        let mut container = json!({"name": "c", "image": "i"});
+        for (key, value) in fields.as_object().into_iter().flatten() {
+            container[key.as_str()] = value.clone();
+        }
+        problems(json!({"containers": [container]}))
+    }
+
+    #[test]
+    fn a_plain_pod_is_fine() {
+        assert_eq!(container_problems(json!({})), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_pod_needs_containers_with_names_and_images() {
+        assert_eq!(problems(json!({"containers": []})), ["spec.containers: Required value"]);
+        assert_eq!(
+            problems(json!({"containers": [{}]})),
+            ["spec.containers[0].name: Required value", "spec.containers[0].image: Required value"]
+        );
+    }
+
+    #[test]
+    fn null_where_an_object_belongs_is_no_panic() {
+        let _ = problems(Value::Null);
+        let _ = problems(json!({"containers": [null, 3, "x"], "volumes": [null, 1], "affinity": 7, "tolerations": {}}));
+    }
+}
