@@ -156,8 +156,8 @@ impl Hub {
         }
     }
 
-    /// Joins a watcher of the commits after `from`.
-    pub fn subscribe(self: &Arc<Self>, prefix: &str, from: u64) -> Result<Subscription, BeforeWindow> {
+    /// Joins a watcher of the commits after `from`, who has been told so far that it has everything up to `told`.
+    pub fn subscribe(self: &Arc<Self>, prefix: &str, from: u64, told: u64) -> Result<Subscription, BeforeWindow> {
         let mut state = self.state.lock();
         if from < state.window_start && state.closed.is_none() {
             return Err(BeforeWindow);
@@ -179,7 +179,7 @@ impl Hub {
         if state.closed.is_none() {
             state.watchers.insert(id, watcher.clone());
         }
-        Ok(Subscription { id, hub: self.clone(), watcher, told: from.max(published), finished: false })
+        Ok(Subscription { id, hub: self.clone(), watcher, told, finished: false })
     }
 
     /// Ends all watchers, after they have read what is queued.
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn a_watcher_sees_its_prefix_and_is_told_of_the_rest() {
         let hub = hub(Limits::default());
-        let mut watch = hub.subscribe("/a/", 1).expect("in window");
+        let mut watch = hub.subscribe("/a/", 1, 1).expect("in window");
         hub.publish(vec![commit(2, &["/a/x", "/b/x", "/a/y"])], 2);
         assert_eq!(drain(&mut watch), ["/a/x@2", "/a/y@2"]);
         hub.publish(vec![commit(3, &["/b/y"]), commit(4, &["/b/z"])], 4);
@@ -369,15 +369,15 @@ mod tests {
         for revision in 2..=5 {
             hub.publish(vec![commit(revision, &["/a"])], revision);
         }
-        assert!(hub.subscribe("/", 2).is_err());
-        let mut watch = hub.subscribe("/", 3).expect("in window");
+        assert!(hub.subscribe("/", 2, 2).is_err());
+        let mut watch = hub.subscribe("/", 3, 3).expect("in window");
         assert_eq!(drain(&mut watch), ["/a@4", "/a@5"]);
     }
 
     #[test]
     fn a_watch_from_the_future_skips_what_comes_before() {
         let hub = hub(Limits::default());
-        let mut watch = hub.subscribe("/", 3).expect("future");
+        let mut watch = hub.subscribe("/", 3, 3).expect("future");
         for revision in 2..=4 {
             hub.publish(vec![commit(revision, &["/a"])], revision);
         }
@@ -385,10 +385,21 @@ mod tests {
     }
 
     #[test]
+    fn a_watcher_is_told_at_once_where_the_store_stands() {
+        let hub = hub(Limits::default());
+        hub.publish(vec![commit(2, &["/b"])], 2);
+        let mut watch = hub.subscribe("/a", 1, 1).expect("in window");
+        assert_eq!(drain(&mut watch), ["progress@2"]);
+        assert_eq!(drain(&mut hub.subscribe("/a", 2, 2).expect("in window")), [""; 0]);
+        // Who has caught up by history that did not concern him has not been told yet.
+        assert_eq!(drain(&mut hub.subscribe("/a", 2, 1).expect("in window")), ["progress@2"]);
+    }
+
+    #[test]
     fn a_slow_watcher_is_ended_and_forgotten() {
         let hub = hub(Limits { watcher_events: 3, ..Limits::default() });
-        let mut slow = hub.subscribe("/", 1).expect("in window");
-        let mut quick = hub.subscribe("/", 1).expect("in window");
+        let mut slow = hub.subscribe("/", 1, 1).expect("in window");
+        let mut quick = hub.subscribe("/", 1, 1).expect("in window");
         for revision in 2..=5 {
             hub.publish(vec![commit(revision, &["/a"])], revision);
             assert_eq!(drain(&mut quick), [format!("/a@{revision}")]);
@@ -402,25 +413,25 @@ mod tests {
     #[test]
     fn closing_ends_watchers_after_what_is_queued() {
         let hub = hub(Limits::default());
-        let mut watch = hub.subscribe("/", 1).expect("in window");
+        let mut watch = hub.subscribe("/", 1, 1).expect("in window");
         hub.publish(vec![commit(2, &["/a"])], 2);
         hub.close(None);
         assert_eq!(drain(&mut watch), ["/a@2".to_string(), Error::Closed.to_string()]);
-        let mut late = hub.subscribe("/", 1).expect("closed hubs answer at once");
+        let mut late = hub.subscribe("/", 1, 1).expect("closed hubs answer at once");
         assert_eq!(drain(&mut late), [Error::Closed.to_string()]);
     }
 
     #[test]
     fn a_reset_ends_watchers_and_starts_anew() {
         let hub = hub(Limits::default());
-        let mut watch = hub.subscribe("/", 1).expect("in window");
+        let mut watch = hub.subscribe("/", 1, 1).expect("in window");
         hub.publish(vec![commit(2, &["/a"])], 2);
         hub.reset(9);
         let oldest = Error::Compacted { asked: Revision(2), oldest: Revision(9) };
         assert_eq!(drain(&mut watch), ["/a@2".to_string(), oldest.to_string()]);
-        assert!(hub.subscribe("/", 8).is_err());
+        assert!(hub.subscribe("/", 8, 8).is_err());
         hub.publish(vec![commit(10, &["/a"])], 10);
-        assert_eq!(drain(&mut hub.subscribe("/", 9).expect("in window")), ["/a@10"]);
+        assert_eq!(drain(&mut hub.subscribe("/", 9, 9).expect("in window")), ["/a@10"]);
     }
 
     #[test]
@@ -428,7 +439,7 @@ mod tests {
         let keys: Vec<String> = (0..700).map(|n| format!("/{n}")).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let hub = hub(Limits::default());
-        let mut watch = hub.subscribe("/", 1).expect("in window");
+        let mut watch = hub.subscribe("/", 1, 1).expect("in window");
         hub.publish(vec![commit(2, &keys[..500]), commit(3, &keys), commit(4, &keys[..1])], 4);
         let mut sizes = Vec::new();
         while let Some(Some(Ok(WatchMessage::Events(events)))) = watch.next().now_or_never() {

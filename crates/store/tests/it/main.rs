@@ -1,5 +1,7 @@
 //! The store's tests that need files, processes or a real etcd: one binary.
 
+mod crash;
 mod embedded;
 mod etcd;
 mod etcd_server;
+mod history;

@@ -6,11 +6,12 @@ use futures_util::{StreamExt, stream};
 
 use super::{Shared, blocking};
 use crate::hub::Subscription;
-use crate::{Error, Revision, WatchMessage, WatchStream};
+use crate::{Error, Event, WatchMessage, WatchStream};
 
 enum State {
-    /// Everything up to `told` is delivered; the rest is on disk.
+    /// Everything up to `reached` is delivered, the rest is on disk; the consumer knows it up to `told`.
     Behind {
+        reached: u64,
         told: u64,
     },
     Live(Subscription),
@@ -19,20 +20,24 @@ enum State {
 
 /// The events after `from`.
 pub(super) fn stream(shared: Arc<Shared>, prefix: String, from: u64) -> WatchStream {
-    let state = match shared.hub.subscribe(&prefix, from) {
+    let state = match shared.hub.subscribe(&prefix, from, from) {
         Ok(subscription) => State::Live(subscription),
-        Err(_) => State::Behind { told: from },
+        Err(_) => State::Behind { reached: from, told: from },
     };
     stream::unfold((state, shared, prefix), |(mut state, shared, prefix)| async move {
         loop {
             match state {
-                State::Behind { told } => match shared.hub.subscribe(&prefix, told) {
+                State::Behind { reached, told } => match shared.hub.subscribe(&prefix, reached, told) {
                     Ok(subscription) => state = State::Live(subscription),
-                    Err(_) => match read(shared.clone(), prefix.clone(), told).await {
-                        Ok((message, told)) => {
-                            state = State::Behind { told };
-                            return Some((Ok(message), (state, shared, prefix)));
-                        }
+                    Err(_) => match read(shared.clone(), prefix.clone(), reached).await {
+                        Ok((events, reached)) => match events.last() {
+                            None => state = State::Behind { reached, told },
+                            Some(last) => {
+                                let told = last.record.mod_revision.0;
+                                let message = WatchMessage::Events(events);
+                                return Some((Ok(message), (State::Behind { reached, told }, shared, prefix)));
+                            }
+                        },
                         Err(error) => return Some((Err(error), (State::Ended, shared, prefix))),
                     },
                 },
@@ -47,14 +52,7 @@ pub(super) fn stream(shared: Arc<Shared>, prefix: String, from: u64) -> WatchStr
     .boxed()
 }
 
-async fn read(shared: Arc<Shared>, prefix: String, told: u64) -> Result<(WatchMessage, u64), Error> {
-    blocking(move || {
-        let (events, read_to) = shared.snapshot_from(told)?.events(&prefix, told)?;
-        let message = match events.is_empty() {
-            true => WatchMessage::Progress(Revision(read_to)),
-            false => WatchMessage::Events(events),
-        };
-        Ok((message, read_to))
-    })
-    .await
+/// Events after a revision, of whole commits, and up to where history was read.
+async fn read(shared: Arc<Shared>, prefix: String, after: u64) -> Result<(Vec<Event>, u64), Error> {
+    blocking(move || shared.snapshot_from(after)?.events(&prefix, after)).await
 }

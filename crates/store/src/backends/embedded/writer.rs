@@ -323,8 +323,9 @@ impl Writer {
             txn.abort().map_err(corrupt)?;
         }
         if !group.commits.is_empty() {
-            self.shared.hub.publish(group.commits, self.last);
+            // In this order: nobody may be told of a revision that the store does not stand at yet.
             self.shared.last.store(self.last, Ordering::SeqCst);
+            self.shared.hub.publish(group.commits, self.last);
         }
         for (reply, outcome) in group.answers {
             // Whoever does not wait any longer does not need the answer.

@@ -11,7 +11,7 @@
 //!   [`Store::current_revision`] (the header revision of a linearizable read) reachable for every watcher without
 //!   etcd's progress notifications, which cannot be relied on before 3.4.31 and 3.5.13. The etcd user therefore
 //!   needs to be able to watch all keys; keys of others are not delivered.
-//! * A watch that starts before the hub's window has an etcd watch of its own until it has caught up.
+//! * A watch that starts before the hub's window has an etcd watch and a connection of its own until it has caught up.
 //! * Every five minutes history older than that is compacted, by one of the API servers that share the etcd
 //!   ([`compactor`], upstream's protocol, so that stock API servers may run beside).
 //!
@@ -98,7 +98,7 @@ impl Default for EtcdOptions {
 /// A store in an etcd. See the module's documentation.
 pub struct Etcd {
     kv: KvClient,
-    watch: WatchClient,
+    connector: Connector,
     leases: Leases,
     hub: Arc<Hub>,
     /// History before it is known to be gone.
@@ -111,16 +111,16 @@ pub struct Etcd {
 impl Etcd {
     /// Connects and checks by a read that etcd answers.
     pub async fn connect(options: EtcdOptions) -> Result<Self, Error> {
-        let connect_options = connect_options(&options).await?;
-        let client = Client::connect(&options.endpoints, Some(connect_options)).await.map_err(unavailable)?;
+        let connector =
+            Connector { endpoints: options.endpoints.as_slice().into(), options: connect_options(&options).await? };
+        let client = connector.connect().await?;
         let kv = client.kv_client().max_decoding_message_size(LARGEST_MESSAGE);
-        let watch = client.watch_client().max_decoding_message_size(LARGEST_MESSAGE);
         let store = Self {
             leases: Leases::new(client.lease_client(), options.timeout),
             // Set to the revision that the first read finds.
             hub: Arc::new(Hub::new(options.hub, 0)),
             kv,
-            watch,
+            connector,
             floor: AtomicU64::new(0),
             prefix: options.prefix.as_str().into(),
             timeout: options.timeout,
@@ -128,18 +128,22 @@ impl Etcd {
         };
         let Revision(revision) = store.current_revision().await?;
         store.hub.reset(revision);
-        let pump = pump::Pump {
-            client: store.watch.clone(),
-            hub: store.hub.clone(),
-            prefix: store.prefix.clone(),
-            timeout: options.timeout,
-        };
-        tokio::spawn(store.closed.clone().run_until_cancelled_owned(pump.run(revision)));
+        let watch = client.watch_client().max_decoding_message_size(LARGEST_MESSAGE);
+        tokio::spawn(store.closed.clone().run_until_cancelled_owned(store.pump().run(watch, revision)));
         if let Some(interval) = options.compaction_interval {
             let compaction = compactor::run(store.kv.clone(), interval, options.timeout);
             tokio::spawn(store.closed.clone().run_until_cancelled_owned(compaction));
         }
         Ok(store)
+    }
+
+    fn pump(&self) -> pump::Pump {
+        pump::Pump {
+            connector: self.connector.clone(),
+            hub: self.hub.clone(),
+            prefix: self.prefix.clone(),
+            timeout: self.timeout,
+        }
     }
 
     fn full_key(&self, key: &str) -> Vec<u8> {
@@ -199,6 +203,25 @@ impl Etcd {
     fn check_floor(&self, revision: Revision) -> Result<(), Error> {
         let floor = Revision(self.floor.load(Ordering::SeqCst));
         if revision < floor { Err(Error::Compacted { asked: revision, oldest: floor }) } else { Ok(()) }
+    }
+}
+
+/// Makes connections.
+#[derive(Clone)]
+struct Connector {
+    endpoints: Arc<[String]>,
+    options: ConnectOptions,
+}
+
+impl Connector {
+    async fn connect(&self) -> Result<Client, Error> {
+        Client::connect(&*self.endpoints, Some(self.options.clone())).await.map_err(unavailable)
+    }
+
+    /// For a watch that may be read slowly: on a connection of its own, because what is not read of one stream holds
+    /// up all streams of its connection.
+    async fn watch_client(&self) -> Result<WatchClient, Error> {
+        Ok(self.connect().await?.watch_client().max_decoding_message_size(LARGEST_MESSAGE))
     }
 }
 
@@ -369,16 +392,10 @@ impl Store for Etcd {
     async fn watch(&self, prefix: &str, from: Revision) -> Result<WatchStream, Error> {
         self.check_open()?;
         self.check_floor(from)?;
-        if let Ok(subscription) = self.hub.subscribe(prefix, from.0) {
+        if let Ok(subscription) = self.hub.subscribe(prefix, from.0, from.0) {
             return Ok(subscription.boxed());
         }
-        let pump = pump::Pump {
-            client: self.watch.clone(),
-            hub: self.hub.clone(),
-            prefix: self.prefix.clone(),
-            timeout: self.timeout,
-        };
-        Ok(pump.catch_up(prefix.to_string(), from.0))
+        Ok(self.pump().catch_up(prefix.to_string(), from.0))
     }
 
     async fn current_revision(&self) -> Result<Revision, Error> {

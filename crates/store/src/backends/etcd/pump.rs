@@ -12,8 +12,8 @@ use etcd_client::{EventType, KeyValue, WatchClient, WatchOptions, WatchResponse,
 use futures_util::{StreamExt, stream};
 
 use super::errors::unavailable;
-use super::{record, revision, timed_out};
-use crate::hub::{Commit, Hub, Subscription};
+use super::{Connector, record, revision, timed_out};
+use crate::hub::{BeforeWindow, Commit, Hub, Subscription};
 use crate::{Error, Event, EventKind, Revision, WatchMessage, WatchStream};
 
 /// Waits between tries to resume grow from the first to the second.
@@ -23,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// What a watch needs.
 #[derive(Clone)]
 pub(super) struct Pump {
-    pub client: WatchClient,
+    pub connector: Connector,
     pub hub: Arc<Hub>,
     pub prefix: Arc<str>,
     pub timeout: Duration,
@@ -39,10 +39,10 @@ struct Source {
 
 impl Pump {
     /// Publishes every commit after `last`, for ever.
-    pub async fn run(self, mut last: u64) {
+    pub async fn run(self, client: WatchClient, mut last: u64) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let mut source = match self.open(last).await {
+            let mut source = match self.open(client.clone(), last).await {
                 Ok(source) => source,
                 Err(error) => {
                     tracing::debug!(%error, "etcd's watch cannot be opened, trying again");
@@ -78,8 +78,7 @@ impl Pump {
     }
 
     /// Opens a watch of the commits after `last`.
-    async fn open(&self, last: u64) -> Result<Source, Error> {
-        let mut client = self.client.clone();
+    async fn open(&self, mut client: WatchClient, last: u64) -> Result<Source, Error> {
         let options = WatchOptions::new()
             .with_all_keys()
             .with_start_revision(i64::try_from(last + 1).unwrap_or(i64::MAX))
@@ -98,7 +97,7 @@ impl Pump {
 
     /// A watch from before the hub's window: an etcd watch of its own until the window is reached.
     pub fn catch_up(self, prefix: String, from: u64) -> WatchStream {
-        let behind = Behind { pump: self, source: None, prefix, told: from, pause: FIRST_PAUSE };
+        let behind = Behind { pump: self, source: None, prefix, reached: from, told: from, pause: FIRST_PAUSE };
         stream::unfold(CatchUp::Behind(Box::new(behind)), CatchUp::next).boxed()
     }
 }
@@ -125,7 +124,9 @@ struct Behind {
     pump: Pump,
     source: Option<Source>,
     prefix: String,
-    /// Everything up to here has been delivered.
+    /// Everything up to here has been read.
+    reached: u64,
+    /// The last revision that the consumer knows it has reached.
     told: u64,
     pause: Duration,
 }
@@ -141,7 +142,7 @@ impl CatchUp {
                     return Some((message, CatchUp::Live(subscription)));
                 }
                 CatchUp::Behind(mut behind) => {
-                    if let Ok(subscription) = behind.pump.hub.subscribe(&behind.prefix, behind.told) {
+                    if let Ok(subscription) = behind.subscribe() {
                         state = CatchUp::Live(subscription);
                         continue;
                     }
@@ -157,28 +158,39 @@ impl CatchUp {
 }
 
 impl Behind {
+    fn subscribe(&self) -> Result<Subscription, BeforeWindow> {
+        self.pump.hub.subscribe(&self.prefix, self.reached, self.told)
+    }
+
     /// Reads on; only compaction is an error, everything else is tried again.
     async fn step(&mut self) -> Result<Vec<Event>, Error> {
         let result = match &mut self.source {
             Some(source) => source.next().await,
-            none => match self.pump.open(self.told).await {
-                Ok(source) => {
+            none => {
+                let opened = match self.pump.connector.watch_client().await {
+                    Ok(client) => self.pump.open(client, self.reached).await,
+                    Err(error) => Err(error),
+                };
+                opened.map(|source| {
                     *none = Some(source);
-                    Ok(Vec::new())
-                }
-                Err(error) => Err(error),
-            },
+                    Vec::new()
+                })
+            }
         };
         match result {
             Ok(commits) => {
                 let Some(last) = commits.last().map(|commit| commit.revision) else { return Ok(Vec::new()) };
-                self.told = last;
+                self.reached = last;
                 self.pause = FIRST_PAUSE;
                 let events = commits.into_iter().flat_map(|commit| commit.events);
                 let wanted = events.filter(|event| event.record.key.starts_with(&self.prefix));
-                Ok(wanted.map(Arc::unwrap_or_clone).collect())
+                let wanted: Vec<Event> = wanted.map(Arc::unwrap_or_clone).collect();
+                if let Some(event) = wanted.last() {
+                    self.told = event.record.mod_revision.0;
+                }
+                Ok(wanted)
             }
-            Err(Error::Compacted { oldest, .. }) => Err(Error::Compacted { asked: Revision(self.told), oldest }),
+            Err(Error::Compacted { oldest, .. }) => Err(Error::Compacted { asked: Revision(self.reached), oldest }),
             Err(_) => {
                 self.source = None;
                 tokio::time::sleep(self.pause).await;
