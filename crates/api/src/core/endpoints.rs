@@ -34,7 +34,7 @@ impl Kind for Endpoints {
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         for subset in View::root(obj).items("subsets") {
-            if subset.get("addresses").len() == 0 && subset.get("notReadyAddresses").len() == 0 {
+            if subset.get("addresses").is_empty() && subset.get("notReadyAddresses").is_empty() {
                 errs.required(subset.path(), "must specify `addresses` or `notReadyAddresses`");
             }
             for field in ["addresses", "notReadyAddresses"] {

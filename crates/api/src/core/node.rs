@@ -142,7 +142,7 @@ impl Kind for Node {
             warnings.push("spec.configSource: the feature is no longer supported".into());
         }
         if !text(new, &["spec", "externalID"]).is_empty()
-            && !old.is_some_and(|old| text(old, &["spec", "externalID"]) == text(new, &["spec", "externalID"]))
+            && old.is_none_or(|old| text(old, &["spec", "externalID"]) != text(new, &["spec", "externalID"]))
         {
             warnings.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".into());
         }

@@ -67,16 +67,12 @@ impl Kind for Secret {
             }
             "kubernetes.io/dockercfg" => docker_config(&mut errs, &data, ".dockercfg"),
             "kubernetes.io/dockerconfigjson" => docker_config(&mut errs, &data, ".dockerconfigjson"),
-            "kubernetes.io/basic-auth" => {
-                if !data.get("username").is_set() && !data.get("password").is_set() {
-                    errs.required(&data.path().key("username"), "");
-                    errs.required(&data.path().key("password"), "");
-                }
+            "kubernetes.io/basic-auth" if !data.get("username").is_set() && !data.get("password").is_set() => {
+                errs.required(&data.path().key("username"), "");
+                errs.required(&data.path().key("password"), "");
             }
-            "kubernetes.io/ssh-auth" => {
-                if data.get("ssh-privatekey").is_empty() {
-                    errs.required(&data.path().key("ssh-privatekey"), "");
-                }
+            "kubernetes.io/ssh-auth" if data.get("ssh-privatekey").is_empty() => {
+                errs.required(&data.path().key("ssh-privatekey"), "");
             }
             "kubernetes.io/tls" => {
                 require(&mut errs, "tls.crt");

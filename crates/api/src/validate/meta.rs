@@ -19,8 +19,13 @@ pub const MAX_ANNOTATIONS: usize = 256 * 1024;
 const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "foregroundDeletion", "orphan"];
 
 /// Checks the metadata of a new object.
+///
+/// Kinds that can only be created (reviews, bindings, bodies of subresources) have no identity to check.
 pub fn validate_meta(kind: &dyn Kind, obj: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
+    if kind.info().verbs == crate::kinds::CREATE_ONLY {
+        return errs;
+    }
     let meta = View::root(obj).get("metadata");
     let (name, prefix, namespace) = (meta.get("name"), meta.get("generateName"), meta.get("namespace"));
     if !prefix.str().is_empty() {

@@ -130,7 +130,7 @@ pub fn pull_policy(image: &str) -> &'static str {
     };
     let last = name.rsplit('/').next().unwrap_or(name);
     match last.split_once(':') {
-        Some((_, tag)) if tag == "latest" => "Always",
+        Some((_, "latest")) => "Always",
         None if digest.is_none() && !image.is_empty() => "Always",
         _ => "IfNotPresent",
     }

@@ -154,11 +154,7 @@ fn source(errs: &mut ErrorList, volume: &View<'_>) {
                 }
                 required(errs, &v, &["image"]);
             }
-            "cephfs" => {
-                if v.get("monitors").is_empty() {
-                    errs.required(v.get("monitors").path(), "");
-                }
-            }
+            "cephfs" if v.get("monitors").is_empty() => errs.required(v.get("monitors").path(), ""),
             "azureFile" => required(errs, &v, &["secretName", "shareName"]),
             "azureDisk" => required(errs, &v, &["diskName", "diskURI"]),
             "vsphereVolume" => required(errs, &v, &["volumePath"]),
@@ -166,10 +162,8 @@ fn source(errs: &mut ErrorList, volume: &View<'_>) {
             "portworxVolume" => required(errs, &v, &["volumeID"]),
             "scaleIO" => required(errs, &v, &["gateway", "system", "volumeName"]),
             "flexVolume" => required(errs, &v, &["driver"]),
-            "fc" => {
-                if v.get("targetWWNs").is_empty() && v.get("wwids").is_empty() {
-                    errs.required(v.get("targetWWNs").path(), "must specify either targetWWNs or wwids, but not both");
-                }
+            "fc" if v.get("targetWWNs").is_empty() && v.get("wwids").is_empty() => {
+                errs.required(v.get("targetWWNs").path(), "must specify either targetWWNs or wwids, but not both");
             }
             _ => {}
         }
