@@ -14,6 +14,7 @@
 #[rustfmt::skip]
 mod generated;
 mod node;
+pub mod openapi;
 mod table;
 
 pub use node::{ListType, MapType, Node, NodeKind, ScalarType};
