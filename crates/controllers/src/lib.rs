@@ -9,11 +9,15 @@
 //!
 //! Where to start reading: [`replica_set`], then [`all`].
 
+pub mod certificates;
 pub mod deployment;
 pub mod node_ipam;
+pub mod node_lifecycle;
+pub mod pod_gc;
 pub mod replica_set;
 pub mod root_ca;
 pub mod service_account;
+pub mod taint_eviction;
 
 mod cx;
 mod freshness;
@@ -25,7 +29,19 @@ pub use cx::{Composition, Config, ControllerSpec, Cx, Run, Signers, run_all, run
 
 /// Every controller of the process.
 pub fn all() -> Vec<ControllerSpec> {
-    vec![deployment::SPEC, replica_set::SPEC, service_account::SPEC, root_ca::SPEC, node_ipam::SPEC]
+    vec![
+        deployment::SPEC,
+        replica_set::SPEC,
+        service_account::SPEC,
+        root_ca::SPEC,
+        node_ipam::SPEC,
+        node_lifecycle::SPEC,
+        taint_eviction::SPEC,
+        pod_gc::SPEC,
+        certificates::APPROVING,
+        certificates::SIGNING,
+        certificates::CLEANING,
+    ]
 }
 
 #[cfg(test)]

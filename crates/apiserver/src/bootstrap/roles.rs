@@ -30,6 +30,8 @@ ClusterRoleBinding orkd:node-autoapprove-bootstrap \
  ClusterRole/system:certificates.k8s.io:certificatesigningrequests:nodeclient Group/system:bootstrappers
 ClusterRoleBinding orkd:node-autoapprove-renewal \
  ClusterRole/system:certificates.k8s.io:certificatesigningrequests:selfnodeclient Group/system:nodes
+ClusterRoleBinding orkd:kubelet-serving-approver \
+ ClusterRole/system:certificates.k8s.io:kubelet-serving-approver ServiceAccount/kube-system/certificate-controller
 ";
 
 /// One of the four kinds, complete but for what the server sets.
