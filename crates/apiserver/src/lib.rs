@@ -11,6 +11,7 @@
 //! Start reading at [`pipeline`].
 
 pub mod admission;
+pub mod alloc;
 pub mod authn;
 pub mod authz;
 pub mod body;
@@ -36,6 +37,7 @@ pub mod resources;
 pub mod respond;
 pub mod rest;
 pub mod route;
+pub mod security;
 pub mod selector;
 pub mod user;
 pub mod verbs;

@@ -6,6 +6,13 @@
 //! It is called after authentication, flow control and authorization; what it writes goes through
 //! [`Call::writer`], which runs the same registry path as a client's request.
 
+pub mod binding;
+mod body;
+pub mod eviction;
+pub(crate) mod handlers;
+pub mod review;
+pub mod token;
+
 use async_trait::async_trait;
 use orkd_api::kind::Kind;
 use orkd_api::status::Status;

@@ -1,16 +1,18 @@
 //! Asks authorizers in order (`k8s.io/apiserver/pkg/authorization/union`).
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::{Attributes, Authorizer, Decision, Rules};
 use crate::user::UserInfo;
 
 /// All authorizers of a server.
-pub struct Union(Vec<Box<dyn Authorizer>>);
+pub struct Union(Vec<Arc<dyn Authorizer>>);
 
 impl Union {
     /// A union of authorizers in the order they are asked.
-    pub fn new(list: Vec<Box<dyn Authorizer>>) -> Self {
+    pub fn new(list: Vec<Arc<dyn Authorizer>>) -> Self {
         Union(list)
     }
 }

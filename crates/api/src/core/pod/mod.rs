@@ -93,6 +93,8 @@ impl Kind for Pod {
                 resize(new, &asked);
                 next_generation(new, old, &["spec"]);
             }
+            // [`bind`] has changed what may change.
+            Some("binding") => {}
             _ => {
                 restore(new, old, &["status"]);
                 next_generation(new, old, &["spec"]);
@@ -109,6 +111,7 @@ impl Kind for Pod {
             Some("status") => update::status(new, old),
             Some("ephemeralcontainers") => update::ephemeral_containers(cx, new, old),
             Some("resize") => update::resize(cx, new, old),
+            Some("binding") => ErrorList::new(),
             _ => update::pod(cx, new, old),
         }
     }

@@ -1,0 +1,42 @@
+//! Every handler, listed once.
+
+use std::sync::Arc;
+
+use orkd_pki::jwt::{Signer, Verifier};
+use serde_json::json;
+
+use super::binding::Binding;
+use super::eviction::Eviction;
+use super::review::{AccessReview, RulesReview, SelfReview, TokenReview, Whose};
+use super::token::Token;
+use crate::pipeline::Builder;
+use crate::security::Guard;
+
+/// Adds the handlers to a server.
+pub(crate) fn add(builder: Builder, guard: &Guard, signer: &Arc<Signer>, verifier: &Arc<Verifier>) -> Builder {
+    const AUTHENTICATION: &str = "authentication.k8s.io";
+    const AUTHORIZATION: &str = "authorization.k8s.io";
+    let review = |whose| Arc::new(AccessReview::new(Arc::clone(&guard.authorizer), whose));
+    let audiences = guard.bearer.audiences().to_vec();
+    let discovery = json!({
+        "issuer": signer.issuer(),
+        "jwks_uri": format!("{}/openid/v1/jwks", signer.issuer().trim_end_matches('/')),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": verifier.algorithms(),
+    });
+    let keys = verifier.key_set();
+    builder
+        .rest(AUTHENTICATION, "tokenreviews", "", Arc::new(TokenReview::new(Arc::clone(&guard.bearer))))
+        .rest(AUTHENTICATION, "selfsubjectreviews", "", Arc::new(SelfReview))
+        .rest(AUTHORIZATION, "subjectaccessreviews", "", review(Whose::Named))
+        .rest(AUTHORIZATION, "localsubjectaccessreviews", "", review(Whose::NamedHere))
+        .rest(AUTHORIZATION, "selfsubjectaccessreviews", "", review(Whose::Own))
+        .rest(AUTHORIZATION, "selfsubjectrulesreviews", "", Arc::new(RulesReview::new(Arc::clone(&guard.authorizer))))
+        .rest("", "serviceaccounts", "token", Arc::new(Token::new(Arc::clone(signer), audiences)))
+        .rest("", "pods", "binding", Arc::new(Binding))
+        .rest("", "bindings", "", Arc::new(Binding))
+        .rest("", "pods", "eviction", Arc::new(Eviction))
+        .path("/.well-known/openid-configuration", Arc::new(move |_| Ok(discovery.clone())))
+        .path("/openid/v1/jwks", Arc::new(move |_| Ok(keys.clone())))
+}
