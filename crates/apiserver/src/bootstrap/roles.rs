@@ -395,7 +395,7 @@ mod tests {
 
     #[test]
     fn our_own_bindings_are_understood() {
-        assert_eq!(parse(OURS).len(), 5);
+        assert_eq!(parse(OURS).len(), 6);
         assert!(parse(OURS).iter().all(|o| o.name.starts_with("orkd:") && o.value["subjects"][0]["name"].is_string()));
         assert!(!node_rules().is_empty());
     }
