@@ -33,6 +33,7 @@ pub mod openapi;
 pub mod pipeline;
 pub mod query;
 pub mod registry;
+pub mod requester;
 pub mod resources;
 pub mod respond;
 pub mod rest;

@@ -24,6 +24,11 @@ impl Writer {
         Writer { server, user, dry_run: false, manager: "orkd-apiserver".into() }
     }
 
+    /// Who writes.
+    pub fn user(&self) -> &UserInfo {
+        &self.user
+    }
+
     /// The same with another identity.
     pub fn as_user(&self, user: UserInfo) -> Self {
         Writer { user, ..self.clone() }

@@ -110,7 +110,7 @@ async fn try_pass(objects: &Lookup, writer: &Writer, ports: &NodePorts, before: 
         let repaired = ports.transact(false, |p: &mut Ports| {
             for port in &findings.missing_ports {
                 // Taken meanwhile or outside of the range: both are as good as it gets.
-                drop(p.take(i64::from(*port)));
+                let _ = p.take(i64::from(*port));
             }
             leaked.iter().for_each(|port| p.give_back(i64::from(*port)));
             Ok::<_, Status>(())

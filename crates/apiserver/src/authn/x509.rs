@@ -30,9 +30,12 @@ struct Known {
     not_after: Timestamp,
 }
 
+/// Who is trusted, and who was found good with that: by SHA-256 of the certificate.
+type Trust = (ClientVerifier, Mutex<HashMap<[u8; 32], Known>>);
+
 /// Authenticates by client certificate.
 pub struct ClientCertificates {
-    trust: ArcSwap<(ClientVerifier, Mutex<HashMap<[u8; 32], Known>>)>,
+    trust: ArcSwap<Trust>,
 }
 
 impl ClientCertificates {

@@ -1,0 +1,313 @@
+//! A whole API server on an embedded store, in process: born with its roles, it knows its users, keeps them to their
+//! rights, and hands out addresses, ports and tokens.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::Request;
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use orkd_apiserver::Body;
+use orkd_apiserver::bootstrap::Facts;
+use orkd_apiserver::cache::Caches;
+use orkd_apiserver::pipeline::ApiServer;
+use orkd_apiserver::security::{self, Guard, Options};
+use orkd_apiserver::user::{InProcess, MASTERS, Peer, UserInfo};
+use orkd_pki::cluster::{ClusterPki, ServerNames};
+use orkd_pki::{Key, Profile, csr};
+use orkd_store::backends::embedded;
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+struct World {
+    server: ApiServer,
+    pki: ClusterPki,
+    _guard: Guard,
+    dir: tempfile::TempDir,
+}
+
+fn admin() -> UserInfo {
+    UserInfo::new("admin", &[MASTERS])
+}
+
+impl World {
+    async fn start() -> World {
+        World::start_in(tempfile::tempdir().expect("dir")).await
+    }
+
+    async fn start_in(dir: tempfile::TempDir) -> World {
+        let started = Instant::now();
+        let pki = ClusterPki::load_or_create(&dir.path().join("pki"), ServerNames::default(), Timestamp::now());
+        let pki = pki.expect("pki");
+        let store = embedded::Embedded::open(dir.path().join("db"), embedded::Options::default()).expect("store");
+        let kinds = orkd_api::kinds::all().into_iter().map(Arc::from).collect();
+        let caches = Caches::open(Arc::new(store), kinds).await.expect("caches");
+        let cidr = "10.43.0.0/16".parse().expect("cidr");
+        let options = Options { service_cidrs: vec![cidr], ..Options::default() };
+        let builder = ApiServer::builder(caches.clone());
+        let (builder, guard) = security::secure(builder, &caches, &pki, &options).expect("secured");
+        let server = builder.build();
+        let facts = Facts {
+            service_cidrs: vec![cidr],
+            advertise: vec![[192, 0, 2, 1].into()],
+            port: 6443,
+            client_ca_pem: pki.ca_pem(),
+            front_proxy_ca_pem: pki.front_proxy_ca.certificate().to_pem(),
+            server_ca_pem: pki.ca_pem(),
+        };
+        let before = started.elapsed();
+        guard.bootstrap(&server, &facts).await.expect("bootstrap");
+        eprintln!("opened in {before:?}, ready in {:?}", started.elapsed());
+        World { server, pki, _guard: guard, dir }
+    }
+
+    async fn send(&self, request: Request<Body>) -> (u16, Value) {
+        let response = self.server.router().oneshot(request).await.expect("infallible");
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.expect("body").to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::String(String::from_utf8_lossy(&bytes).into())))
+    }
+
+    async fn call(&self, user: &UserInfo, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        self.send(request.extension(InProcess(user.clone())).body(body).expect("request")).await
+    }
+
+    async fn get_with_token(&self, token: &str, path: &str) -> (u16, Value) {
+        let request = Request::get(path).header("authorization", format!("Bearer {token}"));
+        self.send(request.body(Body::empty()).expect("request")).await
+    }
+}
+
+fn message(answer: &(u16, Value)) -> (u16, &str) {
+    (answer.0, answer.1["message"].as_str().unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_born_as_recorded_and_knows_its_users() {
+    let world = World::start().await;
+    let (status, roles) =
+        world.call(&admin(), "GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles", Value::Null).await;
+    assert_eq!((status, roles["items"].as_array().map(Vec::len)), (200, Some(69)));
+    let (_, service) = world.call(&admin(), "GET", "/api/v1/namespaces/default/services/kubernetes", Value::Null).await;
+    assert_eq!(service["spec"]["clusterIP"], "10.43.0.1");
+    let (status, ip) =
+        world.call(&admin(), "GET", "/apis/networking.k8s.io/v1/ipaddresses/10.43.0.1", Value::Null).await;
+    assert_eq!((status, &ip["spec"]["parentRef"]["name"]), (200, &json!("kubernetes")));
+    let cidr = world.call(&admin(), "GET", "/apis/networking.k8s.io/v1/servicecidrs/kubernetes", Value::Null).await.1;
+    assert_eq!(cidr["status"]["conditions"][0]["status"], "True", "{cidr}");
+
+    // Nobody, with a certificate, with a bad one.
+    let request = |peer: Option<Peer>, path: &str| {
+        let builder = Request::get(path);
+        let builder = match peer {
+            Some(peer) => builder.extension(peer),
+            None => builder,
+        };
+        builder.body(Body::empty()).expect("request")
+    };
+    assert_eq!(world.send(request(None, "/api/v1/pods")).await.0, 401);
+    assert_eq!(world.send(request(None, "/version")).await.0, 200);
+    let peer = |ca: &orkd_pki::Authority, name: &str, groups: &[&str]| {
+        let leaf = ca.issue(&Profile::client(name, groups), Timestamp::now()).expect("leaf").certificate;
+        Some(Peer { certificates: vec![leaf.to_rustls()], ..Peer::default() })
+    };
+    assert_eq!(world.send(request(peer(&world.pki.ca, "a", &[MASTERS]), "/api/v1/pods")).await.0, 200);
+    let denied = world.send(request(peer(&world.pki.ca, "a", &["dev"]), "/api/v1/pods")).await;
+    let text = "pods is forbidden: User \"a\" cannot list resource \"pods\" in API group \"\" at the cluster scope";
+    assert_eq!(message(&denied), (403, text));
+    let foreign = orkd_pki::Authority::create("x", Timestamp::now()).expect("ca");
+    assert_eq!(world.send(request(peer(&foreign, "a", &[MASTERS]), "/api/v1/pods")).await.0, 401);
+
+    // A second start changes nothing.
+    let revision = |list: &Value| list["metadata"]["resourceVersion"].clone();
+    let before = world.call(&admin(), "GET", "/api/v1/namespaces", Value::Null).await.1;
+    let World { server, dir, .. } = world;
+    server.store().close().await;
+    server.caches().stop();
+    drop(server);
+    let world = World::start_in(dir).await;
+    let after = world.call(&admin(), "GET", "/api/v1/namespaces", Value::Null).await.1;
+    assert_eq!(revision(&before), revision(&after));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_get_addresses_and_ports_once() {
+    let world = World::start().await;
+    let path = "/api/v1/namespaces/default/services";
+    let service = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec});
+    let ports = json!([{"port": 80}]);
+    let (status, first) =
+        world.call(&admin(), "POST", path, service("a", json!({"type": "NodePort", "ports": ports}))).await;
+    assert_eq!(status, 201, "{first}");
+    let ip = first["spec"]["clusterIP"].as_str().expect("ip").to_owned();
+    let port = first["spec"]["ports"][0]["nodePort"].as_i64().expect("port");
+    assert!(ip.starts_with("10.43.") && (30000..=32767).contains(&port), "{first}");
+    let taken = world.call(&admin(), "POST", path, service("b", json!({"clusterIP": ip, "ports": ports}))).await;
+    let text = format!(
+        "Service \"b\" is invalid: spec.clusterIPs: Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: provided IP is \
+         already allocated"
+    );
+    assert_eq!(message(&taken), (422, text.as_str()));
+    let same = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
+    let taken = world.call(&admin(), "POST", path, service("b", same)).await;
+    let text = format!(
+        "Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: {port}: provided port is already allocated"
+    );
+    assert_eq!(message(&taken), (422, text.as_str()));
+    let low = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]});
+    let low = world.call(&admin(), "POST", path, service("x", low)).await;
+    let text = "Service \"x\" is invalid: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid \
+                range. The range of valid ports is 30000-32767";
+    assert_eq!(message(&low), (422, text));
+    let outside =
+        world.call(&admin(), "POST", path, service("x", json!({"clusterIP": "1.2.3.4", "ports": ports}))).await;
+    let text = "Service \"x\" is invalid: spec.clusterIPs: Invalid value: [\"1.2.3.4\"]: failed to allocate IP 1.2.3.4: \
+                the provided network does not match the current range";
+    assert_eq!(message(&outside), (422, text));
+
+    // A dry run invents them and keeps nothing.
+    let count = async || {
+        let list = world.call(&admin(), "GET", "/apis/networking.k8s.io/v1/ipaddresses", Value::Null).await.1;
+        list["items"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(count().await, 2);
+    let dry = format!("{path}?dryRun=All");
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+        "ports": [{"name": "h", "port": 80}, {"name": "d", "port": 53, "protocol": "UDP"}]});
+    let (status, dry) = world.call(&admin(), "POST", &dry, service("d", spec)).await;
+    assert_eq!(status, 201, "{dry}");
+    assert_eq!(dry["spec"]["clusterIP"], "10.43.0.0");
+    assert_eq!(dry["spec"]["ports"][1]["nodePort"], 32770);
+    assert_eq!(dry["spec"]["healthCheckNodePort"], 32771);
+    assert_eq!(count().await, 2);
+
+    // A change of type gives the port back; a removal gives the address back.
+    let one = format!("{path}/a");
+    let patch = Request::patch(&one).header("content-type", "application/merge-patch+json");
+    let patch = patch.extension(InProcess(admin())).body(Body::from(r#"{"spec":{"type":"ClusterIP"}}"#));
+    let (status, changed) = world.send(patch.expect("request")).await;
+    assert_eq!((status, &changed["spec"]["clusterIP"]), (200, &json!(ip)), "{changed}");
+    let reuse = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
+    let (status, again) = world.call(&admin(), "POST", path, service("e", reuse)).await;
+    assert_eq!(status, 201, "{again}");
+    let (status, gone) = world.call(&admin(), "DELETE", &one, Value::Null).await;
+    assert_eq!(status, 200, "{gone}");
+    let released =
+        world.call(&admin(), "GET", &format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}"), Value::Null).await;
+    assert_eq!(released.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_are_bound_and_their_tokens_end_with_them() {
+    let world = World::start().await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    let made = world.call(&admin(), "POST", "/api/v1/namespaces/default/serviceaccounts", account).await;
+    assert_eq!(made.0, 201, "{}", made.1);
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "image": "nginx"}]}});
+    let made = world.call(&admin(), "POST", "/api/v1/namespaces/default/pods", pod).await;
+    assert_eq!(made.0, 201, "{}", made.1);
+    let pod = made.1;
+    let scheduler = UserInfo::new("system:kube-scheduler", &[]);
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"},
+        "target": {"kind": "Node", "name": "n1"}});
+    let path = "/api/v1/namespaces/default/pods/p/binding";
+    let (status, done) = world.call(&scheduler, "POST", path, binding.clone()).await;
+    assert_eq!((status, &done["status"]), (201, &json!("Success")), "{done}");
+    let again = world.call(&scheduler, "POST", path, binding).await;
+    let text = "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\"";
+    assert_eq!(message(&again), (409, text));
+    let bound = world.call(&admin(), "GET", "/api/v1/namespaces/default/pods/p", Value::Null).await.1;
+    assert_eq!(bound["spec"]["nodeName"], "n1");
+    assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+
+    let (n1, n2) =
+        (UserInfo::new("system:node:n1", &["system:nodes"]), UserInfo::new("system:node:n2", &["system:nodes"]));
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+        "spec": {"expirationSeconds": 3607, "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p",
+            "uid": pod["metadata"]["uid"]}}});
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let denied = world.call(&n2, "POST", path, request.clone()).await;
+    assert_eq!(denied.0, 403, "{}", denied.1);
+    let (status, made) = world.call(&n1, "POST", path, request).await;
+    assert_eq!(status, 201, "{made}");
+    let token = made["status"]["token"].as_str().expect("token").to_owned();
+
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let (status, known) = world.call(&admin(), "POST", "/apis/authentication.k8s.io/v1/tokenreviews", review).await;
+    assert_eq!((status, &known["status"]["user"]["username"]), (201, &json!("system:serviceaccount:default:default")));
+    assert_eq!(known["status"]["user"]["extra"]["authentication.kubernetes.io/pod-name"], json!(["p"]));
+
+    let forbidden = world.get_with_token(&token, "/api/v1/namespaces/default/pods").await;
+    assert_eq!(forbidden.0, 403);
+    let grant = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "v"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
+    let path = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    let made = world.call(&admin(), "POST", path, grant.clone()).await;
+    assert_eq!(made.0, 201, "{}", made.1);
+    assert_eq!(world.get_with_token(&token, "/api/v1/namespaces/default/pods").await.0, 200);
+
+    // Nobody grants what he does not hold.
+    let mut more = grant;
+    more["metadata"]["name"] = json!("more");
+    more["roleRef"]["name"] = json!("cluster-admin");
+    let editor = UserInfo::new("editor", &[]);
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": "e"}, "subjects": [{"kind": "User", "name": "editor", "apiGroup": "rbac.authorization.k8s.io"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"}});
+    let made = world.call(&admin(), "POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", role).await;
+    assert_eq!(made.0, 201, "{}", made.1);
+    let refused = world.call(&editor, "POST", path, more).await;
+    let text = "rolebindings.rbac.authorization.k8s.io \"more\" is forbidden: user \"editor\" \
+                (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:";
+    assert!(refused.0 == 403 && message(&refused).1.starts_with(text), "{}", refused.1);
+
+    // The token ends with its pod.
+    let (status, gone) =
+        world.call(&admin(), "DELETE", "/api/v1/namespaces/default/pods/p?gracePeriodSeconds=0", Value::Null).await;
+    assert_eq!(status, 200, "{gone}");
+    assert_eq!(world.get_with_token(&token, "/api/v1/namespaces/default/pods").await.0, 401);
+    assert_eq!(world.get_with_token("nonsense", "/version").await.0, 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_keep_to_their_own() {
+    let world = World::start().await;
+    let n1 = UserInfo::new("system:node:n1", &["system:nodes"]);
+    let node = |name: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+    let (status, made) = world.call(&n1, "POST", "/api/v1/nodes", node("n1")).await;
+    assert_eq!(status, 201, "{made}");
+    assert_eq!(made["spec"]["taints"][0]["key"], "node.kubernetes.io/not-ready");
+    let other = world.call(&n1, "POST", "/api/v1/nodes", node("n2")).await;
+    let text = "nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\"";
+    assert_eq!(message(&other), (403, text));
+    let secret = world.call(&n1, "GET", "/api/v1/namespaces/kube-system/secrets/x", Value::Null).await;
+    let text = "secrets \"x\" is forbidden: User \"system:node:n1\" cannot get resource \"secrets\" in API group \"\" in the \
+                namespace \"kube-system\": no relationship found between node 'n1' and this object";
+    assert_eq!(message(&secret), (403, text));
+
+    let key = Key::generate().expect("key");
+    let profile = Profile::client("system:node:n1", &["system:nodes"]);
+    let pem = csr::create(&key, &profile).expect("request");
+    use base64::Engine;
+    let request = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+        "metadata": {"name": "c"}, "spec": {"request": base64::engine::general_purpose::STANDARD.encode(pem),
+            "signerName": "kubernetes.io/kube-apiserver-client-kubelet", "usages": ["digital signature", "client auth"]}});
+    let bootstrapper = UserInfo::new("system:bootstrap:abcdef", &["system:bootstrappers"]);
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let (status, made) = world.call(&bootstrapper, "POST", path, request).await;
+    assert_eq!((status, &made["spec"]["username"]), (201, &json!("system:bootstrap:abcdef")), "{made}");
+
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": "default"}});
+    let (status, rules) =
+        world.call(&bootstrapper, "POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review).await;
+    assert_eq!((status, &rules["status"]["incomplete"]), (201, &json!(false)), "{rules}");
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {"verb": "create", "group": "certificates.k8s.io", "resource": "certificatesigningrequests"}}});
+    let (_, allowed) =
+        world.call(&bootstrapper, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review).await;
+    assert_eq!(allowed["status"]["allowed"], true, "{allowed}");
+}
