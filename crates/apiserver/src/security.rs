@@ -135,11 +135,13 @@ pub fn secure(
 
     let ips = ClusterIps::new(Arc::clone(&objects), options.service_cidrs.clone());
     let node_ports = NodePorts::new(Arc::clone(caches.store()), options.node_ports);
-    let builder = builder.authenticator(authenticators).authorizer(Arc::clone(&authorizer)).admission(plugins).hook(
-        "",
-        "services",
-        Arc::new(ServiceHook::new(ips, node_ports.clone())),
-    );
+    let services = ServiceHook::new(ips, node_ports.clone());
+    let builder = builder
+        .authenticator(authenticators)
+        .authorizer(Arc::clone(&authorizer))
+        .admission(plugins)
+        .hook("", "services", Arc::new(services))
+        .hook("certificates.k8s.io", "certificatesigningrequests", Arc::new(crate::requester::Requester));
     let guard = Guard { objects, node_ports, bearer, authorizer };
     let builder = crate::rest::handlers::add(builder, &guard, &signer, &verifier);
     Ok((builder, guard))
