@@ -11,6 +11,8 @@
 
 pub mod certificates;
 pub mod deployment;
+pub mod endpoint_slice;
+pub mod endpoints;
 pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
@@ -32,6 +34,8 @@ pub fn all() -> Vec<ControllerSpec> {
     vec![
         deployment::SPEC,
         replica_set::SPEC,
+        endpoint_slice::SPEC,
+        endpoints::SPEC,
         service_account::SPEC,
         root_ca::SPEC,
         node_ipam::SPEC,
