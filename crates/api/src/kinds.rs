@@ -20,8 +20,11 @@ pub fn all() -> Vec<Box<dyn Kind>> {
         crate::discovery::all(),
         crate::events::all(),
         crate::networking::all(),
+        crate::node::all(),
+        crate::policy::all(),
         crate::rbac::all(),
         crate::scheduling::all(),
+        crate::storage::all(),
     ]
     .into_iter()
     .flatten()

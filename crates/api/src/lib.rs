@@ -33,9 +33,11 @@ pub mod core;
 pub mod discovery;
 pub mod events;
 pub mod networking;
+pub mod node;
 pub mod policy;
 pub mod rbac;
 pub mod scheduling;
+pub mod storage;
 
 /// An API object or a part of one. Maps are kept sorted by key in memory; [`schema`] gives the order in
 /// which struct fields are written.

@@ -123,8 +123,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
                  an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
                  '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. \
                  'example.com/MyName')"
-            
-                .into(),
+                    .into(),
             );
             return problems;
         }

@@ -6,9 +6,15 @@ pub mod binding;
 pub mod config_map;
 pub mod endpoints;
 pub mod event;
+pub mod limit_range;
 pub mod namespace;
 pub mod node;
+pub mod persistent_volume;
+pub mod persistent_volume_claim;
 pub mod pod;
+pub mod pod_template;
+pub mod replication_controller;
+pub mod resource_quota;
 pub mod secret;
 pub mod service;
 pub mod service_account;
@@ -26,5 +32,11 @@ pub fn all() -> Vec<Box<dyn Kind>> {
         Box::new(endpoints::Endpoints),
         Box::new(event::Event),
         Box::new(binding::Binding),
+        Box::new(replication_controller::ReplicationController),
+        Box::new(pod_template::PodTemplate),
+        Box::new(limit_range::LimitRange),
+        Box::new(resource_quota::ResourceQuota),
+        Box::new(persistent_volume::PersistentVolume),
+        Box::new(persistent_volume_claim::PersistentVolumeClaim),
     ]
 }

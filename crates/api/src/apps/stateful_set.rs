@@ -1,0 +1,214 @@
+//! `StatefulSet`. Upstream: `pkg/registry/apps/statefulset/strategy.go`, `ValidateStatefulSetSpec`.
+
+use serde_json::{Value, json};
+
+use crate::core::pod::defaults;
+use crate::field::ErrorList;
+use crate::kind::Kind;
+use crate::kind::{Cells, Cx};
+use crate::kinds::{AGE, Facts, NAME, SCALE, STATUS, facts};
+use crate::object::{View, at, at_mut, default_text, default_value, items_mut, restore, same, set};
+use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
+use crate::table::{age, containers_and_images, name};
+use crate::validate::pod_spec::{volumes, warnings};
+use crate::validate::{non_negative, workload};
+
+/// The kind `StatefulSet`.
+pub struct StatefulSet;
+
+impl Kind for StatefulSet {
+    facts!(Facts {
+        kind: "StatefulSet",
+        plural: "statefulsets",
+        short_names: &["sts"],
+        categories: &["all"],
+        subresources: &[SCALE, STATUS],
+        columns: &[NAME, ("Ready", "string", "", 0), AGE, ("Containers", "string", "", 1), ("Images", "string", "", 1)],
+        ..Facts::namespaced("apps", "v1")
+    });
+
+    fn default(&self, obj: &mut Value) {
+        defaults::template(obj);
+        let Some(spec) = at_mut(obj, &["spec"]) else { return };
+        default_text(spec, "podManagementPolicy", "OrderedReady");
+        default_value(spec, "updateStrategy", json!({}));
+        if let Some(strategy) = at_mut(spec, &["updateStrategy"]) {
+            default_text(strategy, "type", "RollingUpdate");
+            if strategy["type"] == "RollingUpdate" {
+                default_value(strategy, "rollingUpdate", json!({}));
+                if let Some(rolling) = at_mut(strategy, &["rollingUpdate"]) {
+                    default_value(rolling, "partition", 0);
+                }
+            }
+        }
+        default_value(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
+        if let Some(policy) = at_mut(spec, &["persistentVolumeClaimRetentionPolicy"]) {
+            default_text(policy, "whenDeleted", "Retain");
+            default_text(policy, "whenScaled", "Retain");
+        }
+        default_value(spec, "replicas", 1);
+        default_value(spec, "revisionHistoryLimit", 10);
+        for claim in items_mut(spec, "volumeClaimTemplates") {
+            if !claim.is_object() {
+                continue;
+            }
+            default_text(claim, "apiVersion", "v1");
+            default_text(claim, "kind", "PersistentVolumeClaim");
+            crate::core::persistent_volume_claim::PersistentVolumeClaim.default(claim);
+        }
+    }
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        set(obj, &["status"], json!({"replicas": 0, "availableReplicas": 0}));
+        first_generation(obj);
+    }
+
+    fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        separate_status(new, old, cx.subresource);
+    }
+
+    fn validate(&self, cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        spec(cx, obj, None)
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        if cx.subresource == Some("status") {
+            return status(new);
+        }
+        let mut errs = spec(cx, new, Some(old));
+        let now = View::root(new).get("spec");
+        let mut munged = now.value().clone();
+        for field in CHANGEABLE {
+            restore(&mut munged, at(old, &["spec"]), &[field]);
+        }
+        if !same(&munged, at(old, &["spec"])) {
+            errs.forbidden(
+                now.path(),
+                "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', \
+                 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+            );
+        }
+        errs
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let number = |path: &[&str]| at(obj, path).as_i64().unwrap_or_default();
+        let (containers, images) = containers_and_images(at(obj, &["spec", "template", "spec"]));
+        vec![
+            json!(name(obj)),
+            json!(format!("{}/{}", number(&["status", "readyReplicas"]), number(&["spec", "replicas"]))),
+            json!(age(obj, now)),
+            json!(containers),
+            json!(images),
+        ]
+    }
+
+    fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if cx.subresource == Some("status") { Vec::new() } else { warnings::template(new, old) }
+    }
+
+    fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
+        reset_spec_or_status(subresource)
+    }
+}
+
+/// Fields of the spec that an update may change.
+const CHANGEABLE: [&str; 7] = [
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
+fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let spec = View::root(obj).get("spec");
+    let policy = spec.get("podManagementPolicy");
+    if !matches!(policy.str(), "OrderedReady" | "Parallel") {
+        errs.invalid(policy.path(), policy.str(), "must be 'OrderedReady' or 'Parallel'");
+    }
+    let strategy = spec.get("updateStrategy");
+    let rolling = strategy.get("rollingUpdate");
+    match strategy.get("type").str() {
+        "" => errs.required(strategy.path(), ""),
+        "OnDelete" => {
+            if rolling.is_set() {
+                errs.invalid(rolling.path(), rolling.value(), "only allowed for updateStrategy 'RollingUpdate'");
+            }
+        }
+        "RollingUpdate" => {
+            non_negative(&mut errs, &rolling.get("partition"));
+            let unavailable = rolling.get("maxUnavailable");
+            if unavailable.is_set() {
+                workload::int_or_percent(&mut errs, &unavailable);
+                if workload::scaled(unavailable.value()) == 0 {
+                    errs.invalid(unavailable.path(), unavailable.value(), "cannot be 0");
+                }
+                workload::at_most_100_percent(&mut errs, &unavailable);
+            }
+        }
+        other => {
+            errs.invalid(strategy.path(), other, "must be 'RollingUpdate' or 'OnDelete'");
+        }
+    }
+    let retention = spec.get("persistentVolumeClaimRetentionPolicy");
+    for field in ["whenDeleted", "whenScaled"] {
+        let v = retention.get(field);
+        if retention.is_set() && !matches!(v.str(), "Delete" | "Retain") {
+            errs.not_supported(v.path(), v.str(), &["Delete", "Retain"]);
+        }
+    }
+    non_negative(&mut errs, &spec.get("replicas"));
+    non_negative(&mut errs, &spec.get("minReadySeconds"));
+    non_negative(&mut errs, &spec.dig("ordinals.start"));
+    workload::selector(&mut errs, &spec.get("selector"), "statefulset");
+    // Claims become volumes of every pod, so the mounts of the template may name them.
+    let mut pod_template = spec.get("template").value().clone();
+    let mut with_claims = crate::object::list(&pod_template, &["spec", "volumes"]).to_vec();
+    for claim in spec.items("volumeClaimTemplates") {
+        let name = claim.dig("metadata.name").str();
+        if !with_claims.iter().any(|v| v["name"] == name) {
+            with_claims.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+        }
+    }
+    if !with_claims.is_empty() && pod_template.is_object() {
+        set(&mut pod_template, &["spec", "volumes"], with_claims);
+    }
+    let mut with = spec.value().clone();
+    if spec.get("template").is_set() {
+        set(&mut with, &["template"], pod_template);
+    }
+    workload::template(&mut errs, cx, &View::at(spec.path().clone(), &with), old, "StatefulSet");
+    if old.is_none() {
+        for claim in spec.items("volumeClaimTemplates") {
+            volumes::claim_spec(&mut errs, &claim.get("spec"));
+        }
+    }
+    errs
+}
+
+fn status(new: &Value) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let status = View::root(new).get("status");
+    for field in [
+        "replicas",
+        "readyReplicas",
+        "currentReplicas",
+        "updatedReplicas",
+        "availableReplicas",
+        "observedGeneration",
+        "collisionCount",
+    ] {
+        non_negative(&mut errs, &status.get(field));
+    }
+    let count = |field: &str| status.get(field).int().unwrap_or_default();
+    for field in ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"] {
+        if count(field) > count("replicas") {
+            errs.invalid(status.get(field).path(), count(field), "cannot be greater than status.replicas");
+        }
+    }
+    errs
+}

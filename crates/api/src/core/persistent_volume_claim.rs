@@ -1,0 +1,198 @@
+//! `PersistentVolumeClaim`. Upstream: `pkg/registry/core/persistentvolumeclaim/strategy.go`, `ValidatePersistentVolumeClaim`.
+
+use serde_json::{Value, json};
+
+use crate::field::ErrorList;
+use crate::kind::Kind;
+use crate::kind::{Cells, Cx};
+use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
+use crate::object::{View, at, at_mut, default_text, default_value, list, remove, restore, same, set, text};
+use crate::quantity::Quantity;
+use crate::strategy::reset_spec_or_status;
+use crate::table::{age, name};
+use crate::validate::immutable_field;
+use crate::validate::pod_spec::volumes::claim_spec;
+
+/// The kind `PersistentVolumeClaim`.
+pub struct PersistentVolumeClaim;
+
+impl Kind for PersistentVolumeClaim {
+    facts!(Facts {
+        kind: "PersistentVolumeClaim",
+        plural: "persistentvolumeclaims",
+        short_names: &["pvc"],
+        subresources: &[STATUS],
+        columns: &[
+            NAME,
+            ("Status", "string", "", 0),
+            ("Volume", "string", "", 0),
+            ("Capacity", "string", "", 0),
+            ("Access Modes", "string", "", 0),
+            ("StorageClass", "string", "", 0),
+            ("VolumeAttributesClass", "string", "", 0),
+            AGE,
+            ("VolumeMode", "string", "", 1)
+        ],
+        ..Facts::namespaced("", "v1")
+    });
+
+    fn default(&self, obj: &mut Value) {
+        default_value(obj, "status", json!({}));
+        if let Some(status) = at_mut(obj, &["status"]) {
+            default_text(status, "phase", "Pending");
+        }
+        if let Some(spec) = at_mut(obj, &["spec"]) {
+            default_value(spec, "volumeMode", "Filesystem");
+            sources(spec);
+        }
+    }
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        set(obj, &["status"], json!({"phase": "Pending"}));
+        protect(obj, "kubernetes.io/pvc-protection");
+    }
+
+    fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        if cx.subresource == Some("status") {
+            restore(new, old, &["spec"]);
+        } else {
+            restore(new, old, &["status"]);
+        }
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        claim_spec(&mut errs, &View::root(obj).get("spec"));
+        errs
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        let root = View::root(new);
+        if cx.subresource == Some("status") {
+            for (_, amount) in root.dig("status.capacity").entries() {
+                crate::validate::pod_spec::resources::amount(&mut errs, &amount);
+            }
+            return errs;
+        }
+        let spec = root.get("spec");
+        claim_spec(&mut errs, &spec);
+        let bound = text(old, &["status", "phase"]) == "Bound";
+        let mut munged = spec.value().clone();
+        let old_spec = at(old, &["spec"]);
+        // The volume may be named once.
+        if text(old_spec, &["volumeName"]).is_empty() {
+            restore(&mut munged, old_spec, &["volumeName"]);
+        }
+        restore(&mut munged, old_spec, &["volumeAttributesClassName"]);
+        // A class may be given to a claim that has none.
+        if at(old_spec, &["storageClassName"]).is_null() {
+            restore(&mut munged, old_spec, &["storageClassName"]);
+        }
+        let size = |spec: &Value| {
+            text(spec, &["resources", "requests", "storage"]).parse::<Quantity>().unwrap_or(Quantity::ZERO)
+        };
+        if bound {
+            restore(&mut munged, old_spec, &["resources", "requests", "storage"]);
+        }
+        if !same(&munged, old_spec) {
+            errs.forbidden(
+                spec.path(),
+                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
+            );
+        }
+        if size(spec.value()) < size(old_spec) {
+            let capacity = text(old, &["status", "capacity", "storage"]).parse::<Quantity>().unwrap_or(Quantity::ZERO);
+            if size(spec.value()) <= capacity || capacity.is_zero() {
+                errs.forbidden(
+                    spec.dig("resources.requests.storage").path(),
+                    "field can not be less than status.capacity",
+                );
+            }
+        }
+        immutable_field(&mut errs, new, old, &["spec", "volumeMode"]);
+        errs
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let (mut capacity, mut modes, volume) = (String::new(), String::new(), text(obj, &["spec", "volumeName"]));
+        if !volume.is_empty() {
+            modes = access_modes(list(obj, &["status", "accessModes"]));
+            capacity = text(obj, &["status", "capacity", "storage"]).to_owned();
+        }
+        let phase = if at(obj, &["metadata", "deletionTimestamp"]).is_null() {
+            text(obj, &["status", "phase"])
+        } else {
+            "Terminating"
+        };
+        let class = match text(obj, &["metadata", "annotations", "volume.beta.kubernetes.io/storage-class"]) {
+            "" => text(obj, &["spec", "storageClassName"]),
+            class => class,
+        };
+        let attributes = at(obj, &["spec", "volumeAttributesClassName"]).as_str().unwrap_or("<unset>");
+        vec![
+            json!(name(obj)),
+            json!(phase),
+            json!(volume),
+            json!(capacity),
+            json!(modes),
+            json!(class),
+            json!(attributes),
+            json!(age(obj, now)),
+            json!(at(obj, &["spec", "volumeMode"]).as_str().unwrap_or("<unset>")),
+        ]
+    }
+
+    fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
+        reset_spec_or_status(subresource)
+    }
+}
+
+/// Adds the finalizer that keeps a claim or volume while it is used.
+pub(super) fn protect(obj: &mut Value, finalizer: &str) {
+    let mut finalizers = list(obj, &["metadata", "finalizers"]).to_vec();
+    if !finalizers.iter().any(|f| f == finalizer) {
+        finalizers.push(json!(finalizer));
+        set(obj, &["metadata", "finalizers"], finalizers);
+    }
+}
+
+/// `dataSource` and `dataSourceRef` say the same where neither names a namespace. Upstream: `NormalizeDataSources`.
+fn sources(spec: &mut Value) {
+    let (source, reference) = (at(spec, &["dataSource"]).clone(), at(spec, &["dataSourceRef"]).clone());
+    if !source.is_null() && reference.is_null() {
+        set(spec, &["dataSourceRef"], source);
+    } else if source.is_null() && !reference.is_null() && text(&reference, &["namespace"]).is_empty() {
+        let mut source = reference;
+        remove(&mut source, &["namespace"]);
+        set(spec, &["dataSource"], source);
+    }
+}
+
+/// Access modes in short. Upstream: `GetAccessModesAsString`.
+pub(super) fn access_modes(modes: &[Value]) -> String {
+    [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")]
+        .iter()
+        .filter(|(mode, _)| modes.iter().any(|m| m == mode))
+        .map(|(_, short)| *short)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Features;
+
+    #[test]
+    fn a_bound_claim_may_grow() {
+        let claim = |size: &str| {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
+            "status": {"phase": "Bound", "capacity": {"storage": "2Gi"}}})
+        };
+        let features = Features::default();
+        let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: None, user: "t", features: &features };
+        assert!(PersistentVolumeClaim.validate_update(&cx, &claim("3Gi"), &claim("2Gi")).is_empty());
+        assert_eq!(PersistentVolumeClaim.validate_update(&cx, &claim("1Gi"), &claim("2Gi")).0.len(), 1);
+    }
+}

@@ -1,0 +1,261 @@
+//! `Ingress`. Upstream: `pkg/registry/networking/ingress/strategy.go`, `ValidateIngressCreate`.
+
+use serde_json::{Value, json};
+
+use crate::field::ErrorList;
+use crate::kind::Kind;
+use crate::kind::{Cells, Cx};
+use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
+use crate::object::{View, at, list, set, text};
+use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
+use crate::table::{age, name};
+use crate::validate::{port_name, port_number};
+
+/// The kind `Ingress`.
+pub struct Ingress;
+
+impl Kind for Ingress {
+    facts!(Facts {
+        kind: "Ingress",
+        plural: "ingresses",
+        prefix: "ingress",
+        short_names: &["ing"],
+        subresources: &[STATUS],
+        columns: &[
+            NAME,
+            ("Class", "string", "", 0),
+            ("Hosts", "string", "", 0),
+            ("Address", "string", "", 0),
+            ("Ports", "string", "", 0),
+            AGE
+        ],
+        ..Facts::namespaced("networking.k8s.io", "v1")
+    });
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        set(obj, &["status"], json!({"loadBalancer": {}}));
+        first_generation(obj);
+    }
+
+    fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        separate_status(new, old, cx.subresource);
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        let annotation = at(obj, &["metadata", "annotations", CLASS_ANNOTATION]);
+        let class = View::root(obj).dig("spec.ingressClassName");
+        if !annotation.is_null() && class.is_set() {
+            errs.invalid(
+                &crate::field::Path::new("annotations").child(CLASS_ANNOTATION),
+                annotation,
+                "can not be set when the class field is also set",
+            );
+        }
+        errs.extend(spec(obj));
+        errs
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, _old: &Value) -> ErrorList {
+        if cx.subresource == Some("status") {
+            let mut errs = ErrorList::new();
+            for entry in View::root(new).dig("status.loadBalancer").items("ingress") {
+                let (ip, hostname) = (entry.get("ip"), entry.get("hostname"));
+                if !ip.str().is_empty() {
+                    crate::validate::ip_address(&mut errs, ip.str(), ip.path());
+                }
+                if !hostname.str().is_empty() {
+                    crate::validate::dns_subdomain_at(&mut errs, &hostname);
+                }
+            }
+            return errs;
+        }
+        spec(new)
+    }
+
+    fn warnings(&self, _cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+        let annotated = |obj: &Value| !at(obj, &["metadata", "annotations", CLASS_ANNOTATION]).is_null();
+        if annotated(new) && !old.is_some_and(annotated) {
+            return vec![format!(
+                "annotation \"{CLASS_ANNOTATION}\" is deprecated, please use 'spec.ingressClassName' instead"
+            )];
+        }
+        Vec::new()
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let class = match text(obj, &["spec", "ingressClassName"]) {
+            "" => text(obj, &["metadata", "annotations", CLASS_ANNOTATION]),
+            class => class,
+        };
+        let hosts: Vec<&str> =
+            list(obj, &["spec", "rules"]).iter().map(|r| text(r, &["host"])).filter(|h| !h.is_empty()).collect();
+        let shown_hosts = match hosts.len() {
+            0 => "*".to_owned(),
+            n if n > 3 => format!("{} + {} more...", hosts.get(..3).unwrap_or_default().join(","), n - 3),
+            _ => hosts.join(","),
+        };
+        let mut addresses: Vec<&str> = list(obj, &["status", "loadBalancer", "ingress"])
+            .iter()
+            .map(|i| match text(i, &["ip"]) {
+                "" => text(i, &["hostname"]),
+                ip => ip,
+            })
+            .filter(|a| !a.is_empty())
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let ports = if list(obj, &["spec", "tls"]).is_empty() { "80" } else { "80, 443" };
+        vec![
+            json!(name(obj)),
+            json!(crate::table::or_none(class)),
+            json!(shown_hosts),
+            json!(addresses.join(",")),
+            json!(ports),
+            json!(age(obj, now)),
+        ]
+    }
+
+    fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
+        reset_spec_or_status(subresource)
+    }
+}
+
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+fn spec(obj: &Value) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let spec = View::root(obj).get("spec");
+    let (default, rules) = (spec.get("defaultBackend"), spec.get("rules"));
+    if rules.is_empty() && !default.is_set() {
+        errs.invalid(spec.path(), &Value::Null, "either `defaultBackend` or `rules` must be specified");
+    }
+    if default.is_set() {
+        backend(&mut errs, &default);
+    }
+    for rule in rules.list() {
+        host(&mut errs, &rule.get("host"));
+        let http = rule.get("http");
+        if !http.is_set() {
+            continue;
+        }
+        let paths = http.get("paths");
+        if paths.is_empty() {
+            errs.required(paths.path(), "");
+        }
+        for path in paths.list() {
+            self::path(&mut errs, &path);
+            backend(&mut errs, &path.get("backend"));
+        }
+    }
+    for tls in spec.items("tls") {
+        for name in tls.items("hosts") {
+            host(&mut errs, &name);
+        }
+        let secret = tls.get("secretName");
+        if !secret.str().is_empty() {
+            crate::validate::dns_subdomain_at(&mut errs, &secret);
+        }
+    }
+    let class = spec.get("ingressClassName");
+    if class.is_set() {
+        crate::validate::dns_subdomain_at(&mut errs, &class);
+    }
+    errs
+}
+
+fn host(errs: &mut ErrorList, v: &View<'_>) {
+    let name = v.str();
+    if name.is_empty() {
+        return;
+    }
+    if name.parse::<std::net::IpAddr>().is_ok() {
+        errs.invalid(v.path(), name, "must be a DNS name, not an IP address");
+    }
+    let (subject, wildcard) = match name.strip_prefix("*.") {
+        Some(rest) => (rest, true),
+        None => (name, false),
+    };
+    let problems = crate::names::dns_subdomain(subject, false);
+    if problems.is_empty() {
+        return;
+    }
+    if wildcard || name.contains('*') {
+        errs.invalid(
+            v.path(),
+            name,
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of \
+             lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', \
+             regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+        );
+    } else {
+        for problem in problems {
+            errs.invalid(v.path(), name, problem);
+        }
+    }
+}
+
+fn path(errs: &mut ErrorList, v: &View<'_>) {
+    let (path, ty) = (v.get("path"), v.get("pathType"));
+    match ty.opt_str() {
+        None => errs.required(ty.path(), "pathType must be specified"),
+        Some("Exact" | "Prefix") => {
+            if !path.str().starts_with('/') {
+                errs.invalid(path.path(), path.str(), "must be an absolute path");
+            }
+            for sequence in ["//", "/./", "/../", "%2f", "%2F"] {
+                if path.str().contains(sequence) {
+                    errs.invalid(path.path(), path.str(), format!("must not contain '{sequence}'"));
+                }
+            }
+            for suffix in ["/..", "/."] {
+                if path.str().ends_with(suffix) {
+                    errs.invalid(path.path(), path.str(), format!("cannot end with '{suffix}'"));
+                }
+            }
+        }
+        Some("ImplementationSpecific") => {
+            if !path.str().is_empty() && !path.str().starts_with('/') {
+                errs.invalid(path.path(), path.str(), "must be an absolute path");
+            }
+        }
+        Some(other) => errs.not_supported(ty.path(), other, &["Exact", "ImplementationSpecific", "Prefix"]),
+    }
+}
+
+fn backend(errs: &mut ErrorList, v: &View<'_>) {
+    let (service, resource) = (v.get("service"), v.get("resource"));
+    match (service.is_set(), resource.is_set()) {
+        (true, true) => errs.invalid(v.path(), "", "cannot set both resource and service backends"),
+        (false, true) => {
+            for field in ["kind", "name"] {
+                if resource.get(field).str().is_empty() {
+                    errs.required(resource.get(field).path(), "");
+                }
+            }
+        }
+        (false, false) => errs.required(&v.path().child("service").child("name"), ""),
+        (true, false) => {
+            let name = service.get("name");
+            if name.str().is_empty() {
+                errs.required(name.path(), "");
+            } else {
+                for problem in crate::names::dns1035_label(name.str(), false) {
+                    errs.invalid(name.path(), name.str(), problem);
+                }
+            }
+            let (port, number) = (service.dig("port.name"), service.dig("port.number"));
+            let given = number.int().unwrap_or_default();
+            match (port.str().is_empty(), given) {
+                (false, 0) => {
+                    for problem in port_name(port.str()) {
+                        errs.invalid(port.path(), port.str(), problem);
+                    }
+                }
+                (false, _) => errs.invalid(service.path(), "", "cannot set both port name & port number"),
+                (true, 0) => errs.required(service.path(), "port name or number is required"),
+                (true, n) => port_number(errs, n, number.path()),
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `NetworkPolicy`. Upstream: `pkg/registry/networking/networkpolicy/strategy.go`, `ValidateNetworkPolicySpec`.
+
+use serde_json::{Value, json};
+
+use crate::field::ErrorList;
+use crate::kind::Kind;
+use crate::kind::{Cells, Cx};
+use crate::kinds::{AGE, Facts, NAME, facts};
+use crate::object::{View, at, at_mut, default_value, items_mut, list, set};
+use crate::strategy::{first_generation, next_generation};
+use crate::table::{age, label_selector, name};
+use crate::validate::{PROTOCOLS, port_number_or_name, selector};
+
+/// The kind `NetworkPolicy`.
+pub struct NetworkPolicy;
+
+impl Kind for NetworkPolicy {
+    facts!(Facts {
+        kind: "NetworkPolicy",
+        plural: "networkpolicies",
+        short_names: &["netpol"],
+        columns: &[NAME, ("Pod-Selector", "string", "", 0), AGE],
+        ..Facts::namespaced("networking.k8s.io", "v1")
+    });
+
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = at_mut(obj, &["spec"]) else { return };
+        for (rules, _) in DIRECTIONS {
+            for rule in items_mut(spec, rules) {
+                for port in items_mut(rule, "ports") {
+                    default_value(port, "protocol", "TCP");
+                }
+            }
+        }
+        if list(spec, &["policyTypes"]).is_empty() {
+            // Without a word a policy is about what comes in, and about what goes out where it has rules for that.
+            let mut types = vec![json!("Ingress")];
+            if !list(spec, &["egress"]).is_empty() {
+                types.push(json!("Egress"));
+            }
+            set(spec, &["policyTypes"], types);
+        }
+    }
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        first_generation(obj);
+    }
+
+    fn prepare_update(&self, _cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        next_generation(new, old, &["spec"]);
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        let spec = View::root(obj).get("spec");
+        selector::label_selector(&mut errs, &spec.get("podSelector"));
+        for (rules, peers) in DIRECTIONS {
+            for rule in spec.items(rules) {
+                for port in rule.items("ports") {
+                    self::port(&mut errs, &port);
+                }
+                for peer in rule.items(peers) {
+                    self::peer(&mut errs, &peer);
+                }
+            }
+        }
+        let types = spec.get("policyTypes");
+        if types.len() > 2 {
+            errs.invalid(types.path(), types.value(), "may not specify more than two policyTypes");
+        } else {
+            for ty in types.list() {
+                if !matches!(ty.str(), "Egress" | "Ingress") {
+                    errs.not_supported(ty.path(), ty.str(), &["Egress", "Ingress"]);
+                }
+            }
+        }
+        errs
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        vec![json!(name(obj)), json!(label_selector(at(obj, &["spec", "podSelector"]))), json!(age(obj, now))]
+    }
+}
+
+/// Rules of a direction and the peers in them.
+const DIRECTIONS: [(&str, &str); 2] = [("ingress", "from"), ("egress", "to")];
+
+fn port(errs: &mut ErrorList, v: &View<'_>) {
+    let (protocol, port, end) = (v.get("protocol"), v.get("port"), v.get("endPort"));
+    if protocol.is_set() && !PROTOCOLS.contains(&protocol.str()) {
+        errs.not_supported(protocol.path(), protocol.str(), &PROTOCOLS);
+    }
+    if port.is_set() {
+        port_number_or_name(errs, &port);
+        if let (Some(first), Some(last)) = (port.int(), end.int()) {
+            if last < first {
+                errs.invalid(end.path(), first, "must be greater than or equal to `port`");
+            }
+            crate::validate::port_number(errs, last, end.path());
+        } else if end.is_set() {
+            errs.invalid(end.path(), end.value(), "may not be specified when `port` is non-numeric");
+        }
+    } else if end.is_set() {
+        errs.invalid(end.path(), end.value(), "may not be specified when `port` is not specified");
+    }
+}
+
+fn peer(errs: &mut ErrorList, v: &View<'_>) {
+    let (pods, namespaces, block) = (v.get("podSelector"), v.get("namespaceSelector"), v.get("ipBlock"));
+    let mut found = 0;
+    for selected in [&pods, &namespaces] {
+        if selected.is_set() {
+            found += 1;
+            selector::label_selector(errs, selected);
+        }
+    }
+    if block.is_set() {
+        found += 1;
+        ip_block(errs, &block);
+    }
+    if found == 0 {
+        errs.required(v.path(), "must specify a peer");
+    } else if found > 1 && block.is_set() {
+        errs.forbidden(v.path(), "may not specify both ipBlock and another peer");
+    }
+}
+
+fn ip_block(errs: &mut ErrorList, v: &View<'_>) {
+    let cidr = v.get("cidr");
+    if cidr.str().is_empty() {
+        errs.required(cidr.path(), "");
+        return;
+    }
+    let Ok(net) = cidr.str().parse::<ipnet::IpNet>() else {
+        crate::validate::cidr(errs, cidr.str(), cidr.path());
+        return;
+    };
+    for except in v.items("except") {
+        match except.str().parse::<ipnet::IpNet>() {
+            Err(_) => crate::validate::cidr(errs, except.str(), except.path()),
+            Ok(part) if !net.contains(&part) || part == net => {
+                errs.invalid(
+                    except.path(),
+                    except.str(),
+                    format!("must be a strict subset of `{}`", cidr.path().as_str()),
+                );
+            }
+            Ok(_) => {}
+        }
+    }
+}

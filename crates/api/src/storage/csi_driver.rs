@@ -1,0 +1,124 @@
+//! `CSIDriver`. Upstream: `pkg/registry/storage/csidriver/strategy.go`, `ValidateCSIDriver`.
+
+use serde_json::{Value, json};
+
+use crate::field::ErrorList;
+use crate::kind::Kind;
+use crate::kind::{Cells, Cx};
+use crate::kinds::{AGE, Facts, NAME, facts};
+use crate::object::{View, at, at_mut, default_value, list, text};
+use crate::strategy::{first_generation, next_generation};
+use crate::table::{age, name, or_none};
+use crate::validate::immutable_field;
+
+/// The kind `CSIDriver`.
+pub struct CSIDriver;
+
+impl Kind for CSIDriver {
+    facts!(Facts {
+        kind: "CSIDriver",
+        plural: "csidrivers",
+        columns: &[
+            NAME,
+            ("AttachRequired", "boolean", "", 0),
+            ("PodInfoOnMount", "boolean", "", 0),
+            ("StorageCapacity", "boolean", "", 0),
+            ("TokenRequests", "string", "", 0),
+            ("RequiresRepublish", "boolean", "", 0),
+            ("Modes", "string", "", 0),
+            AGE
+        ],
+        ..Facts::cluster("storage.k8s.io", "v1")
+    });
+
+    fn default(&self, obj: &mut Value) {
+        default_value(obj, "spec", json!({}));
+        let Some(spec) = at_mut(obj, &["spec"]) else { return };
+        for (field, on) in [
+            ("attachRequired", true),
+            ("podInfoOnMount", false),
+            ("storageCapacity", false),
+            ("requiresRepublish", false),
+            ("seLinuxMount", false),
+        ] {
+            default_value(spec, field, on);
+        }
+        default_value(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+        if list(spec, &["volumeLifecycleModes"]).is_empty() {
+            crate::object::set(spec, &["volumeLifecycleModes"], json!(["Persistent"]));
+        }
+    }
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        first_generation(obj);
+    }
+
+    fn prepare_update(&self, _cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        next_generation(new, old, &["spec"]);
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        crate::validate::pod_spec::volumes::driver_name(&mut errs, &View::root(obj).dig("metadata.name"));
+        spec(&mut errs, obj);
+        errs
+    }
+
+    fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        spec(&mut errs, new);
+        for field in ["attachRequired", "volumeLifecycleModes"] {
+            immutable_field(&mut errs, new, old, &["spec", field]);
+        }
+        errs
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let flag = |field: &str| at(obj, &["spec", field]).as_bool().unwrap_or_default();
+        let tokens: Vec<&str> = list(obj, &["spec", "tokenRequests"]).iter().map(|t| text(t, &["audience"])).collect();
+        let modes: Vec<&str> = list(obj, &["spec", "volumeLifecycleModes"]).iter().filter_map(Value::as_str).collect();
+        vec![
+            json!(name(obj)),
+            json!(at(obj, &["spec", "attachRequired"]).as_bool().unwrap_or(true)),
+            json!(flag("podInfoOnMount")),
+            json!(flag("storageCapacity")),
+            json!(if tokens.is_empty() { "<unset>".to_owned() } else { tokens.join(",") }),
+            json!(flag("requiresRepublish")),
+            json!(or_none(&modes.join(","))),
+            json!(age(obj, now)),
+        ]
+    }
+}
+
+fn spec(errs: &mut ErrorList, obj: &Value) {
+    let spec = View::root(obj).get("spec");
+    for field in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
+        if !spec.get(field).is_set() {
+            errs.required(spec.get(field).path(), "");
+        }
+    }
+    let policy = spec.get("fsGroupPolicy");
+    if !matches!(policy.str(), "File" | "None" | "ReadWriteOnceWithFSType") {
+        errs.not_supported(policy.path(), policy.str(), &["ReadWriteOnceWithFSType", "File", "None"]);
+    }
+    let mut audiences = std::collections::BTreeSet::new();
+    for token in spec.items("tokenRequests") {
+        let audience = token.get("audience");
+        if !audiences.insert(audience.str()) {
+            errs.duplicate(audience.path(), audience.str());
+        }
+        let life = token.get("expirationSeconds");
+        match life.int() {
+            Some(n) if n < 600 => errs.invalid(life.path(), n, "may not specify a duration less than 10 minutes"),
+            Some(n) if n > 1 << 32 => {
+                errs.invalid(life.path(), n, "may not specify a duration larger than 2^32 seconds");
+            }
+            _ => {}
+        }
+    }
+    for mode in spec.items("volumeLifecycleModes") {
+        if !matches!(mode.str(), "Ephemeral" | "Persistent") {
+            errs.not_supported(mode.path(), mode.str(), &["Ephemeral", "Persistent"]);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `CSINode`: the CSI drivers of a node. Upstream: `pkg/registry/storage/csinode/strategy.go`, `ValidateCSINode`.
+
+use serde_json::{Value, json};
+
+use crate::field::ErrorList;
+use crate::kind::Kind;
+use crate::kind::{Cells, Cx};
+use crate::kinds::{AGE, Facts, NAME, facts};
+use crate::object::{View, default_value, list, same, set};
+use crate::table::{age, name};
+
+/// The kind `CSINode`.
+pub struct CSINode;
+
+impl Kind for CSINode {
+    facts!(Facts {
+        kind: "CSINode",
+        plural: "csinodes",
+        columns: &[NAME, ("Drivers", "integer", "", 0), AGE],
+        ..Facts::cluster("storage.k8s.io", "v1")
+    });
+
+    fn default(&self, obj: &mut Value) {
+        default_value(obj, "spec", json!({}));
+        if list(obj, &["spec", "drivers"]).is_empty() {
+            set(obj, &["spec", "drivers"], Value::Null);
+        }
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        let mut seen = std::collections::BTreeSet::new();
+        for driver in View::root(obj).get("spec").items("drivers") {
+            let (name, node) = (driver.get("name"), driver.get("nodeID"));
+            crate::validate::pod_spec::volumes::driver_name(&mut errs, &name);
+            if node.str().is_empty() {
+                errs.required(node.path(), "");
+            } else if node.len() > 256 {
+                errs.too_long(node.path(), 256);
+            }
+            crate::validate::non_negative(&mut errs, &driver.dig("allocatable.count"));
+            if !seen.insert(name.str()) {
+                errs.duplicate(name.path(), name.str());
+            }
+            let mut keys = std::collections::BTreeSet::new();
+            for key in driver.items("topologyKeys") {
+                if !keys.insert(key.str()) {
+                    errs.duplicate(key.path(), key.str());
+                }
+                crate::validate::labels::name(&mut errs, key.str(), key.path());
+            }
+        }
+        errs
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errs = self.validate(cx, new);
+        // A driver that stays is what it was, but for how much it can take.
+        for before in list(old, &["spec", "drivers"]) {
+            for driver in View::root(new).get("spec").items("drivers") {
+                let mut munged = driver.value().clone();
+                crate::object::restore(&mut munged, before, &["allocatable"]);
+                if driver.value().get("name") == before.get("name") && !same(&munged, before) {
+                    errs.invalid(driver.path(), driver.value(), "field is immutable");
+                }
+            }
+        }
+        errs
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        vec![json!(name(obj)), json!(list(obj, &["spec", "drivers"]).len()), json!(age(obj, now))]
+    }
+}
