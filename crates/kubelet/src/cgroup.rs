@@ -1,0 +1,201 @@
+//! Cgroups of QoS classes and pods by plain files, on cgroup v1 and v2.
+//!
+//! Layout as upstream's cgroupfs driver: `ROOT/kubepods/podUID` for guaranteed pods,
+//! `ROOT/kubepods/{burstable,besteffort}/podUID` for the others. The runtime puts containers below the pod's.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::{pod, resources};
+
+/// Which hierarchy the host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// One hierarchy a controller.
+    V1,
+    /// The unified one.
+    V2,
+}
+
+/// The controllers of v1 that a pod's cgroup is made in.
+const V1_CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "freezer", "blkio"];
+
+/// The cgroups of this node's pods.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    mount: PathBuf,
+    version: Version,
+    root: String,
+}
+
+impl Cgroups {
+    /// Cgroups below `root` (for example `/` or `/node-a`).
+    pub fn new(root: &str) -> Self {
+        Self::at(Path::new("/sys/fs/cgroup"), root)
+    }
+
+    /// As [`Cgroups::new`], with another mount point.
+    pub fn at(mount: &Path, root: &str) -> Self {
+        let version = if mount.join("cgroup.controllers").exists() { Version::V2 } else { Version::V1 };
+        Self { mount: mount.to_owned(), version, root: root.trim_matches('/').to_owned() }
+    }
+
+    /// The hierarchy.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    fn under_root(&self, rest: &str) -> String {
+        match self.root.is_empty() {
+            true => format!("/{rest}"),
+            false => format!("/{}/{rest}", self.root),
+        }
+    }
+
+    fn class(&self, class: &str) -> String {
+        match class {
+            "Guaranteed" => self.under_root("kubepods"),
+            other => self.under_root(&format!("kubepods/{}", other.to_lowercase())),
+        }
+    }
+
+    /// The cgroup of a pod, from the mount point on; `cgroup_parent` of its sandbox.
+    pub fn pod(&self, pod: &Pod) -> String {
+        format!("{}/pod{}", self.class(resources::qos_class(&pod::spec(pod))), pod::uid(pod))
+    }
+
+    /// The folders of a cgroup: one, or one a controller.
+    fn folders(&self, cgroup: &str) -> Vec<PathBuf> {
+        let relative = cgroup.trim_start_matches('/');
+        match self.version {
+            Version::V2 => vec![self.mount.join(relative)],
+            Version::V1 => V1_CONTROLLERS
+                .iter()
+                .map(|c| self.mount.join(c))
+                .filter(|c| c.is_dir())
+                .map(|c| c.join(relative))
+                .collect(),
+        }
+    }
+
+    /// Makes the cgroups of the QoS classes.
+    pub fn create_classes(&self) -> io::Result<()> {
+        for class in ["Guaranteed", "Burstable", "BestEffort"] {
+            self.create(&self.class(class))?;
+        }
+        // Best effort pods get what is left.
+        self.set(&self.class("BestEffort"), "cpu", "cpu.shares", "2", "cpu.weight", "1");
+        Ok(())
+    }
+
+    fn create(&self, cgroup: &str) -> io::Result<()> {
+        if self.version == Version::V2 {
+            // Controllers are handed down step by step.
+            let mut at = self.mount.clone();
+            for part in cgroup.trim_matches('/').split('/') {
+                let available = std::fs::read_to_string(at.join("cgroup.controllers")).unwrap_or_default();
+                for controller in available.split_whitespace() {
+                    // A controller that cannot be handed down here (busy, threaded) is done without.
+                    let _ = std::fs::write(at.join("cgroup.subtree_control"), format!("+{controller}"));
+                }
+                at.push(part);
+                create_dir(&at)?;
+            }
+            return Ok(());
+        }
+        for folder in self.folders(cgroup) {
+            std::fs::create_dir_all(&folder)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a value, in the words of the hierarchy; a host without the controller does without.
+    fn set(&self, cgroup: &str, v1_controller: &str, v1_file: &str, v1: &str, v2_file: &str, v2: &str) {
+        let relative = cgroup.trim_start_matches('/');
+        let (path, value) = match self.version {
+            Version::V1 => (self.mount.join(v1_controller).join(relative).join(v1_file), v1),
+            Version::V2 => (self.mount.join(relative).join(v2_file), v2),
+        };
+        if let Err(error) = std::fs::write(&path, value) {
+            tracing::debug!(path = %path.display(), %error, "cgroup value not set");
+        }
+    }
+
+    /// Makes a pod's cgroup with its limits.
+    pub fn create_pod(&self, pod: &Pod) -> io::Result<()> {
+        let cgroup = self.pod(pod);
+        self.create(&cgroup)?;
+        let (request, cpu_limit, memory_limit) = resources::pod_totals(&pod::spec(pod));
+        let shares = resources::shares(request);
+        let weight = resources::weight(shares).to_string();
+        self.set(&cgroup, "cpu", "cpu.shares", &shares.to_string(), "cpu.weight", &weight);
+        if cpu_limit > 0 {
+            let quota = resources::quota(cpu_limit);
+            let period = resources::QUOTA_PERIOD;
+            self.set(&cgroup, "cpu", "cpu.cfs_quota_us", &quota.to_string(), "cpu.max", &format!("{quota} {period}"));
+        }
+        if memory_limit > 0 {
+            let bytes = memory_limit.to_string();
+            self.set(&cgroup, "memory", "memory.limit_in_bytes", &bytes, "memory.max", &bytes);
+        }
+        Ok(())
+    }
+
+    /// Removes a pod's cgroup, in whichever class it is. Idempotent; a busy one is left and tried again later.
+    pub fn remove_pod(&self, uid: &str) -> io::Result<()> {
+        for class in ["Guaranteed", "Burstable", "BestEffort"] {
+            for folder in self.folders(&format!("{}/pod{uid}", self.class(class))) {
+                remove_tree(&folder)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn create_dir(path: &Path) -> io::Result<()> {
+    match std::fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a cgroup and those below it (their files go with them).
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match std::fs::remove_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn pods_are_filed_by_class() {
+        let check = |root: &str, resources: serde_json::Value, expected: &str| {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"uid": "u"}, "spec": {"containers": [{"name": "a", "resources": resources}]},
+            }))
+            .unwrap_or_default();
+            assert_eq!(Cgroups::at(Path::new("/nowhere"), root).pod(&pod), expected);
+        };
+        check("/", json!({}), "/kubepods/besteffort/podu");
+        check("/x", json!({"requests": {"cpu": "1"}}), "/x/kubepods/burstable/podu");
+        check("", json!({"limits": {"cpu": "1", "memory": "1"}}), "/kubepods/podu");
+    }
+}
