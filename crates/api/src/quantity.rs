@@ -140,22 +140,30 @@ impl Quantity {
         let format = if self.is_zero() { other.format } else { self.format };
         Quantity { mantissa: f(a, b), scale, format }
     }
+}
 
-    /// The sum; keeps the notation of `self` unless that is zero.
-    #[must_use]
-    pub fn add(self, other: Self) -> Self {
+/// The sum; keeps the notation of the left side unless that is zero.
+impl std::ops::Add for Quantity {
+    type Output = Quantity;
+
+    fn add(self, other: Self) -> Self {
         self.combine(other, i128::saturating_add)
     }
+}
 
-    /// The difference; keeps the notation of `self` unless that is zero.
-    #[must_use]
-    pub fn sub(self, other: Self) -> Self {
+/// The difference; keeps the notation of the left side unless that is zero.
+impl std::ops::Sub for Quantity {
+    type Output = Quantity;
+
+    fn sub(self, other: Self) -> Self {
         self.combine(other, i128::saturating_sub)
     }
+}
 
-    /// The negative.
-    #[must_use]
-    pub fn neg(self) -> Self {
+impl std::ops::Neg for Quantity {
+    type Output = Quantity;
+
+    fn neg(self) -> Self {
         Quantity { mantissa: self.mantissa.saturating_neg(), ..self }
     }
 }
@@ -434,9 +442,9 @@ mod tests {
         assert_eq!(q("2Gi").value(), 2 << 30);
         assert_eq!(q("1e60").value(), i64::MAX);
         assert!(q("1Gi") > q("1G") && q("0.5") == q("500m"));
-        assert_eq!(q("1Gi").add(q("1Mi")).to_string(), "1025Mi");
-        assert_eq!(q("1").sub(q("100m")).to_string(), "900m");
-        assert_eq!(Quantity::ZERO.add(q("1Ki")).to_string(), "1Ki");
+        assert_eq!((q("1Gi") + q("1Mi")).to_string(), "1025Mi");
+        assert_eq!((q("1") - q("100m")).to_string(), "900m");
+        assert_eq!((Quantity::ZERO + q("1Ki")).to_string(), "1Ki");
         assert_eq!(Quantity::from_milli(250).to_string(), "250m");
         assert_eq!(Quantity::from_bytes(1 << 20).to_string(), "1Mi");
     }

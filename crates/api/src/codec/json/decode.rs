@@ -131,13 +131,11 @@ impl<'a> Decoder<'a> {
                         self.cx.report("duplicate", &key);
                     }
                     seen |= bit;
-                    match self.field(ty, field)?.and_then(|value| rules::keep(field, value, stored_as_json)) {
-                        Some(value) => {
-                            kept |= bit;
-                            map.insert(key.into_owned(), value);
-                        }
-                        // Null leaves what an earlier occurrence of the key set, as Go does.
-                        None => {}
+                    // Null leaves what an earlier occurrence of the key set, as Go does.
+                    let value = self.field(ty, field)?;
+                    if let Some(value) = value.and_then(|value| rules::keep(field, value, stored_as_json)) {
+                        kept |= bit;
+                        map.insert(key.into_owned(), value);
                     }
                 }
                 None => {

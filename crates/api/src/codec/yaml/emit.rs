@@ -250,9 +250,9 @@ fn analyze(s: &str) -> Analysis {
     }
     let unsafe_text = space_break || special;
     Analysis {
-        plain: !(indicators || edge || break_space || unsafe_text || breaks),
+        plain: !(indicators || edge || break_space || breaks || unsafe_text),
         single: !(break_space || unsafe_text),
-        literal: !(trailing_space || unsafe_text) && !s.is_empty(),
+        literal: !(trailing_space || unsafe_text || s.is_empty()),
     }
 }
 
