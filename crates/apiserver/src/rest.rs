@@ -8,10 +8,14 @@
 
 pub mod binding;
 mod body;
+pub mod dial;
 pub mod eviction;
 pub(crate) mod handlers;
+pub mod pod_stream;
+pub mod proxy;
 pub mod review;
 pub mod token;
+mod tunnel;
 
 use async_trait::async_trait;
 use orkd_api::kind::Kind;

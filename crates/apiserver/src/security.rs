@@ -20,6 +20,7 @@ use crate::bootstrap;
 use crate::cache::Caches;
 use crate::lookup::Lookup;
 use crate::pipeline::{ApiServer, Builder};
+use crate::rest::dial::Dialer;
 use crate::writer::Writer;
 
 /// The issuer of service account tokens, and their audience where none is named.
@@ -65,6 +66,8 @@ impl Default for Options {
 pub struct Guard {
     objects: Lookup,
     node_ports: NodePorts,
+    /// Connects to kubelets, pods and services.
+    pub dialer: Arc<Dialer>,
     /// Whose bearer tokens are.
     pub bearer: Arc<Bearer>,
     /// Every authorizer.
@@ -142,7 +145,8 @@ pub fn secure(
         .admission(plugins)
         .hook("", "services", Arc::new(services))
         .hook("certificates.k8s.io", "certificatesigningrequests", Arc::new(crate::requester::Requester));
-    let guard = Guard { objects, node_ports, bearer, authorizer };
+    let dialer = Arc::new(Dialer::new(pki).map_err(text)?);
+    let guard = Guard { objects, node_ports, dialer, bearer, authorizer };
     let builder = crate::rest::handlers::add(builder, &guard, &signer, &verifier);
     Ok((builder, guard))
 }
@@ -155,6 +159,11 @@ impl Guard {
         facts: &bootstrap::Facts,
     ) -> Result<(), orkd_api::status::Status> {
         bootstrap::run(server, facts, Timestamp::now()).await
+    }
+
+    /// Takes over certificates that [`ClusterPki::renew`] has made anew.
+    pub fn renewed(&self, pki: &ClusterPki) -> Result<(), orkd_pki::Error> {
+        self.dialer.renewed(pki)
     }
 
     /// Repairs cluster IPs and node ports. To be spawned once the server is ready; ends by itself.

@@ -311,3 +311,139 @@ async fn nodes_keep_to_their_own() {
         world.call(&bootstrapper, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review).await;
     assert_eq!(allowed["status"]["allowed"], true, "{allowed}");
 }
+
+/// A kubelet that answers logs, tells the path it was asked for, and echoes what an upgraded connection sends.
+async fn fake_kubelet(pki: &ClusterPki) -> u16 {
+    use hyper_util::rt::TokioIo;
+    let profile = Profile::server("system:node:n1", vec![], vec![[127, 0, 0, 1].into()]);
+    let identity = pki.ca.issue(&profile, Timestamp::now()).expect("certificate");
+    let mut tls = orkd_pki::tls::server_config(&identity, &[]).expect("tls");
+    tls.alpn_protocols.clear();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = listener.local_addr().expect("address").port();
+    tokio::spawn(async move {
+        loop {
+            let Ok((tcp, _)) = listener.accept().await else { return };
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let stream = acceptor.accept(tcp).await.expect("handshake");
+                let client = stream.get_ref().1.peer_certificates().expect("client certificate")[0].clone();
+                let client = orkd_pki::Certificate::from_der(&client).expect("certificate").common_name;
+                let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+                    let client = client.clone();
+                    async move {
+                        let told = format!("{client} {} {}", request.method(), request.uri());
+                        if !request.headers().contains_key("upgrade") {
+                            let status = if told.contains("previous") { 400 } else { 200 };
+                            let response = http::Response::builder().status(status).body(Body::from(told));
+                            return response;
+                        }
+                        let upgrade = hyper::upgrade::on(&mut request);
+                        tokio::spawn(async move {
+                            let mut io = TokioIo::new(upgrade.await.expect("upgraded"));
+                            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                            io.write_all(format!("{told}\n").as_bytes()).await.expect("written");
+                            let mut all = Vec::new();
+                            io.read_to_end(&mut all).await.expect("read");
+                            io.write_all(&all).await.expect("written");
+                            io.shutdown().await.expect("closed");
+                        });
+                        let response = http::Response::builder().status(101).header("connection", "Upgrade");
+                        response.header("upgrade", "SPDY/3.1").body(Body::empty())
+                    }
+                });
+                let connection = hyper::server::conn::http1::Builder::new();
+                let _ = connection.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_reach_the_kubelet_and_end() {
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = World::start().await;
+    let port = fake_kubelet(&world.pki).await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+    assert_eq!(world.call(&admin(), "POST", "/api/v1/nodes", node.clone()).await.0, 201);
+    let mut node = world.call(&admin(), "GET", "/api/v1/nodes/n1", Value::Null).await.1;
+    node["status"] = json!({"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}});
+    let (status, node) = world.call(&admin(), "PUT", "/api/v1/nodes/n1/status", node).await;
+    assert_eq!(status, 200, "{node}");
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    world.call(&admin(), "POST", "/api/v1/namespaces/default/serviceaccounts", account).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "nginx"}]}});
+    let made = world.call(&admin(), "POST", "/api/v1/namespaces/default/pods", pod).await;
+    assert_eq!(made.0, 201, "{}", made.1);
+
+    let path = "/api/v1/namespaces/default/pods/p/log?tailLines=3&follow=true";
+    let (status, text) = world.call(&admin(), "GET", path, Value::Null).await;
+    let expected = "kube-apiserver-kubelet-client GET /containerLogs/default/p/c?follow=true&tailLines=3";
+    assert_eq!((status, text.as_str()), (200, Some(expected)));
+    let path = "/api/v1/namespaces/default/pods/p/log?previous=true";
+    let refused = world.call(&admin(), "GET", path, Value::Null).await;
+    assert_eq!((refused.0, refused.1["reason"].as_str()), (400, Some("BadRequest")), "{}", refused.1);
+    let (status, text) = world.call(&admin(), "GET", "/api/v1/nodes/n1/proxy/healthz?x=1", Value::Null).await;
+    assert_eq!((status, text.as_str()), (200, Some("kube-apiserver-kubelet-client GET /healthz?x=1")));
+    let plain = world.call(&admin(), "POST", "/api/v1/namespaces/default/pods/p/exec?command=a", Value::Null).await;
+    assert_eq!(message(&plain), (400, "Upgrade request required"));
+
+    // A client on a connection that can be upgraded.
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let router = world.server.router();
+    tokio::spawn(async move {
+        let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+            let user = request.headers().get("x-test-user").map(|v| v.to_str().expect("text").to_owned());
+            let user = user.map_or_else(admin, |name| UserInfo::new(name, &[]));
+            request.extensions_mut().insert(InProcess(user));
+            router.clone().oneshot(request)
+        });
+        let connection = hyper::server::conn::http1::Builder::new();
+        connection.serve_connection(TokioIo::new(far), service).with_upgrades().await.expect("served");
+    });
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.expect("client");
+    tokio::spawn(connection.with_upgrades());
+    let exec = |user: &str, method: &str| {
+        let path = "/api/v1/namespaces/default/pods/p/exec?command=cat&command=a%20b&stdin=true&stdout=true";
+        let request = Request::builder().method(method).uri(path).header("host", "x").header("x-test-user", user);
+        let request = request.header("connection", "Upgrade").header("upgrade", "SPDY/3.1");
+        request.header("authorization", "Bearer secret").body(Body::empty()).expect("request")
+    };
+    // A reader may GET the subresource, but a stream needs `create`.
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "r"},
+        "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods/exec"]}]});
+    let path = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    assert_eq!(world.call(&admin(), "POST", path, role).await.0, 201);
+    let bound = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "r"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"},
+        "subjects": [{"kind": "User", "name": "reader", "apiGroup": "rbac.authorization.k8s.io"}]});
+    let path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    assert_eq!(world.call(&admin(), "POST", path, bound).await.0, 201);
+    let refused = sender.send_request(exec("reader", "GET")).await.expect("answer");
+    assert_eq!(refused.status(), 403);
+    drop(refused.into_body().collect().await.expect("body"));
+    sender.ready().await.expect("ready");
+
+    let admin_request = {
+        let mut request = exec("admin", "POST");
+        request.headers_mut().remove("x-test-user");
+        request
+    };
+    let mut response = sender.send_request(admin_request).await.expect("answer");
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["upgrade"]),
+        (101, &http::HeaderValue::from_static("SPDY/3.1"))
+    );
+    let mut io = TokioIo::new(hyper::upgrade::on(&mut response).await.expect("upgraded"));
+    io.write_all(b"hello").await.expect("written");
+    io.shutdown().await.expect("closed");
+    let mut all = String::new();
+    io.read_to_string(&mut all).await.expect("read");
+    let path = "kube-apiserver-kubelet-client POST /exec/default/p/c?input=1&output=1&command=cat&command=a%20b\nhello";
+    assert_eq!(all, path);
+}

@@ -70,6 +70,56 @@ pub fn client_config(roots: Arc<RootCertStore>, identity: Option<&Identity>) -> 
     }
 }
 
+/// A client's configuration that takes any server certificate: for backends whose certificates nobody in the cluster
+/// vouches for (`services/proxy` with `https:`). Nothing secret may be sent over it.
+pub fn unverified_client_config() -> Result<rustls::ClientConfig> {
+    Ok(rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(tls)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServerCertificate))
+        .with_no_client_auth())
+}
+
+/// Takes any server whose key it proves to hold.
+#[derive(Debug)]
+struct AnyServerCertificate;
+
+impl ServerCertVerifier for AnyServerCertificate {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
+    }
+}
+
 /// Asks clients for a certificate and takes any whose key they prove to hold, also none.
 #[derive(Debug)]
 pub struct AnyClientCertificate;

@@ -7,6 +7,8 @@ use serde_json::json;
 
 use super::binding::Binding;
 use super::eviction::Eviction;
+use super::pod_stream::{Log, PodStream, Stream};
+use super::proxy::{Proxy, To};
 use super::review::{AccessReview, RulesReview, SelfReview, TokenReview, Whose};
 use super::token::Token;
 use crate::pipeline::Builder;
@@ -17,6 +19,8 @@ pub(crate) fn add(builder: Builder, guard: &Guard, signer: &Arc<Signer>, verifie
     const AUTHENTICATION: &str = "authentication.k8s.io";
     const AUTHORIZATION: &str = "authorization.k8s.io";
     let review = |whose| Arc::new(AccessReview::new(Arc::clone(&guard.authorizer), whose));
+    let dialer = || Arc::clone(&guard.dialer);
+    let stream = |stream| Arc::new(PodStream::new(stream, dialer(), Arc::clone(&guard.authorizer)));
     let audiences = guard.bearer.audiences().to_vec();
     let discovery = json!({
         "issuer": signer.issuer(),
@@ -37,6 +41,13 @@ pub(crate) fn add(builder: Builder, guard: &Guard, signer: &Arc<Signer>, verifie
         .rest("", "pods", "binding", Arc::new(Binding))
         .rest("", "bindings", "", Arc::new(Binding))
         .rest("", "pods", "eviction", Arc::new(Eviction))
+        .rest("", "pods", "log", Arc::new(Log::new(dialer())))
+        .rest("", "pods", "exec", stream(Stream::Exec))
+        .rest("", "pods", "attach", stream(Stream::Attach))
+        .rest("", "pods", "portforward", stream(Stream::PortForward))
+        .rest("", "nodes", "proxy", Arc::new(Proxy::new(To::Node, dialer())))
+        .rest("", "pods", "proxy", Arc::new(Proxy::new(To::Pod, dialer())))
+        .rest("", "services", "proxy", Arc::new(Proxy::new(To::Service, dialer())))
         .path("/.well-known/openid-configuration", Arc::new(move |_| Ok(discovery.clone())))
         .path("/openid/v1/jwks", Arc::new(move |_| Ok(keys.clone())))
 }
