@@ -13,6 +13,8 @@ pub mod certificates;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoints;
+pub mod garbage;
+pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;
@@ -22,6 +24,7 @@ pub mod service_account;
 pub mod taint_eviction;
 
 mod cx;
+mod discovery;
 mod freshness;
 mod owners;
 mod pods;
@@ -36,6 +39,8 @@ pub fn all() -> Vec<ControllerSpec> {
         replica_set::SPEC,
         endpoint_slice::SPEC,
         endpoints::SPEC,
+        namespace::SPEC,
+        garbage::SPEC,
         service_account::SPEC,
         root_ca::SPEC,
         node_ipam::SPEC,

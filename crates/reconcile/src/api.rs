@@ -184,6 +184,11 @@ impl Api {
         self.request(Method::GET, target, None).await
     }
 
+    /// Reads a path in a form named by the `Accept` header.
+    pub async fn get_as<T: DeserializeOwned>(&self, target: &Target, accept: &'static str) -> Result<T, ApiError> {
+        self.send_decoded(Method::GET, &target.path, Request::builder().header(ACCEPT, accept), Bytes::new()).await
+    }
+
     /// Reads an object's metadata, as `PartialObjectMetadata`.
     pub async fn get_metadata<T: DeserializeOwned>(&self, target: &Target) -> Result<T, ApiError> {
         let request = Request::builder().header(ACCEPT, METADATA);
