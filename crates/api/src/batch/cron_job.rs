@@ -1,0 +1,163 @@
+//! `CronJob`. Upstream: `pkg/registry/batch/cronjob/strategy.go`, `validateCronJobSpec`.
+
+use serde_json::{Value, json};
+
+use super::{job, schedule};
+use crate::core::pod::defaults;
+use crate::field::ErrorList;
+use crate::kind::Kind;
+use crate::kind::{Cells, Cx};
+use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
+use crate::object::{View, at, at_mut, default_text, default_value, list, same, set, text};
+use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
+use crate::table::{age, containers_and_images, name, or_none, since};
+use crate::validate::pod_spec::warnings;
+use crate::validate::{labels, meta, non_negative};
+
+/// The kind `CronJob`.
+pub struct CronJob;
+
+impl Kind for CronJob {
+    facts!(Facts {
+        kind: "CronJob",
+        plural: "cronjobs",
+        short_names: &["cj"],
+        categories: &["all"],
+        subresources: &[STATUS],
+        columns: &[
+            NAME,
+            ("Schedule", "string", "", 0),
+            ("Timezone", "string", "", 0),
+            ("Suspend", "boolean", "", 0),
+            ("Active", "integer", "", 0),
+            ("Last Schedule", "string", "", 0),
+            AGE,
+            ("Containers", "string", "", 1),
+            ("Images", "string", "", 1),
+            ("Selector", "string", "", 1)
+        ],
+        ..Facts::namespaced("batch", "v1")
+    });
+
+    fn default(&self, obj: &mut Value) {
+        let Some(spec) = at_mut(obj, &["spec"]) else { return };
+        default_text(spec, "concurrencyPolicy", "Allow");
+        default_value(spec, "suspend", false);
+        default_value(spec, "successfulJobsHistoryLimit", 3);
+        default_value(spec, "failedJobsHistoryLimit", 1);
+        if let Some(template) = at_mut(spec, &["jobTemplate"]) {
+            defaults::template(template);
+        }
+    }
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        set(obj, &["status"], json!({}));
+        first_generation(obj);
+    }
+
+    fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        separate_status(new, old, cx.subresource);
+    }
+
+    fn validate(&self, cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        let mut errs = spec(cx, obj, None);
+        let name = View::root(obj).dig("metadata.name");
+        // A job's name is the cron job's and eleven characters more, and must fit a label.
+        if name.len() > 52 {
+            errs.invalid(name.path(), name.str(), "must be no more than 52 characters");
+        }
+        errs
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        if cx.subresource == Some("status") { ErrorList::new() } else { spec(cx, new, Some(old)) }
+    }
+
+    fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if cx.subresource == Some("status") {
+            return Vec::new();
+        }
+        const TEMPLATE: [&str; 4] = ["spec", "jobTemplate", "spec", "template"];
+        warnings::template_at(&View::root(new).dig("spec.jobTemplate.spec.template"), old.map(|old| at(old, &TEMPLATE)))
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let last = match at(obj, &["status", "lastScheduleTime"]).as_str() {
+            Some(time) => since(Some(time), now),
+            None => "<none>".to_owned(),
+        };
+        let suspend = match at(obj, &["spec", "suspend"]).as_bool() {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "<unset>",
+        };
+        let (containers, images) = containers_and_images(at(obj, &["spec", "jobTemplate", "spec", "template", "spec"]));
+        vec![
+            json!(name(obj)),
+            json!(text(obj, &["spec", "schedule"])),
+            json!(or_none(text(obj, &["spec", "timeZone"]))),
+            json!(suspend),
+            json!(list(obj, &["status", "active"]).len()),
+            json!(last),
+            json!(age(obj, now)),
+            json!(containers),
+            json!(images),
+            json!(crate::table::label_selector(at(obj, &["spec", "jobTemplate", "spec", "selector"]))),
+        ]
+    }
+
+    fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
+        reset_spec_or_status(subresource)
+    }
+}
+
+fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let spec = View::root(obj).get("spec");
+    let expression = spec.get("schedule");
+    if expression.str().is_empty() {
+        errs.required(expression.path(), "");
+    } else if expression.str().contains("TZ")
+        && old.is_none_or(|old| text(old, &["spec", "schedule"]) != expression.str())
+    {
+        errs.invalid(
+            expression.path(),
+            expression.str(),
+            "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        );
+    } else if let Err(problem) = schedule::check(expression.str()) {
+        errs.invalid(expression.path(), expression.str(), problem);
+    }
+    non_negative(&mut errs, &spec.get("startingDeadlineSeconds"));
+    let zone = spec.get("timeZone");
+    if zone.is_set() {
+        if zone.str().is_empty() {
+            errs.invalid(zone.path(), zone.str(), "timeZone must be nil or non-empty string");
+        } else if zone.str().eq_ignore_ascii_case("local") {
+            errs.invalid(
+                zone.path(),
+                zone.str(),
+                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+            );
+        }
+    }
+    let policy = spec.get("concurrencyPolicy");
+    match policy.str() {
+        "Allow" | "Forbid" | "Replace" => {}
+        "" => errs.required(policy.path(), ""),
+        other => errs.not_supported(policy.path(), other, &["Allow", "Forbid", "Replace"]),
+    }
+    let template = spec.get("jobTemplate");
+    labels::labels(&mut errs, &template.dig("metadata.labels"));
+    meta::annotations(&mut errs, &template.dig("metadata.annotations"));
+    let unchanged = old.is_some_and(|old| same(at(old, &["spec", "jobTemplate"]), template.value()));
+    let job_spec = template.get("spec");
+    job::job_spec(&mut errs, cx, &job_spec, unchanged);
+    let manual = job_spec.get("manualSelector");
+    if manual.is_true() {
+        errs.not_supported(manual.path(), true, &["nil", "false"]);
+    }
+    non_negative(&mut errs, &spec.get("successfulJobsHistoryLimit"));
+    non_negative(&mut errs, &spec.get("failedJobsHistoryLimit"));
+    errs
+}

@@ -1,0 +1,396 @@
+//! `Job`. Upstream: `pkg/registry/batch/job/strategy.go`, `pkg/apis/batch/validation`.
+
+use serde_json::{Value, json};
+
+use crate::core::pod::defaults;
+use crate::field::ErrorList;
+use crate::kind::Kind;
+use crate::kind::{Cells, Cx, Name};
+use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
+use crate::object::{View, at, at_mut, default_text, default_value, items_mut, list, restore, same, set, text};
+use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
+use crate::table::{age, containers_and_images, human_duration, label_selector, name};
+use crate::validate::pod_spec::{self, warnings};
+use crate::validate::{immutable_field, non_negative, selector};
+
+/// The kind `Job`.
+pub struct Job;
+
+impl Kind for Job {
+    facts!(Facts {
+        kind: "Job",
+        plural: "jobs",
+        categories: &["all"],
+        subresources: &[STATUS],
+        columns: &[
+            NAME,
+            ("Status", "string", "", 0),
+            ("Completions", "string", "", 0),
+            ("Duration", "string", "", 0),
+            AGE,
+            ("Containers", "string", "", 1),
+            ("Images", "string", "", 1),
+            ("Selector", "string", "", 1)
+        ],
+        ..Facts::namespaced("batch", "v1")
+    });
+
+    fn default(&self, obj: &mut Value) {
+        defaults::template(obj);
+        if let Some(spec) = at_mut(obj, &["spec"]) {
+            if at(spec, &["completions"]).is_null() && at(spec, &["parallelism"]).is_null() {
+                set(spec, &["completions"], 1);
+            }
+            default_value(spec, "parallelism", 1);
+            let per_index = !at(spec, &["backoffLimitPerIndex"]).is_null();
+            default_value(spec, "backoffLimit", if per_index { i64::from(i32::MAX) } else { 6 });
+            default_value(spec, "completionMode", "NonIndexed");
+            default_value(spec, "suspend", false);
+            default_value(spec, "manualSelector", false);
+            let failure_policy = !at(spec, &["podFailurePolicy"]).is_null();
+            default_value(spec, "podReplacementPolicy", if failure_policy { "Failed" } else { "TerminatingOrFailed" });
+            if let Some(policy) = at_mut(spec, &["podFailurePolicy"]) {
+                for rule in items_mut(policy, "rules") {
+                    for pattern in items_mut(rule, "onPodConditions") {
+                        default_text(pattern, "status", "True");
+                    }
+                }
+            }
+        }
+        labels_of_template(obj);
+    }
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        set(obj, &["status"], json!({}));
+        first_generation(obj);
+        generate_selector(obj);
+        labels_of_template(obj);
+    }
+
+    fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        separate_status(new, old, cx.subresource);
+    }
+
+    fn validate(&self, cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        let spec = View::root(obj).get("spec");
+        generated(&mut errs, obj);
+        job_spec(&mut errs, cx, &spec, false);
+        let chosen = spec.get("selector");
+        if chosen.is_set() {
+            selector::label_selector(&mut errs, &chosen);
+        } else {
+            errs.required(chosen.path(), "");
+        }
+        let labels = spec.dig("template.metadata.labels");
+        if chosen.is_set() && !selector::matches(chosen.value(), labels.value()) {
+            errs.invalid(labels.path(), labels.value(), "`selector` does not match template `labels`");
+        }
+        errs
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        if cx.subresource == Some("status") {
+            let mut errs = ErrorList::new();
+            let status = View::root(new).get("status");
+            for field in ["active", "succeeded", "failed", "ready", "terminating"] {
+                non_negative(&mut errs, &status.get(field));
+            }
+            return errs;
+        }
+        let mut errs = ErrorList::new();
+        let spec = View::root(new).get("spec");
+        let unchanged = same(at(old, &["spec", "template"]), spec.get("template").value());
+        job_spec(&mut errs, cx, &spec, unchanged);
+        let indexed = text(new, &["spec", "completionMode"]) == "Indexed";
+        // The completions of an indexed job follow its parallelism.
+        let elastic = indexed && same(at(new, &["spec", "completions"]), at(new, &["spec", "parallelism"]));
+        if !elastic {
+            immutable_field(&mut errs, new, old, &["spec", "completions"]);
+        }
+        immutable_field(&mut errs, new, old, &["spec", "selector"]);
+        template_update(&mut errs, &spec, old);
+        for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+            immutable_field(&mut errs, new, old, &["spec", field]);
+        }
+        errs
+    }
+
+    fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if cx.subresource == Some("status") { Vec::new() } else { warnings::template(new, old) }
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
+        let succeeded = at(obj, &["status", "succeeded"]).as_i64().unwrap_or_default();
+        vec![("status.successful".into(), succeeded.to_string())]
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let number = |path: &[&str]| at(obj, path).as_i64();
+        let done = number(&["status", "succeeded"]).unwrap_or_default();
+        let completions = match (number(&["spec", "completions"]), number(&["spec", "parallelism"])) {
+            (Some(wanted), _) => format!("{done}/{wanted}"),
+            (None, Some(n)) if n > 1 => format!("{done}/1 of {n}"),
+            _ => format!("{done}/1"),
+        };
+        let time = |field: &str| text(obj, &["status", field]).parse::<jiff::Timestamp>().ok();
+        let duration = time("startTime").map_or_else(String::new, |start| {
+            human_duration(time("completionTime").unwrap_or(now).as_second() - start.as_second())
+        });
+        let (containers, images) = containers_and_images(at(obj, &["spec", "template", "spec"]));
+        vec![
+            json!(name(obj)),
+            json!(status(obj)),
+            json!(completions),
+            json!(duration),
+            json!(age(obj, now)),
+            json!(containers),
+            json!(images),
+            json!(label_selector(at(obj, &["spec", "selector"]))),
+        ]
+    }
+
+    fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
+        reset_spec_or_status(subresource)
+    }
+}
+
+const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller-uid"];
+const NAME_LABELS: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
+
+/// A job without labels has those of its pods.
+fn labels_of_template(obj: &mut Value) {
+    let labels = at(obj, &["spec", "template", "metadata", "labels"]).clone();
+    if labels.as_object().is_some_and(|m| !m.is_empty()) && same(at(obj, &["metadata", "labels"]), &Value::Null) {
+        set(obj, &["metadata", "labels"], labels);
+    }
+}
+
+/// Unless the client chose itself, a job selects its pods by its own uid. Upstream: `generateSelectorIfNeeded`.
+fn generate_selector(obj: &mut Value) {
+    if at(obj, &["spec", "manualSelector"]) == &Value::Bool(true) {
+        return;
+    }
+    let (uid, job) = (text(obj, &["metadata", "uid"]).to_owned(), text(obj, &["metadata", "name"]).to_owned());
+    for (labels, value) in [(UID_LABELS, &uid), (NAME_LABELS, &job)] {
+        for label in labels {
+            let path = ["spec", "template", "metadata", "labels", label];
+            // What a client set already is left to the check that follows.
+            if at(obj, &path).is_null() {
+                set(obj, &path, value.as_str());
+            }
+        }
+    }
+    let selector = ["spec", "selector", "matchLabels", "batch.kubernetes.io/controller-uid"];
+    if at(obj, &selector).is_null() {
+        set(obj, &selector, uid);
+    }
+}
+
+/// The generated selector and labels are those of this job. Upstream: `validateGeneratedSelector`.
+fn generated(errs: &mut ErrorList, obj: &Value) {
+    if at(obj, &["spec", "manualSelector"]) == &Value::Bool(true) {
+        return;
+    }
+    let labels = View::root(obj).dig("spec.template.metadata.labels");
+    for (names, expected) in
+        [(UID_LABELS, text(obj, &["metadata", "uid"])), (NAME_LABELS, text(obj, &["metadata", "name"]))]
+    {
+        for label in names {
+            let v = labels.get(label);
+            let path = labels.path().key(label);
+            if !v.is_set() {
+                errs.required(&path, format!("must be '{expected}'"));
+            } else if v.str() != expected {
+                errs.invalid(&path, labels.value(), format!("must be '{expected}'"));
+            }
+        }
+    }
+    let uid = text(obj, &["metadata", "uid"]);
+    let chosen = View::root(obj).dig("spec.selector");
+    let matched = UID_LABELS.iter().any(|l| chosen.get("matchLabels").get(l).str() == uid);
+    if chosen.is_set()
+        && (!matched || chosen.get("matchLabels").len() != 1)
+        && !list(chosen.value(), &["matchExpressions"]).is_empty()
+    {
+        errs.invalid(chosen.path(), chosen.value(), "`selector` not auto-generated");
+    }
+}
+
+/// The spec of a job, also of those a cron job makes. `unchanged`: the template is that of before.
+pub(super) fn job_spec(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, unchanged: bool) {
+    const NUMBERS: [&str; 7] = [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ];
+    for field in NUMBERS {
+        non_negative(errs, &spec.get(field));
+    }
+    let (mode, completions) = (spec.get("completionMode"), spec.get("completions"));
+    match mode.opt_str() {
+        None | Some("NonIndexed") => {
+            for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+                let v = spec.get(field);
+                if let Some(n) = v.int() {
+                    errs.invalid(v.path(), n, "requires indexed job");
+                }
+            }
+        }
+        Some("Indexed") => {
+            if !completions.is_set() {
+                errs.required(completions.path(), "when completion mode is Indexed");
+            }
+            if spec.get("maxFailedIndexes").is_set() && !spec.get("backoffLimitPerIndex").is_set() {
+                errs.required(spec.get("backoffLimitPerIndex").path(), "when maxFailedIndexes is specified");
+            }
+        }
+        Some(other) => errs.not_supported(mode.path(), other, &["Indexed", "NonIndexed"]),
+    }
+    failure_policy(errs, spec);
+    let replacement = spec.get("podReplacementPolicy");
+    if replacement.is_set() && !matches!(replacement.str(), "Failed" | "TerminatingOrFailed") {
+        errs.not_supported(replacement.path(), replacement.str(), &["Failed", "TerminatingOrFailed"]);
+    }
+    let template = spec.get("template");
+    pod_spec::template(errs, cx, &template, unchanged);
+    let policy = template.dig("spec.restartPolicy");
+    match policy.str() {
+        "OnFailure" | "Never" => {}
+        "" | "Always" => errs.required(policy.path(), "valid values: \"OnFailure\", \"Never\""),
+        other => errs.not_supported(policy.path(), other, &["OnFailure", "Never"]),
+    }
+    if spec.get("podFailurePolicy").is_set() && policy.str() != "Never" {
+        errs.invalid(policy.path(), policy.str(), "only \"Never\" is supported when podFailurePolicy is specified");
+    }
+}
+
+fn failure_policy(errs: &mut ErrorList, spec: &View<'_>) {
+    let rules = spec.dig("podFailurePolicy.rules");
+    if rules.len() > 20 {
+        errs.too_many(rules.path(), rules.len(), 20);
+    }
+    for rule in rules.list() {
+        let (action, codes, conditions) = (rule.get("action"), rule.get("onExitCodes"), rule.get("onPodConditions"));
+        match action.str() {
+            "" => errs.required(action.path(), "valid values: \"Count\", \"FailIndex\", \"FailJob\", \"Ignore\""),
+            "FailIndex" if !spec.get("backoffLimitPerIndex").is_set() => {
+                errs.invalid(action.path(), action.str(), "requires the backoffLimitPerIndex to be set")
+            }
+            "Count" | "FailIndex" | "FailJob" | "Ignore" => {}
+            other => errs.not_supported(action.path(), other, &["Count", "FailIndex", "FailJob", "Ignore"]),
+        }
+        match (codes.is_set(), conditions.is_empty()) {
+            (true, false) => errs.invalid(
+                rule.path(),
+                rule.value(),
+                "specifying both OnExitCodes and OnPodConditions is not supported",
+            ),
+            (false, true) => {
+                errs.invalid(rule.path(), rule.value(), "specifying one of OnExitCodes and OnPodConditions is required")
+            }
+            _ => {}
+        }
+        if codes.is_set() {
+            let (operator, values) = (codes.get("operator"), codes.get("values"));
+            match operator.str() {
+                "In" | "NotIn" => {}
+                "" => errs.required(operator.path(), "valid values: \"In\", \"NotIn\""),
+                other => errs.not_supported(operator.path(), other, &["In", "NotIn"]),
+            }
+            if values.is_empty() {
+                errs.invalid(values.path(), values.value(), "at least one value is required");
+            } else if values.len() > 255 {
+                errs.too_many(values.path(), values.len(), 255);
+            }
+            let mut last = i64::MIN;
+            let mut ordered = true;
+            for value in values.list() {
+                let n = value.int().unwrap_or_default();
+                if n == 0 && operator.str() == "In" {
+                    errs.invalid(value.path(), n, "must not be 0 for the In operator");
+                }
+                if n == last {
+                    errs.duplicate(value.path(), n);
+                }
+                ordered &= n >= last;
+                last = n;
+            }
+            if !ordered {
+                errs.invalid(values.path(), values.value(), "must be ordered");
+            }
+        }
+        for pattern in conditions.list() {
+            let (ty, status) = (pattern.get("type"), pattern.get("status"));
+            crate::validate::labels::name(errs, ty.str(), ty.path());
+            if !matches!(status.str(), "False" | "True" | "Unknown") {
+                errs.not_supported(status.path(), status.str(), &["False", "True", "Unknown"]);
+            }
+        }
+    }
+}
+
+/// The template stays, but while a job is suspended and has not started where its pods may go can still change.
+fn template_update(errs: &mut ErrorList, spec: &View<'_>, old: &Value) {
+    let mut munged = spec.get("template").value().clone();
+    let before = at(old, &["spec", "template"]);
+    let waiting = at(old, &["spec", "suspend"]) == &Value::Bool(true) && at(old, &["status", "startTime"]).is_null();
+    if waiting {
+        for path in [
+            &["metadata", "annotations"] as &[&str],
+            &["metadata", "labels"],
+            &["spec", "nodeSelector"],
+            &["spec", "affinity", "nodeAffinity"],
+            &["spec", "tolerations"],
+            &["spec", "schedulingGates"],
+        ] {
+            restore(&mut munged, before, path);
+        }
+    }
+    if !same(&munged, before) {
+        errs.invalid(spec.get("template").path(), spec.get("template").value(), "field is immutable");
+    }
+}
+
+/// Upstream: `printJob`.
+fn status(obj: &Value) -> &'static str {
+    let has = |ty: &str| list(obj, &["status", "conditions"]).iter().any(|c| c["type"] == ty && c["status"] == "True");
+    if has("Complete") {
+        "Complete"
+    } else if has("Failed") {
+        "Failed"
+    } else if !at(obj, &["metadata", "deletionTimestamp"]).is_null() {
+        "Terminating"
+    } else if has("Suspended") {
+        "Suspended"
+    } else if has("FailureTarget") {
+        "FailureTarget"
+    } else if has("SuccessCriteriaMet") {
+        "SuccessCriteriaMet"
+    } else {
+        "Running"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Features;
+
+    #[test]
+    fn a_job_selects_its_pods_by_its_uid() {
+        let features = Features::default();
+        let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: None, user: "t", features: &features };
+        let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {
+            "restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+        Job.default(&mut job);
+        Job.prepare_create(&cx, &mut job);
+        assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
+        assert_eq!(job["metadata"]["labels"]["job-name"], "j");
+        assert_eq!(Job.validate(&cx, &job), ErrorList::new());
+    }
+}
