@@ -1,84 +1,20 @@
 //! A whole API server on an embedded store, in process: born with its roles, it knows its users, keeps them to their
 //! rights, and hands out addresses, ports and tokens.
 
-use std::sync::Arc;
-use std::time::Instant;
+mod common;
 
+use std::sync::Arc;
+
+use common::{World, admin};
 use http::Request;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use orkd_apiserver::Body;
-use orkd_apiserver::bootstrap::Facts;
-use orkd_apiserver::cache::Caches;
-use orkd_apiserver::pipeline::ApiServer;
-use orkd_apiserver::security::{self, Guard, Options};
 use orkd_apiserver::user::{InProcess, MASTERS, Peer, UserInfo};
-use orkd_pki::cluster::{ClusterPki, ServerNames};
+use orkd_pki::cluster::ClusterPki;
 use orkd_pki::{Key, Profile, csr};
-use orkd_store::backends::embedded;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-
-struct World {
-    server: ApiServer,
-    pki: ClusterPki,
-    _guard: Guard,
-    dir: tempfile::TempDir,
-}
-
-fn admin() -> UserInfo {
-    UserInfo::new("admin", &[MASTERS])
-}
-
-impl World {
-    async fn start() -> World {
-        World::start_in(tempfile::tempdir().expect("dir")).await
-    }
-
-    async fn start_in(dir: tempfile::TempDir) -> World {
-        let started = Instant::now();
-        let pki = ClusterPki::load_or_create(&dir.path().join("pki"), ServerNames::default(), Timestamp::now());
-        let pki = pki.expect("pki");
-        let store = embedded::Embedded::open(dir.path().join("db"), embedded::Options::default()).expect("store");
-        let kinds = orkd_api::kinds::all().into_iter().map(Arc::from).collect();
-        let caches = Caches::open(Arc::new(store), kinds).await.expect("caches");
-        let cidr = "10.43.0.0/16".parse().expect("cidr");
-        let options = Options { service_cidrs: vec![cidr], ..Options::default() };
-        let builder = ApiServer::builder(caches.clone());
-        let (builder, guard) = security::secure(builder, &caches, &pki, &options).expect("secured");
-        let server = builder.build();
-        let facts = Facts {
-            service_cidrs: vec![cidr],
-            advertise: vec![[192, 0, 2, 1].into()],
-            port: 6443,
-            client_ca_pem: pki.ca_pem(),
-            front_proxy_ca_pem: pki.front_proxy_ca.certificate().to_pem(),
-            server_ca_pem: pki.ca_pem(),
-        };
-        let before = started.elapsed();
-        guard.bootstrap(&server, &facts).await.expect("bootstrap");
-        eprintln!("opened in {before:?}, ready in {:?}", started.elapsed());
-        World { server, pki, _guard: guard, dir }
-    }
-
-    async fn send(&self, request: Request<Body>) -> (u16, Value) {
-        let response = self.server.router().oneshot(request).await.expect("infallible");
-        let status = response.status().as_u16();
-        let bytes = response.into_body().collect().await.expect("body").to_bytes();
-        (status, serde_json::from_slice(&bytes).unwrap_or(Value::String(String::from_utf8_lossy(&bytes).into())))
-    }
-
-    async fn call(&self, user: &UserInfo, method: &str, path: &str, body: Value) -> (u16, Value) {
-        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
-        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
-        self.send(request.extension(InProcess(user.clone())).body(body).expect("request")).await
-    }
-
-    async fn get_with_token(&self, token: &str, path: &str) -> (u16, Value) {
-        let request = Request::get(path).header("authorization", format!("Bearer {token}"));
-        self.send(request.body(Body::empty()).expect("request")).await
-    }
-}
 
 fn message(answer: &(u16, Value)) -> (u16, &str) {
     (answer.0, answer.1["message"].as_str().unwrap_or_default())

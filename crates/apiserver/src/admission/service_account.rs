@@ -113,7 +113,7 @@ fn mount_token(spec: &mut Value) {
     let name = existing.clone().unwrap_or_else(|| generate_name(VOLUME_PREFIX));
     let mut needed = false;
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             if !container.is_object() || items(&container["volumeMounts"]).iter().any(|m| m["mountPath"] == MOUNT_PATH)
             {
                 continue;

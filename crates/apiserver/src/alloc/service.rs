@@ -344,7 +344,7 @@ fn patch_allocated(new: &mut Value, old: &Value) {
     }
     if needs_node_port(old) && needs_node_port(new) {
         let mut used: Vec<i64> = items(&new["spec"]["ports"]).iter().filter_map(|p| p["nodePort"].as_i64()).collect();
-        for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        for port in new["spec"].get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
             if port["nodePort"].as_i64().unwrap_or(0) != 0 {
                 continue;
             }
