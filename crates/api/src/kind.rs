@@ -218,7 +218,7 @@ pub trait Kind: Send + Sync + 'static {
     fn to_storage(&self, _obj: &mut Value) {}
 
     /// Turns a stored object into the form of this view.
-    fn from_storage(&self, _obj: &mut Value) {}
+    fn to_served(&self, _obj: &mut Value) {}
 
     /// How long a record of this kind lives, in seconds; `None` for ever. Events: 3600.
     fn ttl_seconds(&self) -> Option<u64> {

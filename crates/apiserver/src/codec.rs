@@ -38,7 +38,7 @@ fn type_of_value(value: &Value) -> Option<Type> {
 /// Reads a stored value: JSON, or protobuf as a stock API server wrote it.
 pub fn decode_stored(kind: &dyn Kind, stored: &[u8]) -> Option<Value> {
     if stored.starts_with(b"k8s\0") {
-        return protobuf_decode(stored, type_of(kind)?).ok();
+        return codec::protobuf::decode(stored, type_of(kind)?).ok();
     }
     serde_json::from_slice(stored).ok()
 }
@@ -70,31 +70,6 @@ pub fn encode(object: &Value) -> Bytes {
     }
 }
 
-/// Whether a body nests deeper than any object does.
-pub fn too_deep(bytes: &[u8]) -> bool {
-    const MAX: usize = 120;
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for &c in bytes {
-        if in_string {
-            in_string = escaped || c != b'"';
-            escaped = !escaped && c == b'\\';
-            continue;
-        }
-        match c {
-            b'"' => in_string = true,
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > MAX {
-                    return true;
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    false
-}
-
 fn bad(text: impl Into<String>) -> Status {
     Status::new(400, "BadRequest", text)
 }
@@ -109,17 +84,14 @@ pub fn decode(
 ) -> Result<Value, Status> {
     let (group, version, kind) = door;
     let ty = Type::of_kind(group, version, kind).ok_or_else(|| Status::internal(format!("no schema of {kind}")))?;
-    let json;
-    let (bytes, meta) = match format {
-        Format::Json => (bytes, codec::json::identify(bytes)),
-        Format::Yaml => {
-            json = yaml_to_json(bytes).map_err(|e| bad(codec::unrecognized(kind, &e, bytes)))?;
-            (json.as_slice(), codec::json::identify(&json))
-        }
+    let meta = match format {
+        Format::Json => codec::json::identify(bytes),
+        Format::Yaml => codec::yaml::identify(bytes),
         Format::Protobuf => return decode_protobuf(bytes, ty, door),
     };
     let meta = meta.map_err(|e| {
-        bad(codec::unrecognized(kind, &format!("couldn't get version/kind; json parse error: {}", e.message), bytes))
+        let form = if format == Format::Yaml { "yaml" } else { "json" };
+        bad(codec::unrecognized(kind, &format!("couldn't get version/kind; {form} parse error: {}", e.message), bytes))
     })?;
     let wanted = crate::resources::api_version(group, version);
     let (have_version, have_kind) = (
@@ -127,8 +99,11 @@ pub fn decode(
         if meta.kind.is_empty() { kind } else { meta.kind.as_str() },
     );
     check_type(door, &wanted, have_version, have_kind)?;
-    let (mut value, strict) = codec::json::decode(bytes, ty, validation.into())
-        .map_err(|e| bad(codec::cannot_be_handled(kind, version, kind, &e.message)))?;
+    let decoded = match format {
+        Format::Yaml => codec::yaml::decode(bytes, ty, validation.into()),
+        _ => codec::json::decode(bytes, ty, validation.into()),
+    };
+    let (mut value, strict) = decoded.map_err(|e| bad(codec::cannot_be_handled(kind, version, kind, &e.message)))?;
     if !strict.is_empty() {
         match validation {
             FieldValidation::Strict => {
@@ -163,10 +138,6 @@ fn check_type(door: Door<'_>, wanted: &str, have_version: &str, have_kind: &str)
 
 const SCHEME: &str = "pkg/api/legacyscheme/scheme.go:30";
 
-fn yaml_to_json(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    if bytes.trim_ascii_start().starts_with(b"{") { Ok(bytes.to_vec()) } else { Err("YAML is not served yet".into()) }
-}
-
 /// Decodes a patch: no type, but well formed.
 pub fn decode_patch(
     format: Format,
@@ -174,16 +145,12 @@ pub fn decode_patch(
     validation: FieldValidation,
     warnings: &Warnings,
 ) -> Result<Value, Status> {
-    let json;
-    let bytes = match format {
-        Format::Yaml => {
-            json = yaml_to_json(bytes).map_err(|e| bad(format!("error decoding YAML: {e}")))?;
-            json.as_slice()
-        }
-        _ => bytes,
+    let (value, strict) = match format {
+        Format::Yaml => codec::yaml::decode_untyped(bytes, validation.into())
+            .map_err(|e| bad(format!("error decoding YAML: {}", e.message)))?,
+        _ => codec::json::decode_untyped(bytes, validation.into())
+            .map_err(|e| bad(format!("error decoding patch: {}", e.message)))?,
     };
-    let (value, strict) = codec::json::decode_untyped(bytes, validation.into())
-        .map_err(|e| bad(format!("error decoding patch: {}", e.message)))?;
     if !strict.is_empty() {
         match validation {
             FieldValidation::Strict => return Err(bad(format!("error decoding patch: {}", strict.message()))),
@@ -218,24 +185,18 @@ pub fn decode_delete_options(format: Format, bytes: &[u8]) -> Result<Value, Stat
     let ty = Type::of_kind("", "v1", "DeleteOptions")
         .or_else(|| Type::named("k8s.io/apimachinery/pkg/apis/meta/v1.DeleteOptions"))
         .ok_or_else(|| Status::internal("no schema of DeleteOptions"))?;
-    let json;
-    let bytes = match format {
-        Format::Json => bytes,
-        Format::Yaml => {
-            json = yaml_to_json(bytes).map_err(bad)?;
-            json.as_slice()
-        }
+    let decoded = match format {
+        Format::Json => codec::json::decode(bytes, ty, Strictness::Ignore),
+        Format::Yaml => codec::yaml::decode(bytes, ty, Strictness::Ignore),
         Format::Protobuf => return decode_protobuf(bytes, ty, ("", "v1", "DeleteOptions")),
     };
-    let (value, _) = codec::json::decode(bytes, ty, Strictness::Ignore).map_err(|e| bad(e.message))?;
+    let (value, _) = decoded.map_err(|e| bad(e.message))?;
     Ok(value)
 }
 
 /// The text Go's decoder has for bytes that are no JSON.
 pub fn go_json_error(bytes: &[u8]) -> String {
-    // A Go string of bytes that are no UTF-8 shows the first byte as the character of that number.
-    let latin: String = bytes.iter().map(|b| char::from(*b)).collect();
-    match codec::json::decode_untyped(latin.as_bytes(), Strictness::Ignore) {
+    match codec::json::decode_untyped(bytes, Strictness::Ignore) {
         Err(e) => e.message,
         Ok(_) => "unexpected end of JSON input".into(),
     }
@@ -243,23 +204,32 @@ pub fn go_json_error(bytes: &[u8]) -> String {
 
 /// Encodes YAML.
 pub fn encode_yaml(value: &Value) -> Bytes {
-    encode(value)
+    codec::yaml::to_string(value).into()
 }
 
-/// Whether answers can be protobuf.
-pub const PROTOBUF: bool = false;
-
-fn protobuf_decode(_bytes: &[u8], _ty: Type) -> Result<Value, String> {
-    Err("protobuf is not served yet".into())
-}
-
-fn decode_protobuf(bytes: &[u8], ty: Type, _door: Door<'_>) -> Result<Value, Status> {
-    protobuf_decode(bytes, ty).map_err(bad)
+fn decode_protobuf(bytes: &[u8], ty: Type, door: Door<'_>) -> Result<Value, Status> {
+    let (group, version, kind) = door;
+    let meta = codec::protobuf::identify(bytes).map_err(|e| bad(codec::unrecognized(kind, &e.message, bytes)))?;
+    let wanted = crate::resources::api_version(group, version);
+    // Options come in the version of the client's group.
+    if kind != "DeleteOptions" && !(meta.api_version.is_empty() && meta.kind.is_empty()) {
+        check_type(door, &wanted, &meta.api_version, &meta.kind)?;
+    }
+    let mut value = codec::protobuf::decode(bytes, ty)
+        .map_err(|e| bad(codec::cannot_be_handled(kind, version, kind, &e.message)))?;
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".into(), wanted.into());
+        map.insert("kind".into(), kind.into());
+    }
+    Ok(value)
 }
 
 /// Encodes protobuf; `None` for what has no such form.
-pub fn encode_protobuf(_value: &Value) -> Option<Bytes> {
-    None
+pub fn encode_protobuf(value: &Value) -> Option<Bytes> {
+    let ty = type_of_value(value).filter(|ty| codec::protobuf::has_form(*ty))?;
+    let mut out = Vec::new();
+    codec::protobuf::encode(value, ty, &mut out);
+    Some(out.into())
 }
 
 /// The protobuf form of an entry.
@@ -273,6 +243,6 @@ pub fn json_to_protobuf(json: &[u8]) -> Bytes {
 }
 
 /// A watch frame in protobuf.
-pub fn protobuf_frame(_kind: &str, _object: Bytes) -> Bytes {
-    Bytes::new()
+pub fn protobuf_frame(kind: &str, object: &[u8]) -> Bytes {
+    codec::protobuf::watch_frame(kind, object).into()
 }

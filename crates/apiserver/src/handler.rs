@@ -19,7 +19,7 @@ use tracing::error;
 use crate::authn::Verdict;
 use crate::authz::{Attributes, Decision, forbidden};
 use crate::flow::Permit;
-use crate::negotiation::{self, Offer, Wanted};
+use crate::negotiation::{self, Offer};
 use crate::pipeline::ApiServer;
 use crate::query::Query;
 use crate::rest::{Call, Reply};
@@ -73,7 +73,7 @@ struct Flight {
 /// Serves one request.
 async fn handle(server: ApiServer, request: Request<Body>) -> Response<Body> {
     let flight = Flight {
-        audit_id: request.headers().get("audit-id").filter(|v| v.len() <= 64).cloned().unwrap_or_else(|| fresh_id()),
+        audit_id: request.headers().get("audit-id").filter(|v| v.len() <= 64).cloned().unwrap_or_else(fresh_id),
         started: Instant::now(),
         warnings: Warnings::default(),
     };
@@ -297,7 +297,7 @@ async fn other_path(
     parts: &Parts,
 ) -> Result<Response<Body>, Status> {
     let path = info.path.trim_end_matches('/');
-    let wanted = negotiation::negotiate(&parts.headers, query, Offer::Plain).unwrap_or(Wanted::default());
+    let wanted = negotiation::negotiate(&parts.headers, query, Offer::Plain).unwrap_or_default();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     if !matches!(info.verb.as_str(), "get" | "head") {
         return Ok(no_such_path());

@@ -1,54 +1,68 @@
-//! Managed fields, as the registry uses them.
+//! Managed fields, as the registry uses them: who owns which field after a write ([`orkd_api::patch::apply`]).
 
 use jiff::Timestamp;
 use orkd_api::kind::Kind;
+use orkd_api::patch::apply::{self, Cx};
+use orkd_api::schema::Node;
 use orkd_api::status::Status;
 use serde_json::Value;
+
+use crate::resources::api_version;
+
+/// Runs `f` with the circumstances of a write; `None` for a kind without a schema.
+fn with_cx<T>(
+    kind: &dyn Kind,
+    manager: &str,
+    subresource: &str,
+    now: Timestamp,
+    f: impl FnOnce(&Cx<'_>) -> T,
+) -> Option<T> {
+    let info = kind.info();
+    let node = Node::of_kind(&info.group, &info.version, &info.kind)?;
+    let api_version = api_version(&info.group, &info.version);
+    let subresource = (!subresource.is_empty()).then_some(subresource);
+    let cx = Cx {
+        node,
+        api_version: &api_version,
+        kind: &info.kind,
+        manager: if manager.is_empty() { "unknown" } else { manager },
+        subresource,
+        reset_fields: kind.reset_fields(subresource),
+        now,
+    };
+    Some(f(&cx))
+}
 
 /// Records that `manager` wrote `object` through `subresource` (empty for the object itself) by create, update or
 /// patch; `live` is what stood before.
 pub fn update(
-    _kind: &dyn Kind,
-    _live: Option<&Value>,
-    _object: &mut Value,
-    _manager: &str,
-    _subresource: &str,
-    _now: Timestamp,
+    kind: &dyn Kind,
+    live: Option<&Value>,
+    object: &mut Value,
+    manager: &str,
+    subresource: &str,
+    now: Timestamp,
 ) -> Result<(), Status> {
+    with_cx(kind, manager, subresource, now, |cx| apply::update(cx, live, object));
     Ok(())
 }
 
-/// Applies `patch` for `manager`.
+/// Applies `patch` for `manager`: the merged object, without defaults.
 pub fn apply(
-    _kind: &dyn Kind,
-    _live: Option<&Value>,
-    patch: Value,
-    _manager: &str,
-    _force: bool,
-    _subresource: &str,
-    _now: Timestamp,
+    kind: &dyn Kind,
+    live: Option<&Value>,
+    patch: &Value,
+    manager: &str,
+    force: bool,
+    subresource: &str,
+    now: Timestamp,
 ) -> Result<Value, Status> {
-    Ok(patch)
+    with_cx(kind, manager, subresource, now, |cx| apply::apply(cx, live, patch, force))
+        .unwrap_or_else(|| Err(Status::internal("this kind has no schema to apply by")))
 }
 
 /// Where nothing but the times of managed fields differs, takes the times that stand, so that a write of no change
 /// is none.
 pub fn keep_times(new: &mut Value, old: &Value) {
-    let (Some(a), Some(b)) = (new["metadata"]["managedFields"].as_array(), old["metadata"]["managedFields"].as_array())
-    else {
-        return;
-    };
-    if a == b {
-        return;
-    }
-    let mut probe = new.clone();
-    probe["metadata"]["managedFields"] = old["metadata"]["managedFields"].clone();
-    let alike = a.len() == b.len()
-        && a.iter().zip(b).all(|(x, y)| {
-            let fields = ["manager", "operation", "apiVersion", "subresource", "fieldsType", "fieldsV1"];
-            fields.iter().all(|f| x[f] == y[f])
-        });
-    if alike && probe == *old {
-        *new = probe;
-    }
+    apply::keep_times(old, new);
 }

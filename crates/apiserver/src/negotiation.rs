@@ -133,9 +133,6 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Wan
             if !fits {
                 continue;
             }
-            if *format == Format::Protobuf && !crate::codec::PROTOBUF {
-                continue;
-            }
             if let Some(shape) = shape(&clause, offer, *format) {
                 return Ok(Wanted { format: *format, shape, ..base });
             }

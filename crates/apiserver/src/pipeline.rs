@@ -16,6 +16,7 @@ use crate::authz::Authorizer;
 use crate::cache::{Caches, Reader};
 use crate::flow::Flow;
 use crate::metrics::Metrics;
+use crate::openapi::Documents;
 use crate::registry::{self, Hook, Request, Target};
 use crate::resources::{Resource, Resources};
 use crate::rest::{Call, Rest};
@@ -123,6 +124,7 @@ impl Builder {
             version: self.version,
             flow: self.flow,
             metrics: Metrics::default(),
+            documents: Documents::default(),
             checks: self.checks,
             paths: self.paths,
             stopping: self.stopping,
@@ -144,6 +146,7 @@ pub(crate) struct Inner {
     pub(crate) version: String,
     pub(crate) flow: Flow,
     pub(crate) metrics: Metrics,
+    pub(crate) documents: Documents,
     pub(crate) checks: Vec<(String, Check)>,
     pub(crate) paths: HashMap<String, PathHandler>,
     pub(crate) stopping: CancellationToken,
@@ -211,6 +214,11 @@ impl ApiServer {
     /// Limits of requests in flight.
     pub(crate) fn flow(&self) -> &Flow {
         &self.0.flow
+    }
+
+    /// OpenAPI documents.
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.0.documents
     }
 
     /// Counters.

@@ -49,9 +49,9 @@ impl Resource {
     }
 
     /// Turns a stored object into the form served here.
-    pub fn from_storage(&self, object: &mut Value) {
+    pub fn to_served(&self, object: &mut Value) {
         if self.view {
-            self.kind.from_storage(object);
+            self.kind.to_served(object);
             self.head(object, self.info());
         }
     }
@@ -78,7 +78,7 @@ impl Resource {
         }
         entry.view(&self.info().type_name, |value| {
             let mut object = value.clone();
-            self.from_storage(&mut object);
+            self.to_served(&mut object);
             crate::registry::set_version(&mut object, None);
             let bytes = crate::codec::encode_stored(&*self.kind, &object);
             Entry::new(&*self.kind, true, entry.key.clone(), &bytes, entry.revision)

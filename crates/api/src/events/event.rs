@@ -1,6 +1,6 @@
 //! `Event` of `events.k8s.io/v1`: the records of the [core kind](crate::core::event) under newer names.
 //!
-//! Storage holds the core form; [`Kind::to_storage`] and [`Kind::from_storage`] rename the fields.
+//! Storage holds the core form; [`Kind::to_storage`] and [`Kind::to_served`] rename the fields.
 //! Upstream: `pkg/apis/events/v1/conversion.go`.
 
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ impl Kind for Event {
         crate::object::default_value(obj, "involvedObject", json!({}));
     }
 
-    fn from_storage(&self, obj: &mut Value) {
+    fn to_served(&self, obj: &mut Value) {
         rename(obj, NAMES.into_iter().map(|(here, core)| (core, here)));
         set(obj, &["apiVersion"], "events.k8s.io/v1");
         // Names of the core form that are written even when empty are left out here.
@@ -116,7 +116,7 @@ mod tests {
             "regarding": {"kind": "Pod", "name": "p"}, "eventTime": "2026-01-01T00:00:00.000000Z"});
         Event.to_storage(&mut obj);
         assert_eq!((&obj["message"], &obj["involvedObject"]["name"]), (&json!("m"), &json!("p")));
-        Event.from_storage(&mut obj);
+        Event.to_served(&mut obj);
         assert_eq!((&obj["note"], &obj["apiVersion"]), (&json!("m"), &json!("events.k8s.io/v1")));
         assert!(obj.get("message").is_none());
     }

@@ -22,8 +22,11 @@ pub struct Entry {
     fields: Box<[(Name, Box<str>)]>,
     value: OnceLock<Arc<Value>>,
     protobuf: OnceLock<Bytes>,
-    views: OnceLock<Box<Mutex<Vec<(Name, Arc<Entry>)>>>>,
+    views: OnceLock<Box<Mutex<Views>>>,
 }
+
+/// Forms of an object in other served versions, by the version's type.
+type Views = Vec<(Name, Arc<Entry>)>;
 
 #[derive(Deserialize)]
 struct Head {

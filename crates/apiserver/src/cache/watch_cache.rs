@@ -135,6 +135,9 @@ pub struct Gone {
     pub oldest: u64,
 }
 
+/// A watcher's number and the way to it.
+type Receiver = (u64, mpsc::Sender<Arc<Change>>);
+
 struct Inner {
     map: Map,
     /// Revision of the last change applied.
@@ -146,7 +149,7 @@ struct Inner {
     next_seq: u64,
     history: VecDeque<Arc<Change>>,
     history_bytes: usize,
-    buckets: HashMap<Bucket, Vec<(u64, mpsc::Sender<Arc<Change>>)>>,
+    buckets: HashMap<Bucket, Vec<Receiver>>,
     field_buckets: usize,
     next_watcher: u64,
 }

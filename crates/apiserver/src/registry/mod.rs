@@ -165,7 +165,7 @@ pub fn store_error(error: &Error) -> Status {
 
 fn from_entry(resource: &Resource, entry: &Entry) -> Current {
     let mut object = entry.decode();
-    resource.from_storage(&mut object);
+    resource.to_served(&mut object);
     Current { object, revision: Revision(entry.revision) }
 }
 
@@ -176,7 +176,7 @@ fn from_record(resource: &Resource, record: &Record) -> Result<Current, Status> 
         return Err(unreadable());
     }
     set_version(&mut object, Some(record.mod_revision.0));
-    resource.from_storage(&mut object);
+    resource.to_served(&mut object);
     Ok(Current { object, revision: record.mod_revision })
 }
 

@@ -131,7 +131,7 @@ impl Maker for Patching<'_> {
                 let mut object = managed::apply(
                     kind,
                     current,
-                    self.patch.value.clone(),
+                    &self.patch.value,
                     &self.options.field_manager,
                     self.options.force,
                     subresource,
@@ -146,6 +146,9 @@ impl Maker for Patching<'_> {
                         return Err(self.target.conflict(&cause));
                     }
                 }
+                let quiet = Warnings::default();
+                codec::normalize(&mut object, self.door, FieldValidation::Ignore, &quiet)
+                    .map_err(|text| Status::new(400, "BadRequest", text))?;
                 strategy::default(self.target, &mut object);
                 return Ok(Made::Object(object));
             }
@@ -175,27 +178,21 @@ pub async fn patch(
     patch: &Patch,
     options: &WriteOptions,
 ) -> Result<(Value, bool), Status> {
-    let mut fixed;
-    let mut patch = patch;
     if patch.form == Form::Apply {
-        fixed = Patch { form: Form::Apply, value: patch.value.clone(), validation: patch.validation };
-        create::check_address(target, &mut fixed.value)?;
-        if !target.namespaced()
-            && let Some(meta) = super::metadata(&mut fixed.value)
-        {
-            meta.remove("namespace");
-        }
-        patch = &fixed;
-        let door = own_door(target);
-        codec::normalize(&mut fixed_value(&fixed), door, patch.validation, &cx.warnings)
-            .map_err(|text| Status::new(400, "BadRequest", text))?;
+        check_applied(cx, target, patch)?;
     }
     let maker = Patching { patch, cx, target, options, door: own_door(target) };
     update::run(cx, target, &maker, options).await
 }
 
-fn fixed_value(patch: &Patch) -> Value {
-    patch.value.clone()
+/// An applied configuration must be of this object and fit the schema; what it says beyond the schema is a warning
+/// or an error, as asked. It is applied as the client sent it.
+fn check_applied(cx: &Request<'_>, target: &Target<'_>, patch: &Patch) -> Result<(), Status> {
+    let mut probe = patch.value.clone();
+    create::check_address(target, &mut probe)?;
+    let (group, version, kind) = own_door(target);
+    codec::normalize(&mut probe, (group, version, kind), patch.validation, &cx.warnings)
+        .map_err(|text| Status::new(400, "BadRequest", orkd_api::codec::cannot_be_handled(kind, version, kind, &text)))
 }
 
 fn own_door<'t>(target: &'t Target<'_>) -> (&'t str, &'t str, &'t str) {

@@ -2,8 +2,8 @@
 //!
 //! Upstream: `registry/rest/{create,update}.go` (`BeforeCreate`, `BeforeUpdate`) and the admission chain.
 
-use crate::meta as validate_meta;
 use orkd_api::status::Status;
+use orkd_api::validate::meta::{validate_meta, validate_meta_update};
 use rand::Rng;
 use serde_json::Value;
 
@@ -127,8 +127,7 @@ pub fn before_create(cx: &Request<'_>, target: &Target<'_>, object: &mut Value) 
     }
     let kcx = cx.cx("");
     kind.prepare_create(&kcx, object);
-    let mut errors =
-        validate_meta::create(object, target.namespaced(), &|name, prefix| kind.validate_name(name, prefix));
+    let mut errors = validate_meta(kind, object);
     errors.extend(kind.validate(&kcx, object));
     if !errors.is_empty() {
         return Err(invalid(target, object, &errors));
@@ -150,7 +149,8 @@ pub fn before_update(cx: &Request<'_>, target: &Target<'_>, new: &mut Value, old
             meta.entry("namespace").or_insert_with(|| target.namespace.into());
         }
     }
-    let kcx = cx.cx(target.subresource);
+    // A scale is written by the rules of the object itself.
+    let kcx = cx.cx(if target.subresource == "scale" { "" } else { target.subresource });
     kind.prepare_update(&kcx, new, old);
     if let Some(meta) = metadata(new) {
         for field in ["uid", "creationTimestamp"] {
@@ -175,7 +175,7 @@ pub fn before_update(cx: &Request<'_>, target: &Target<'_>, new: &mut Value, old
             }
         }
     }
-    let mut errors = validate_meta::update(new, old, target.namespaced());
+    let mut errors = validate_meta_update(new, old);
     errors.extend(kind.validate_update(&kcx, new, old));
     if !errors.is_empty() {
         return Err(invalid(target, new, &errors));

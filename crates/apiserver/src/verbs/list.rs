@@ -9,7 +9,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use base64::Engine;
-use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
 use http::Response;
@@ -80,12 +82,20 @@ fn encode_token(revision: i64, start: &str) -> String {
     URL_SAFE_NO_PAD.encode(format!("{{\"v\":\"meta.k8s.io/v1\",\"rv\":{revision},\"start\":{}}}", Value::from(start)))
 }
 
+/// As Go decodes: padding or not, and stray bits at the end are nothing.
+const TOKENS: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// Reads a continue token: the first key of the page, below the prefix listed, and the revision.
 fn decode_token(token: &str) -> Result<(String, i64), Status> {
     let bad = |why: String| {
         Status::new(400, "BadRequest", format!("invalid continue token: continue key is not valid: {why}"))
     };
-    let raw = URL_SAFE_NO_PAD.decode(token).or_else(|_| URL_SAFE.decode(token)).map_err(|e| {
+    let raw = TOKENS.decode(token).map_err(|e| {
         let at = match e {
             base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
             _ => token.len(),

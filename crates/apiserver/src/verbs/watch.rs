@@ -93,12 +93,12 @@ impl Writer {
     fn object(&mut self, kind: &str, entry: &Arc<Entry>) -> Bytes {
         let Some(entry) = self.resource.served(entry) else { return Bytes::new() };
         if self.wanted.format == Format::Protobuf && self.wanted.shape == Shape::Object {
-            return codec::protobuf_frame(kind, codec::entry_protobuf(&entry));
+            return codec::protobuf_frame(kind, &codec::entry_protobuf(&entry));
         }
         let json = table::one_json(&self.resource, self.wanted.shape, self.include, &entry, self.columns);
         self.columns = false;
         match self.wanted.format {
-            Format::Protobuf => codec::protobuf_frame(kind, codec::json_to_protobuf(&json)),
+            Format::Protobuf => codec::protobuf_frame(kind, &codec::json_to_protobuf(&json)),
             _ => frame(kind, &json),
         }
     }
@@ -142,7 +142,7 @@ impl Writer {
 
     fn encoded(&self, kind: &str, json: &[u8]) -> Bytes {
         match self.wanted.format {
-            Format::Protobuf => codec::protobuf_frame(kind, codec::json_to_protobuf(json)),
+            Format::Protobuf => codec::protobuf_frame(kind, &codec::json_to_protobuf(json)),
             _ => frame(kind, json),
         }
     }

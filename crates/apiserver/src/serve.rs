@@ -1,0 +1,124 @@
+//! The front door: accepts connections, speaks TLS, HTTP/1.1 and HTTP/2, and hands requests to the service.
+//!
+//! Client certificates are asked for; the handshake proves possession of their key and no more, and the chain
+//! travels as [`Peer`] to the authenticator. Ending is orderly: no new connections, then a drain of what is under
+//! way (watches end by [`crate::pipeline::ApiServer::stopping`]), then a deadline.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::handler::Router;
+use crate::user::Peer;
+
+/// Connections open at once.
+const MAX_CONNECTIONS: usize = 20_000;
+/// A handshake must be done within this.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The head of a request must be there within this.
+const HEAD: Duration = Duration::from_secs(32);
+/// The head of a request in all (`DefaultMaxHeaderBytes` of Go's server).
+const MAX_HEAD: usize = 1 << 20;
+/// What is under way at shutdown may take this long.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// The TLS configuration in force; replace it to renew certificates while running.
+pub type Tls = Arc<ArcSwap<rustls::ServerConfig>>;
+
+/// Serves until told to stop, then drains.
+pub async fn serve(listener: TcpListener, tls: Tls, service: Router, shutdown: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = async {
+                let permit = limit.clone().acquire_owned().await;
+                (listener.accept().await, permit)
+            } => accepted,
+        };
+        let (stream, peer, permit) = match accepted {
+            (Ok((stream, peer)), permit) => (stream, peer, permit),
+            (Err(error), _) => {
+                // Out of file descriptors, or the peer is gone already: the next one may fare better.
+                warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let (tls, service, watcher) = (tls.load_full(), service.clone(), graceful.watcher());
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            connection(stream, peer, tls, service, watcher, shutdown).await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        warn!("some connections did not end in time");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    addr: SocketAddr,
+    tls: Arc<rustls::ServerConfig>,
+    service: Router,
+    watcher: Watcher,
+    shutdown: CancellationToken,
+) {
+    let _ = stream.set_nodelay(true);
+    let handshake = TlsAcceptor::from(tls).accept(stream);
+    // A peer that has not finished its handshake is not waited for at shutdown.
+    let accepted = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return,
+        accepted = tokio::time::timeout(HANDSHAKE, handshake) => accepted,
+    };
+    let stream = match accepted {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return debug!(%addr, %error, "TLS handshake failed"),
+        Err(_) => return debug!(%addr, "TLS handshake took too long"),
+    };
+    let certificates = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .map(|chain| chain.iter().map(|c| c.clone().into_owned()).collect())
+        .unwrap_or_default();
+    let peer = Peer { addr: Some(addr), certificates };
+    let service = tower::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        let mut service = service.clone();
+        tower::Service::call(&mut service, request)
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD).keep_alive(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(250)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_header_list_size(MAX_HEAD as u32)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+    if let Err(error) = watcher.watch(connection.into_owned()).await {
+        debug!(%addr, error, "connection ended");
+    }
+}

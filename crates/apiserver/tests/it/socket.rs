@@ -1,0 +1,79 @@
+//! Through TLS and a real client.
+
+use std::process::Command;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use orkd_apiserver::serve::serve;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::cluster;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_works_through_the_socket() {
+    if Command::new("kubectl").arg("version").arg("--client").output().is_err() {
+        eprintln!("skipped: no kubectl");
+        return;
+    }
+    let c = cluster().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let port = listener.local_addr().expect("address").port();
+    let identity = identity();
+    let config = orkd_pki::tls::server_config(&identity, &[]).expect("TLS configuration");
+    let tls = Arc::new(ArcSwap::from_pointee(config));
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(serve(listener, tls, c.server.router(), stop.clone()));
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let kubectl = |args: &[&str], stdin: &str| {
+        let mut command = Command::new("kubectl");
+        command
+            .arg(format!("--server=https://127.0.0.1:{port}"))
+            .args(["--insecure-skip-tls-verify", "--token=x", "--request-timeout=20s"])
+            .arg(format!("--cache-dir={}", dir.path().display()))
+            .args(args)
+            .env("KUBECONFIG", "/dev/null")
+            .env("HOME", dir.path());
+        let file = dir.path().join("stdin");
+        std::fs::write(&file, stdin).expect("file");
+        command.stdin(std::fs::File::open(&file).expect("file"));
+        tokio::task::spawn_blocking(move || {
+            let out = command.output().expect("kubectl runs");
+            format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+        })
+    };
+    let run = |args: &'static [&'static str], stdin: &'static str| {
+        let job = kubectl(args, stdin);
+        async move { job.await.expect("joins") }
+    };
+    let check = |out: String, part: &str| assert!(out.contains(part), "{part:?} is not in:\n{out}");
+    check(run(&["version"], "").await, "Server Version: v1.36.2+orkd");
+    check(run(&["create", "configmap", "a", "--from-literal=k=v"], "").await, "configmap/a created");
+    check(run(&["get", "configmaps", "a"], "").await, "a      1");
+    check(run(&["get", "cm", "a", "-o", "jsonpath={.data.k}"], "").await, "v");
+    let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata: {k: '1'}\n";
+    check(run(&["apply", "-f", "-"], manifest).await, "configmap/b created");
+    check(run(&["apply", "-f", "-"], manifest).await, "configmap/b unchanged");
+    let changed = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata: {k: '2'}\n";
+    check(run(&["apply", "-f", "-"], changed).await, "configmap/b configured");
+    check(run(&["apply", "--server-side", "-f", "-"], changed).await, "configmap/b serverside-applied");
+    check(run(&["label", "cm", "b", "x=y"], "").await, "configmap/b labeled");
+    check(run(&["get", "cm", "-l", "x=y", "-o", "name"], "").await, "configmap/b");
+    check(run(&["create", "namespace", "n"], "").await, "namespace/n created");
+    check(run(&["api-resources"], "").await, "configmaps");
+    check(run(&["explain", "configmap.data"], "").await, "FIELD: data");
+    check(run(&["create", "deployment", "d", "--image=x"], "").await, "deployment.apps/d created");
+    check(run(&["scale", "deployment", "d", "--replicas=3"], "").await, "deployment.apps/d scaled");
+    check(run(&["get", "deployment", "d"], "").await, "0/3");
+    check(run(&["delete", "cm", "a"], "").await, "configmap \"a\" deleted");
+    check(run(&["get", "cm", "a"], "").await, "Error from server (NotFound): configmaps \"a\" not found");
+    stop.cancel();
+    tokio::time::timeout(std::time::Duration::from_secs(30), server).await.expect("the server ends").expect("cleanly");
+}
+
+fn identity() -> orkd_pki::cert::Identity {
+    let now = jiff::Timestamp::now();
+    let authority = orkd_pki::authority::Authority::create("test", now).expect("authority");
+    let profile = orkd_pki::cert::Profile::server("test", vec!["localhost".into()], vec![[127, 0, 0, 1].into()]);
+    authority.issue(&profile, now).expect("certificate")
+}
