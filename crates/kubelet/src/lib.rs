@@ -7,6 +7,7 @@ pub mod objects;
 pub mod plan;
 pub mod pod;
 pub mod resources;
+pub mod server;
 pub mod spec;
 pub mod status;
 pub mod volumes;

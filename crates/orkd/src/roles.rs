@@ -1,0 +1,124 @@
+//! Roles that run alone, each with a kubeconfig, against any Kubernetes API server.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use orkd_base::{BoxError, Clock, Supervisor, TaskKind};
+use orkd_pki::Authority;
+use orkd_pki::kubeconfig::Kubeconfig;
+use orkd_reconcile::{Api, Informers, LeaderElection, LeaderElector};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{KubeletArgs, ProxyArgs, RoleArgs};
+use crate::{client, host, server, signals};
+
+/// Runs `orkd controller-manager`.
+///
+/// # Errors
+/// What keeps it from starting, or that it lost its lease.
+pub async fn controller_manager(args: RoleArgs) -> anyhow::Result<()> {
+    let client = client::from_kubeconfig(&args.kubeconfig).await?;
+    let config = controllers_config(&args)?;
+    lead(&args, client.clone(), "kube-controller-manager", move |supervisor| {
+        let own = client.clone();
+        orkd_controllers::run_all(orkd_controllers::Composition {
+            informers: Informers::new(client.clone(), supervisor.clone()),
+            supervisor,
+            clock: Clock::real(),
+            config: config.clone(),
+            // Alone there is one credential for all: that of the kubeconfig.
+            client: Box::new(move |_| own.clone()),
+        });
+    })
+    .await
+}
+
+fn controllers_config(args: &RoleArgs) -> anyhow::Result<orkd_controllers::Config> {
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let signers = match (&args.cluster_signing_cert_file, &args.cluster_signing_key_file) {
+        (Some(certificate), Some(key)) => {
+            let authority = Arc::new(Authority::from_pem(&read(certificate)?, &read(key)?)?);
+            Some(orkd_controllers::Signers { client: authority.clone(), serving: authority })
+        }
+        (None, None) => None,
+        _ => anyhow::bail!("--cluster-signing-cert-file and --cluster-signing-key-file belong together"),
+    };
+    let root_ca_pem = match &args.root_ca_file {
+        Some(path) => read(path)?,
+        None => Kubeconfig::load(&args.kubeconfig)?.resolve()?.authorities.unwrap_or_default(),
+    };
+    Ok(orkd_controllers::Config {
+        cluster_cidrs: args.cluster_cidr.into_iter().collect(),
+        root_ca_pem,
+        signers,
+        ..Default::default()
+    })
+}
+
+/// Runs `orkd scheduler`.
+///
+/// # Errors
+/// As [`controller_manager`].
+pub async fn scheduler(args: RoleArgs) -> anyhow::Result<()> {
+    let client = client::from_kubeconfig(&args.kubeconfig).await?;
+    lead(&args, client.clone(), "kube-scheduler", move |supervisor| {
+        server::spawn_scheduler(client.clone(), &supervisor);
+    })
+    .await
+}
+
+/// Runs what `begin` starts, at once or while the role's lease is held.
+async fn lead(
+    args: &RoleArgs,
+    client: kube::Client,
+    lease: &str,
+    begin: impl Fn(Supervisor) + Send + Sync + 'static,
+) -> anyhow::Result<()> {
+    let supervisor = Supervisor::new();
+    if !args.leader_elect {
+        begin(supervisor.clone());
+        return signals::run_until_stopped(&supervisor).await;
+    }
+    let identity = format!("{}_{}", host::node_name(None)?, uuid::Uuid::new_v4());
+    let election = LeaderElection::new(lease, &identity);
+    let elector = LeaderElector::new(Api::new(client, lease), election, Clock::real());
+    let tasks = supervisor.clone();
+    let fatal = supervisor.clone();
+    supervisor.spawn(TaskKind::Controller, "leader election", move |stop| async move {
+        let led = elector.run(stop.clone(), move |_lost: CancellationToken| async move {
+            begin(tasks);
+            std::future::pending::<()>().await;
+        });
+        if let Err(lost) = led.await
+            && !stop.is_cancelled()
+        {
+            fatal.fail("leader election", Box::new(lost) as BoxError);
+        }
+    });
+    signals::run_until_stopped(&supervisor).await
+}
+
+/// Runs `orkd kubelet`.
+///
+/// # Errors
+/// As [`controller_manager`].
+pub async fn kubelet(_args: KubeletArgs) -> anyhow::Result<()> {
+    anyhow::bail!("not there yet")
+}
+
+/// Runs `orkd proxy`.
+///
+/// # Errors
+/// As [`controller_manager`].
+pub async fn proxy(args: ProxyArgs) -> anyhow::Result<()> {
+    let client = client::from_kubeconfig(&args.kubeconfig).await?;
+    let supervisor = Supervisor::new();
+    let informers = Informers::new(client, supervisor.clone());
+    let settings = orkd_proxy::backends::iptables::Settings { cluster_cidr: Some(args.cluster_cidr) };
+    let config = orkd_proxy::sync::Config { node_name: host::node_name(args.node_name.as_deref())?, settings };
+    supervisor.run(TaskKind::Node, "proxy", move |stop| {
+        orkd_proxy::sync::run(config.clone(), informers.clone(), stop)
+    });
+    signals::run_until_stopped(&supervisor).await
+}

@@ -1,0 +1,312 @@
+//! `orkd server`: the API server with its store, the controllers and the scheduler in one process, and this machine
+//! as a node.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use orkd_api::kind::{Features, Kind};
+use orkd_apiserver::alloc::node_port::PortRange;
+use orkd_apiserver::bootstrap;
+use orkd_apiserver::cache::Caches;
+use orkd_apiserver::handler::Router;
+use orkd_apiserver::pipeline::ApiServer;
+use orkd_apiserver::security::{Guard, Options, secure};
+use orkd_apiserver::serve::serve;
+use orkd_apiserver::user::{MASTERS, UserInfo};
+use orkd_base::{Clock, Stage, Supervisor, TaskKind};
+use orkd_pki::Authority;
+use orkd_pki::cluster::{ClusterPki, ServerNames};
+use orkd_reconcile::{Api, Informers, Recorder};
+use orkd_store::Store;
+use orkd_store::backends::embedded::{self, Embedded};
+use orkd_store::backends::etcd::{Etcd, EtcdOptions};
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::cli::{ApiArgs, ApiServerArgs, ClusterArgs, CommonArgs, ServerArgs};
+use crate::client;
+use crate::host;
+use crate::node;
+use crate::progress::Progress;
+use crate::signals;
+
+/// A running API server, as the loops of the process see it.
+pub struct ControlPlane {
+    /// The server.
+    pub server: ApiServer,
+    /// Its authorities and certificates.
+    pub pki: Arc<ClusterPki>,
+    /// Where it is reached from this machine.
+    pub url: String,
+    store: Arc<dyn Store>,
+}
+
+impl ControlPlane {
+    /// A client of this process with an identity.
+    pub fn client(&self, user: UserInfo) -> kube::Client {
+        client::in_process(self.router(), user)
+    }
+
+    fn router(&self) -> Router {
+        self.server.router()
+    }
+}
+
+/// Runs `orkd server`.
+///
+/// # Errors
+/// What keeps it from starting, or the task that failed.
+pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
+    let progress = Progress::begin();
+    let supervisor = Supervisor::new();
+    let node_name = host::node_name(args.node.node_name.as_deref())?;
+    let control = start(&args.common, &args.api, &args.cluster, args.node.node_ip, &supervisor, &progress).await?;
+
+    if !args.disable_controller_manager {
+        controllers(&control, &args.cluster, &supervisor)?;
+        dns_service(&control, &args.cluster, &supervisor)?;
+    }
+    if !args.disable_scheduler {
+        scheduler(&control, &supervisor);
+    }
+    if !args.disable_agent {
+        node::in_server(&control, &args, &node_name, &supervisor, &progress).await?;
+    }
+    finish(control, &supervisor).await
+}
+
+/// Runs `orkd apiserver`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_api_server(args: ApiServerArgs) -> anyhow::Result<()> {
+    let supervisor = Supervisor::new();
+    let control =
+        start(&args.common, &args.api, &args.cluster, None, &supervisor, &Progress::begin()).await?;
+    finish(control, &supervisor).await
+}
+
+async fn finish(control: ControlPlane, supervisor: &Supervisor) -> anyhow::Result<()> {
+    let result = signals::run_until_stopped(supervisor).await;
+    control.server.caches().stop();
+    control.store.close().await;
+    result
+}
+
+/// Starts the API server; it answers when this returns.
+async fn start(
+    common: &CommonArgs,
+    api: &ApiArgs,
+    cluster: &ClusterArgs,
+    node_ip: Option<IpAddr>,
+    supervisor: &Supervisor,
+    progress: &Progress,
+) -> anyhow::Result<ControlPlane> {
+    let now = Timestamp::now();
+    let advertise = match api.advertise_address.or(node_ip) {
+        Some(ip) => ip,
+        None if !api.listen.ip().is_unspecified() && !api.listen.ip().is_loopback() => api.listen.ip(),
+        None => host::address(None)?,
+    };
+    // The port first: a second server must not touch the data of the first.
+    let listener = bind(api.listen).await?;
+    let port = listener.local_addr()?.port();
+
+    std::fs::create_dir_all(&common.data_dir)
+        .with_context(|| format!("cannot make the data directory {}", common.data_dir.display()))?;
+    let names = ServerNames {
+        cluster_domain: cluster.cluster_domain.clone(),
+        service_ips: cluster.service_cidr.hosts().next().into_iter().collect(),
+        node_ips: vec![advertise],
+        extra: api.tls_san.iter().cloned().chain(host::node_name(None).ok()).collect(),
+    };
+    let pki = ClusterPki::load_or_create(&common.data_dir.join("server/tls"), names, now)
+        .context("cannot set up the cluster's certificates")?;
+    let pki = Arc::new(pki);
+
+    let store = progress.wait("the store", open_store(common, api)).await?;
+    let caches = progress.wait("the watch cache", Caches::open(store.clone(), kinds())).await?;
+    let (server, guard) = compose(common, api, cluster, &caches, &pki, supervisor)?;
+
+    let facts = bootstrap::Facts {
+        service_cidrs: vec![cluster.service_cidr],
+        advertise: vec![advertise],
+        port,
+        client_ca_pem: pki.ca_pem(),
+        front_proxy_ca_pem: pki.front_proxy_ca.certificate().to_pem(),
+        server_ca_pem: pki.ca_pem(),
+    };
+    guard.bootstrap(&server, &facts).await.context("cannot write what a cluster is born with")?;
+
+    let tls = Arc::new(ArcSwap::from_pointee(pki.server_config()?));
+    let router = server.router();
+    supervisor.spawn(TaskKind::Listener, "api", move |stop| serve(listener, tls, router, stop));
+    let repaired = server.clone();
+    supervisor.spawn(TaskKind::Housekeeping, "service repair", move |stop| async move {
+        guard.repair(&repaired, stop).await;
+    });
+
+    let local = if api.listen.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { api.listen.ip() };
+    let url = format!("https://{}", SocketAddr::new(local, port));
+    pki.write_kubeconfig(&api.write_kubeconfig, &url, "orkd-admin", &[MASTERS], now)
+        .with_context(|| format!("cannot write {}", api.write_kubeconfig.display()))?;
+    progress.done("the API server answers");
+    info!(url, kubeconfig = %api.write_kubeconfig.display(), "use it: export KUBECONFIG={}", api.write_kubeconfig.display());
+    Ok(ControlPlane { server, pki, url, store })
+}
+
+async fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(listen).await {
+        Ok(listener) => Ok(listener),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+            bail!("{listen} is taken: another server runs here; end it, or choose another address with --listen")
+        }
+        Err(e) => Err(e).with_context(|| format!("cannot listen on {listen}; choose another address with --listen")),
+    }
+}
+
+async fn open_store(common: &CommonArgs, api: &ApiArgs) -> anyhow::Result<Arc<dyn Store>> {
+    if api.datastore_endpoint.is_empty() {
+        let dir = common.data_dir.join("server/db");
+        orkd_pki::files::private_dir(&dir)?;
+        let path = dir.join("orkd.redb");
+        let open = move || Embedded::open(path, embedded::Options::default());
+        let store = tokio::task::spawn_blocking(open).await?.context("cannot open the store")?;
+        return Ok(Arc::new(store));
+    }
+    let options = EtcdOptions {
+        endpoints: api.datastore_endpoint.clone(),
+        ca: api.datastore_cafile.clone(),
+        cert: api.datastore_certfile.clone(),
+        key: api.datastore_keyfile.clone(),
+        ..EtcdOptions::default()
+    };
+    let what = || format!("cannot use etcd at {}; check --datastore-*", api.datastore_endpoint.join(", "));
+    Ok(Arc::new(Etcd::connect(options).await.with_context(what)?))
+}
+
+fn compose(
+    common: &CommonArgs,
+    api: &ApiArgs,
+    cluster: &ClusterArgs,
+    caches: &Arc<Caches>,
+    pki: &ClusterPki,
+    supervisor: &Supervisor,
+) -> anyhow::Result<(ApiServer, Guard)> {
+    let (first, last) = cluster.service_node_port_range;
+    let options = Options {
+        issuer: format!("https://kubernetes.default.svc.{}", cluster.cluster_domain),
+        enable_admission: api.enable_admission_plugins.clone(),
+        disable_admission: api.disable_admission_plugins.clone(),
+        service_cidrs: vec![cluster.service_cidr],
+        node_ports: PortRange { first, last },
+        ..Options::default()
+    };
+    let builder = ApiServer::builder(caches.clone())
+        .features(features(&common.feature_gates)?)
+        .version(&format!("orkd-{}", crate::version::ORKD))
+        .stopping(supervisor.token(Stage::FrontDoor));
+    let (builder, guard) = secure(builder, caches, pki, &options).map_err(anyhow::Error::msg)?;
+    Ok((builder.build(), guard))
+}
+
+fn features(gates: &[String]) -> anyhow::Result<Features> {
+    let mut set = Vec::new();
+    for gate in gates {
+        let parsed = gate.split_once('=').and_then(|(name, on)| Some((name.to_owned(), on.parse::<bool>().ok()?)));
+        set.push(parsed.with_context(|| format!("--feature-gates {gate}: expected GATE=true or GATE=false"))?);
+    }
+    Ok(Features::new(set))
+}
+
+/// Every kind that is served.
+fn kinds() -> Vec<Arc<dyn Kind>> {
+    orkd_api::kinds::all().into_iter().map(Arc::from).collect()
+}
+
+/// The controllers, each with its own identity; all read by one more.
+fn controllers(control: &ControlPlane, cluster: &ClusterArgs, supervisor: &Supervisor) -> anyhow::Result<()> {
+    let reader = UserInfo::new("system:kube-controller-manager", &[]);
+    let ca = &control.pki.ca;
+    let ca = Arc::new(Authority::from_pem(&ca.certificate().to_pem(), &ca.key().to_pem())?);
+    let router = control.router();
+    orkd_controllers::run_all(orkd_controllers::Composition {
+        informers: Informers::new(control.client(reader), supervisor.clone()),
+        supervisor: supervisor.clone(),
+        clock: Clock::real(),
+        config: orkd_controllers::Config {
+            cluster_cidrs: vec![cluster.cluster_cidr],
+            root_ca_pem: control.pki.ca_pem(),
+            signers: Some(orkd_controllers::Signers { client: ca.clone(), serving: ca }),
+            ..Default::default()
+        },
+        client: Box::new(move |account| {
+            client::in_process(router.clone(), UserInfo::service_account("kube-system", account))
+        }),
+    });
+    Ok(())
+}
+
+fn scheduler(control: &ControlPlane, supervisor: &Supervisor) {
+    let client = control.client(UserInfo::new("system:kube-scheduler", &[]));
+    spawn_scheduler(client, supervisor);
+}
+
+/// Starts the scheduler on a client.
+pub fn spawn_scheduler(client: kube::Client, supervisor: &Supervisor) {
+    let informers = Informers::new(client.clone(), supervisor.clone());
+    let api = Api::new(client, "kube-scheduler");
+    let recorder = Recorder::new(api.clone(), supervisor, "default-scheduler", "");
+    let tasks = supervisor.clone();
+    supervisor.run(TaskKind::Controller, "scheduler", move |stop| {
+        let config = orkd_scheduler::Config::default();
+        orkd_scheduler::run(config, informers.clone(), api.clone(), recorder.clone(), tasks.clone(), stop)
+    });
+}
+
+/// The address of the cluster DNS: as told, or the tenth of the service range.
+pub fn cluster_dns(told: Option<IpAddr>, services: IpNet) -> anyhow::Result<IpAddr> {
+    let default = services.hosts().nth(9);
+    let ip = told.or(default).context("--service-cidr is too small for a DNS address")?;
+    anyhow::ensure!(services.contains(&ip), "--cluster-dns {ip} is not in the service range {services}");
+    Ok(ip)
+}
+
+fn dns_service(control: &ControlPlane, cluster: &ClusterArgs, supervisor: &Supervisor) -> anyhow::Result<()> {
+    let config = orkd_dns::publish::Config { cluster_dns: cluster_dns(cluster.cluster_dns, cluster.service_cidr)? };
+    let client = control.client(UserInfo::new("orkd:dns-publisher", &[MASTERS]));
+    let informers = Informers::new(client.clone(), supervisor.clone());
+    let api = Api::new(client, "orkd-dns");
+    supervisor.run(TaskKind::Controller, "dns service", move |stop| {
+        orkd_dns::publish::run(config.clone(), informers.clone(), api.clone(), stop)
+    });
+    Ok(())
+}
+
+/// Where files of the node are, below the data directory.
+pub fn agent_dir(common: &CommonArgs) -> std::path::PathBuf {
+    Path::new(&common.data_dir).join("agent")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dns_address_is_the_tenth() {
+        let range: IpNet = "10.43.0.0/16".parse().expect("a range");
+        assert_eq!(cluster_dns(None, range).expect("an address").to_string(), "10.43.0.10");
+        assert!(cluster_dns("10.44.0.10".parse().ok(), range).is_err());
+    }
+
+    #[test]
+    fn gates_are_parsed() {
+        assert!(features(&["A=true".into(), "B=false".into()]).expect("good").enabled("A", false));
+        assert!(features(&["A".into()]).is_err());
+    }
+}
