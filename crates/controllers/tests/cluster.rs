@@ -1,0 +1,365 @@
+//! All controllers against the real API server on an embedded store, in process, each with its own identity and no
+//! more rights than upstream's roles give it. A small task plays the kubelet.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use orkd_apiserver::bootstrap::Facts;
+use orkd_apiserver::cache::Caches;
+use orkd_apiserver::pipeline::ApiServer;
+use orkd_apiserver::security::{self, Guard, Options};
+use orkd_apiserver::user::{InProcess, MASTERS, UserInfo};
+use orkd_base::{Clock, Supervisor, TaskKind};
+use orkd_controllers::{Composition, Config, Signers, run_all};
+use orkd_pki::cluster::{ClusterPki, ServerNames};
+use orkd_pki::{Key as PrivateKey, Profile, csr};
+use orkd_reconcile::{Api, DeleteOptions, Informers, Patch, Propagation, Target};
+use orkd_store::backends::embedded;
+use serde_json::{Value, json};
+
+struct World {
+    api: Api,
+    supervisor: Supervisor,
+    server: ApiServer,
+    _guard: Guard,
+    _dir: tempfile::TempDir,
+}
+
+fn client(server: &ApiServer, user: UserInfo) -> kube::Client {
+    let router = server.router();
+    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let mut request = request.map(orkd_apiserver::Body::new);
+        request.extensions_mut().insert(InProcess(user.clone()));
+        let router = router.clone();
+        async move { tower::ServiceExt::oneshot(router, request).await }
+    });
+    kube::Client::new(service, "default")
+}
+
+impl World {
+    async fn start() -> World {
+        let dir = tempfile::tempdir().expect("dir");
+        let pki = ClusterPki::load_or_create(&dir.path().join("pki"), ServerNames::default(), Timestamp::now());
+        let pki = pki.expect("pki");
+        let store = embedded::Embedded::open(dir.path().join("db"), embedded::Options::default()).expect("store");
+        let kinds = orkd_api::kinds::all().into_iter().map(Arc::from).collect();
+        let caches = Caches::open(Arc::new(store), kinds).await.expect("caches");
+        let cidr = "10.43.0.0/16".parse().expect("cidr");
+        let options = Options { service_cidrs: vec![cidr], ..Options::default() };
+        let builder = ApiServer::builder(caches.clone());
+        let (builder, guard) = security::secure(builder, &caches, &pki, &options).expect("secured");
+        let server = builder.build();
+        let facts = Facts {
+            service_cidrs: vec![cidr],
+            advertise: vec![[192, 0, 2, 1].into()],
+            port: 6443,
+            client_ca_pem: pki.ca_pem(),
+            front_proxy_ca_pem: pki.front_proxy_ca.certificate().to_pem(),
+            server_ca_pem: pki.ca_pem(),
+        };
+        guard.bootstrap(&server, &facts).await.expect("bootstrap");
+
+        let supervisor = Supervisor::new();
+        let admin = client(&server, UserInfo::new("admin", &[MASTERS]));
+        let ca = Arc::new(pki.ca);
+        let of_server = server.clone();
+        run_all(Composition {
+            informers: Informers::new(admin.clone(), supervisor.clone()),
+            supervisor: supervisor.clone(),
+            clock: Clock::real(),
+            config: Config {
+                cluster_cidrs: vec!["10.42.0.0/16".parse().expect("cidr")],
+                root_ca_pem: ca.certificate().to_pem(),
+                signers: Some(Signers { client: ca.clone(), serving: ca }),
+                ..Config::default()
+            },
+            client: Box::new(move |account| client(&of_server, UserInfo::service_account("kube-system", account))),
+        });
+        World { api: Api::new(admin, "test"), supervisor, server, _guard: guard, _dir: dir }
+    }
+
+    async fn get(&self, path: &str) -> Option<Value> {
+        match self.api.get(&Target::path(path)).await {
+            Ok(object) => Some(object),
+            Err(err) if err.is_not_found() => None,
+            Err(err) => panic!("{err}"),
+        }
+    }
+
+    async fn items(&self, path: &str) -> Vec<Value> {
+        let list = self.get(path).await.unwrap_or_default();
+        list["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    async fn create(&self, path: &str, body: Value) -> Value {
+        self.api.create(&Target::path(path), &body).await.unwrap_or_else(|e| panic!("{}", orkd_base::chain(&e)))
+    }
+
+    async fn merge(&self, path: &str, body: Value) -> Value {
+        let patched = self.api.patch(&Target::path(path), &Patch::Merge(body)).await;
+        patched.unwrap_or_else(|e| panic!("{}", orkd_base::chain(&e)))
+    }
+
+    async fn delete(&self, path: &str, options: DeleteOptions) {
+        self.api.delete(&Target::path(path), &options).await.unwrap_or_else(|e| panic!("{}", orkd_base::chain(&e)));
+    }
+
+    /// Waits until what a path answers is right; the last answer is in the failure.
+    async fn eventually(&self, what: &str, path: &str, right: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let state = self.get(path).await.unwrap_or(Value::Null);
+            if right(&state) {
+                return state;
+            }
+            assert!(Instant::now() < deadline, "{what}: {path} is {state:#}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Makes every pod of the cluster run, as a kubelet would.
+    fn play_kubelet(&self) {
+        let api = self.api.clone();
+        self.supervisor.spawn(TaskKind::Node, "kubelet", move |stop| async move {
+            let mut next = 1;
+            while !stop.is_cancelled() {
+                let pods: Value = api.get(&Target::path("/api/v1/pods")).await.unwrap_or_default();
+                for pod in pods["items"].as_array().into_iter().flatten() {
+                    if pod["status"]["phase"] == "Running" {
+                        continue;
+                    }
+                    let meta = &pod["metadata"];
+                    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+                    let path =
+                        format!("/api/v1/namespaces/{}/pods/{}/status", text(&meta["namespace"]), text(&meta["name"]));
+                    let ip = format!("10.42.0.{next}");
+                    next += 1;
+                    let now = orkd_reconcile::time(Timestamp::now());
+                    let status = json!({"status": {
+                        "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "startTime": now,
+                        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}],
+                    }});
+                    // Pods come and go; the next look finds what is left.
+                    let _ = api.patch::<Value>(&Target::path(path), &Patch::Merge(status)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+
+    async fn stop(self) {
+        self.supervisor.shutdown(Duration::from_secs(5)).await;
+        self.server.caches().stop();
+        self.server.store().close().await;
+    }
+}
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+const SETS: &str = "/apis/apps/v1/namespaces/default/replicasets";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+
+fn deployment(name: &str, replicas: u32) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "replicas": replicas, "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "c", "image": "example/one",
+                    "ports": [{"name": "web", "containerPort": 8080}]}]},
+            },
+        },
+    })
+}
+
+fn count(list: &Value) -> usize {
+    list["items"].as_array().map_or(0, Vec::len)
+}
+
+fn progressing(deployment: &Value) -> &str {
+    let conditions = deployment["status"]["conditions"].as_array();
+    let found = conditions.into_iter().flatten().find(|c| c["type"] == "Progressing");
+    found.and_then(|c| c["reason"].as_str()).unwrap_or("")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_runs_rolls_and_goes() {
+    let world = World::start().await;
+    world.play_kubelet();
+    world.create(DEPLOYMENTS, deployment("web", 3)).await;
+    world
+        .create(
+            "/api/v1/namespaces/default/services",
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+                "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "web"}]}}),
+        )
+        .await;
+    let web = format!("{DEPLOYMENTS}/web");
+    let complete = |d: &Value| {
+        d["status"]["availableReplicas"] == 3
+            && d["status"]["updatedReplicas"] == 3
+            && d["status"]["replicas"] == 3
+            && progressing(d) == "NewReplicaSetAvailable"
+            && d["status"]["observedGeneration"] == d["metadata"]["generation"]
+    };
+    let first = world.eventually("three pods run", &web, complete).await;
+    assert_eq!(first["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "1");
+
+    let slices =
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io/service-name%3Dweb";
+    let ready = |list: &Value| {
+        let slices = list["items"].as_array().into_iter().flatten();
+        slices
+            .flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default())
+            .filter(|e| e["conditions"]["ready"] == true)
+            .count()
+    };
+    world.eventually("three endpoints", slices, |list| ready(list) == 3).await;
+    let endpoints = world
+        .eventually("the older form", "/api/v1/namespaces/default/endpoints/web", |e| {
+            e["subsets"][0]["addresses"].as_array().is_some_and(|a| a.len() == 3)
+        })
+        .await;
+    assert_eq!(endpoints["subsets"][0]["ports"][0]["port"], 8080);
+
+    // Another image: a second set, the first at zero.
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "example/two",
+        "ports": [{"name": "web", "containerPort": 8080}]}]}}}});
+    world.merge(&web, image).await;
+    let rolled = world.eventually("rolled out", &web, complete).await;
+    assert_eq!(rolled["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "2");
+    let sets = world
+        .eventually("one set is left with pods", SETS, |list| {
+            let sizes: Vec<i64> = list["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|s| s["status"]["replicas"].as_i64())
+                .collect();
+            sizes.iter().filter(|s| **s == 3).count() == 1 && sizes.iter().sum::<i64>() == 3
+        })
+        .await;
+    assert_eq!(count(&sets), 2);
+
+    // A label that no longer fits releases a pod, and another is made.
+    let pods = world.items(PODS).await;
+    let name = pods[0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    let path = format!("{PODS}/{name}");
+    world.merge(&path, json!({"metadata": {"labels": {"app": "debug"}}})).await;
+    let released = world
+        .eventually("released", &path, |p| p["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty))
+        .await;
+    assert_eq!(released["metadata"]["labels"]["app"], "debug");
+    world.eventually("replaced", &web, complete).await;
+    world.eventually("three endpoints again", slices, |list| ready(list) == 3).await;
+
+    // Events say what happened.
+    let events = world.items("/api/v1/namespaces/default/events").await;
+    let said = |text: &str| events.iter().any(|e| e["message"].as_str().is_some_and(|m| m.contains(text)));
+    assert!(said("Scaled up replica set web-") && said("Created pod: web-"), "{events:#?}");
+
+    // The deployment takes its sets and pods along; the released pod stays.
+    world.delete(&web, DeleteOptions::default().propagation(Propagation::Background)).await;
+    world.eventually("sets are gone", SETS, |list| count(list) == 0).await;
+    world.eventually("one pod is left", PODS, |list| count(list) == 1).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owners_go_in_the_foreground_or_leave_orphans() {
+    let world = World::start().await;
+    world.play_kubelet();
+    for name in ["front", "orphans"] {
+        world.create(DEPLOYMENTS, deployment(name, 1)).await;
+        let path = format!("{DEPLOYMENTS}/{name}");
+        world.eventually("available", &path, |d| d["status"]["availableReplicas"] == 1).await;
+    }
+    world.delete(&format!("{DEPLOYMENTS}/orphans"), DeleteOptions::default().propagation(Propagation::Orphan)).await;
+    world.eventually("gone", &format!("{DEPLOYMENTS}/orphans"), Value::is_null).await;
+    let sets = world.items(&format!("{SETS}?labelSelector=app%3Dorphans")).await;
+    assert_eq!(sets.len(), 1, "the set stays");
+    assert!(sets[0]["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty));
+
+    world.delete(&format!("{DEPLOYMENTS}/front"), DeleteOptions::default().propagation(Propagation::Foreground)).await;
+    world.eventually("gone", &format!("{DEPLOYMENTS}/front"), Value::is_null).await;
+    let left = world.items(&format!("{SETS}?labelSelector=app%3Dfront")).await;
+    assert!(left.is_empty(), "the set went first");
+    world.eventually("pods went", &format!("{PODS}?labelSelector=app%3Dfront"), |l| count(l) == 0).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_is_furnished_and_emptied() {
+    let world = World::start().await;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}});
+    world.create("/api/v1/namespaces", namespace).await;
+    world.eventually("an account", "/api/v1/namespaces/team/serviceaccounts/default", |a| !a.is_null()).await;
+    let map = "/api/v1/namespaces/team/configmaps/kube-root-ca.crt";
+    world.eventually("the authority", map, |m| m["data"]["ca.crt"].is_string()).await;
+    world.merge(map, json!({"data": {"ca.crt": "forged"}})).await;
+    world.eventually("put right", map, |m| m["data"]["ca.crt"] != "forged").await;
+    world
+        .create(
+            "/api/v1/namespaces/team/configmaps",
+            json!({"apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": "held", "finalizers": ["example.com/hold"]}}),
+        )
+        .await;
+    world.delete("/api/v1/namespaces/team", DeleteOptions::default()).await;
+    let held = world
+        .eventually("says what is in the way", "/api/v1/namespaces/team", |ns| {
+            let conditions = ns["status"]["conditions"].as_array();
+            conditions.into_iter().flatten().any(|c| {
+                c["type"] == "NamespaceFinalizersRemaining"
+                    && c["message"].as_str().is_some_and(|m| m.contains("example.com/hold in 1 resource instances"))
+            })
+        })
+        .await;
+    assert_eq!(held["status"]["phase"], "Terminating");
+    world.merge("/api/v1/namespaces/team/configmaps/held", json!({"metadata": {"finalizers": null}})).await;
+    world.eventually("gone", "/api/v1/namespaces/team", Value::is_null).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_gets_its_range_its_taints_and_its_certificate() {
+    let world = World::start().await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+    world.create("/api/v1/nodes", node).await;
+    world.eventually("a range", "/api/v1/nodes/n1", |n| n["spec"]["podCIDR"] == "10.42.0.0/24").await;
+    let now = orkd_reconcile::time(Timestamp::now());
+    let status = |ready: &str| {
+        json!({"status": {"conditions": [
+            {"type": "Ready", "status": ready, "lastHeartbeatTime": now, "lastTransitionTime": now, "reason": "r"}]}})
+    };
+    let taints = |n: &Value| {
+        let taints = n["spec"]["taints"].as_array();
+        taints.into_iter().flatten().filter_map(|t| t["key"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    world.merge("/api/v1/nodes/n1/status", status("True")).await;
+    world.eventually("no taint", "/api/v1/nodes/n1", |n| taints(n).is_empty()).await;
+    world.merge("/api/v1/nodes/n1/status", status("False")).await;
+    world.eventually("a taint", "/api/v1/nodes/n1", |n| taints(n) == ["node.kubernetes.io/not-ready"]).await;
+
+    let key = PrivateKey::generate().expect("a key");
+    let pem = csr::create(&key, &Profile::client("system:node:n1", &["system:nodes"])).expect("a request");
+    let bootstrapper =
+        Api::new(client(&world.server, UserInfo::new("system:bootstrap:abcdef", &["system:bootstrappers"])), "test");
+    let body = json!({
+        "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "n1"},
+        "spec": {"request": base64(pem.as_bytes()), "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+            "usages": ["digital signature", "client auth"]},
+    });
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    bootstrapper.create::<Value>(&Target::path(requests), &body).await.expect("accepted");
+    let signed =
+        world.eventually("signed", &format!("{requests}/n1"), |r| r["status"]["certificate"].is_string()).await;
+    assert_eq!(signed["status"]["conditions"][0]["reason"], "AutoApproved");
+    world.stop().await;
+}
+
+fn base64(bytes: &[u8]) -> String {
+    use ::base64::Engine;
+    ::base64::engine::general_purpose::STANDARD.encode(bytes)
+}
