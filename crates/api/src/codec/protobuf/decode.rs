@@ -89,19 +89,8 @@ fn structure(ty: Type, bytes: &[u8], depth: usize) -> Result<Value> {
     Ok(Value::Object(map))
 }
 
-/// Drops what Go leaves out, adds what it always writes.
+/// Adds what Go always writes.
 fn finish(ty: Type, map: &mut Map) {
-    let stored_as_json = rules::stored_as_json(ty);
-    map.retain(|key, value| match ty.field(key) {
-        Some(field) => match rules::keep(field, value.take(), stored_as_json) {
-            Some(kept) => {
-                *value = kept;
-                true
-            }
-            None => false,
-        },
-        None => true,
-    });
     for field in ty.fields_by_name() {
         if let Some(value) = rules::absent(field)
             && !map.contains_key(field.name())
@@ -111,20 +100,32 @@ fn finish(ty: Type, map: &mut Map) {
     }
 }
 
+/// Sets a field to what Go would write for its value, if anything.
+fn set(field: &Field, value: Value, map: &mut Map, stored_as_json: bool) {
+    match rules::keep(field, value, stored_as_json) {
+        Some(kept) => {
+            map.insert(field.name().to_owned(), kept);
+        }
+        None => {
+            map.remove(field.name());
+        }
+    }
+}
+
 /// Adds the fields of a message to a map.
 fn message(ty: Type, mut bytes: &[u8], map: &mut Map, depth: usize) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(DecodeError::syntax("exceeded max depth"));
     }
+    let stored_as_json = rules::stored_as_json(ty);
     while let Some((number, raw)) = wire::field(&mut bytes)? {
         let Some(field) = ty.field_by_number(number) else { continue };
         if field.is_inline() {
             message(field.ty(), contents(raw)?, map, depth + 1)?;
         } else if field.is_wrapped() {
-            map.insert(field.name().into(), strings(contents(raw)?)?);
+            set(field, strings(contents(raw)?)?, map, stored_as_json);
         } else if field.is_list() {
-            let slot = map.entry(field.name()).or_insert_with(|| Value::Array(Vec::new()));
-            let Value::Array(list) = slot else { continue };
+            let Some(Value::Array(list)) = slot(map, field, || Value::Array(Vec::new())) else { continue };
             match (field.ty().builtin(), raw) {
                 (Some(Builtin::Int32 | Builtin::Int64 | Builtin::Bool), Raw::Bytes(mut packed)) => {
                     while !packed.is_empty() {
@@ -135,18 +136,25 @@ fn message(ty: Type, mut bytes: &[u8], map: &mut Map, depth: usize) -> Result<()
                 _ => list.push(single(field.ty(), raw, None, depth)?),
             }
         } else if field.is_map() {
-            let slot = map.entry(field.name()).or_insert_with(|| Value::Object(Map::new()));
-            let Value::Object(entries) = slot else { continue };
+            let Some(Value::Object(entries)) = slot(map, field, || Value::Object(Map::new())) else { continue };
             let (key, value) = entry(field, contents(raw)?, depth)?;
             entries.insert(key, value);
         } else {
             // A message that occurs twice is merged, as generated code does.
-            let before = map.remove(field.name());
+            let before = if field.ty().builtin().is_none() { map.remove(field.name()) } else { None };
             let value = single(field.ty(), raw, before, depth)?;
-            map.insert(field.name().into(), value);
+            set(field, value, map, stored_as_json);
         }
     }
     Ok(())
+}
+
+/// The value of a field, made where it is missing.
+fn slot<'m>(map: &'m mut Map, field: &Field, new: impl FnOnce() -> Value) -> Option<&'m mut Value> {
+    if !map.contains_key(field.name()) {
+        map.insert(field.name().to_owned(), new());
+    }
+    map.get_mut(field.name())
 }
 
 fn contents(raw: Raw<'_>) -> Result<&[u8]> {
