@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::path::{PathElement, equal};
 use super::set::Set;
-use super::walk::{Shape, is_empty, list_element, shape, zero};
+use super::walk::{Shape, child, is_empty, list_element, shape, zero};
 use crate::Map;
 use crate::schema::{ListType, Node, NodeKind};
 
@@ -140,7 +140,7 @@ fn object(node: Node<'_>, old: Option<&Map>, new: Option<&Map>, out: &mut Diff, 
         }
         out.take(below, || PathElement::field(key));
     };
-    let field = |key: &str| if is_struct { node.field(key) } else { node.values() };
+    let field = |key: &str| child(node, key);
     let get = |map: Option<&'_ Map>, key: &str| map.is_some_and(|map| map.contains_key(key));
     let mut left = old.into_iter().flatten().peekable();
     let mut right = new.into_iter().flatten().peekable();

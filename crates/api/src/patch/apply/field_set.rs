@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::path::PathElement;
 use super::set::Set;
-use super::walk::{Shape, list_element, shape};
+use super::walk::{Shape, child, list_element, shape};
 use crate::schema::{Node, NodeKind};
 
 /// The fields of an object: leaves, elements of lists, keys of maps. Structs count through their fields.
@@ -23,7 +23,7 @@ fn walk(node: Option<Node<'_>>, value: &Value) -> (bool, Set) {
         (Shape::Object(node), Value::Object(map)) => {
             for (key, value) in map {
                 let declared = node.kind() == NodeKind::Struct && node.field(key).is_some();
-                let (member, deeper) = walk(node.child(key), value);
+                let (member, deeper) = walk(child(node, key), value);
                 let empty = value.is_null() || value.as_object().is_some_and(|map| map.is_empty());
                 below.push(|| PathElement::field(key), member || empty || !declared, deeper);
             }

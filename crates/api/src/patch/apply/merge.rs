@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::path::PathElement;
 use super::set::Set;
-use super::walk::{Shape, list_element, shape};
+use super::walk::{Shape, child, list_element, shape};
 use crate::Map;
 use crate::schema::{ListType, Node, NodeKind};
 
@@ -51,7 +51,7 @@ fn fresh(node: Option<Node<'_>>, applied: &Value) -> Result<Value, String> {
 
 fn merge_object(node: Node<'_>, live: &mut Map, applied: &Map) -> Result<(), String> {
     for (key, value) in applied {
-        let field = node.child(key);
+        let field = child(node, key);
         let place = |error: String| at(&PathElement::field(key), error);
         match live.get_mut(key) {
             Some(old) => {
@@ -188,7 +188,7 @@ fn remove_below(node: Option<Node<'_>>, value: &mut Value, fields: &Set) -> bool
                 if entry.member {
                     map.remove(key);
                 } else if let Some(inner) = map.get_mut(key)
-                    && !remove_below(node.and_then(|n| n.child(key)), inner, &entry.below)
+                    && !remove_below(node.and_then(|n| child(n, key)), inner, &entry.below)
                 {
                     map.remove(key);
                 }

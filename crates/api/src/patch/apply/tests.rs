@@ -502,3 +502,44 @@ proptest! {
         let _ = apply(&cx, Some(&object), &story.with_type(json!({"metadata": {}, "spec": live})), false);
     }
 }
+
+/// What the server makes of the result of an apply or patch before it compares and stores it.
+fn normal(mut object: Value) -> Value {
+    let ty = crate::schema::Type::of_api_version("v1", "Pod").expect("a type");
+    crate::codec::normalize(&mut object, ty, crate::codec::Strictness::Strict).expect("it decodes");
+    crate::codec::apply_schema_defaults(&mut object, ty);
+    object
+}
+
+#[test]
+fn values_written_otherwise_are_no_write() {
+    let mut story = Story { ty: "core/v1.Pod", api_version: "v1", kind: "Pod", object: None, seconds: 0 };
+    let body = story.with_type(json!({
+        "metadata": {"labels": {"a": "b"}, "creationTimestamp": null},
+        "spec": {"containers": [{
+            "name": "c", "image": "i", "ports": [{"containerPort": 80}],
+            "resources": {"limits": {"cpu": "1000m"}}, "args": null,
+        }]},
+        "status": {},
+    }));
+    let cx = story.cx("a", None);
+    let created = normal(apply(&cx, None, &body, false).expect("it applies"));
+    story.store(created.clone());
+    let stored = story.object().clone();
+    assert_eq!(stored["spec"]["containers"][0]["resources"], json!({"limits": {"cpu": "1"}}));
+    story.managed(&[
+        "a Apply 01s - .metadata.labels.a .spec.containers[name=\"c\"].args .spec.containers[name=\"c\"].image \
+         .spec.containers[name=\"c\"].name .spec.containers[name=\"c\"].ports[containerPort=80,protocol=\"TCP\"]\
+         .containerPort .spec.containers[name=\"c\"].resources.limits.cpu",
+    ]);
+    let cx = story.cx("a", None);
+    let mut again = normal(apply(&cx, Some(&stored), &body, false).expect("it applies"));
+    assert_ne!(again, stored, "the merge sees 1000m for 1");
+    keep_times(&stored, &mut again);
+    assert_eq!(again, stored);
+
+    // An update by what was read takes nothing over, and a patch that changes nothing is no write either.
+    let mut put = normal(stored.clone());
+    update(&story.cx("u", None), Some(&stored), &mut put);
+    assert_eq!(put, stored);
+}

@@ -34,8 +34,16 @@ pub(super) fn shape(node: Option<Node<'_>>) -> Shape<'_> {
             ListType::Atomic => Shape::Leaf,
             keys => Shape::List(node, keys),
         },
+        // In a custom resource, what the schema leaves open is merged by key as far as it has keys
+        // (`x-kubernetes-preserve-unknown-fields`); in a built-in type it is one value.
+        NodeKind::Any if node.builtin_type().is_none() => Shape::Object(node),
         NodeKind::Scalar(_) | NodeKind::Any => Shape::Leaf,
     }
+}
+
+/// The schema below a key of what [`shape`] takes as an object.
+pub(super) fn child<'n>(node: Node<'n>, key: &str) -> Option<Node<'n>> {
+    if node.kind() == NodeKind::Any { Some(node) } else { node.child(key) }
 }
 
 /// The name of a list element. Keys that it leaves out take the default of the schema (the protocol of a port).
