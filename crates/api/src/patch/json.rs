@@ -1,8 +1,9 @@
 //! JSON patch (RFC 6902, `application/json-patch+json`).
 //!
 //! Follows `evanphx/json-patch` v4 as the API server uses it, which is laxer than the RFC: indices from the end
-//! (`-1`), a `test` for null that a missing key passes, an empty path that replaces the whole document. The
-//! `json-patch` crate keeps to the RFC and copies without a limit, so this is written by hand.
+//! (`-1`), a `replace` of a key that is missing, a `test` for null that a missing key passes, an empty path that
+//! replaces the whole document. The `json-patch` crate keeps to the RFC and copies without a limit, so this is
+//! written by hand.
 //!
 //! Whatever goes wrong while a decoded patch is applied is one and the same 422 upstream, without a hint; so it
 //! is here.
@@ -133,9 +134,13 @@ fn run(doc: &mut Value, operation: Operation, limits: &mut Limits) -> Result<(),
             match segments.split_last() {
                 None if value.is_object() || value.is_array() => *doc = value,
                 None => return Err(Inapplicable),
-                Some((key, parents)) => {
-                    *existing_mut(container_mut(doc, parents).ok_or(Inapplicable)?, key).ok_or(Inapplicable)? = value;
-                }
+                Some((key, parents)) => match container_mut(doc, parents).ok_or(Inapplicable)? {
+                    // Upstream does not ask whether an object has the key.
+                    Value::Object(map) => {
+                        map.insert(key.clone(), value);
+                    }
+                    list => *existing_mut(list, key).ok_or(Inapplicable)? = value,
+                },
             }
             Ok(())
         }
@@ -307,6 +312,7 @@ mod tests {
         check(doc(), json!([{"op": "replace", "path": "", "value": {"n": 1}}]), json!({"n": 1}));
         check(json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": 1.0}]), json!({"a": 1}));
         check(json!({}), json!([{"op": "test", "path": "/x", "value": null}]), json!({}));
+        check(json!({}), json!([{"op": "replace", "path": "/x", "value": 1}]), json!({"x": 1}));
         check(json!({}), json!([]), json!({}));
     }
 
@@ -316,7 +322,7 @@ mod tests {
             json!({"op": "test", "path": "/data/x", "value": "1"}),
             json!({"op": "test", "path": "/a", "value": 2}),
             json!({"op": "remove", "path": "/x"}),
-            json!({"op": "replace", "path": "/x", "value": 1}),
+            json!({"op": "replace", "path": "/l/1", "value": 1}),
             json!({"op": "add", "path": "/x/y", "value": 1}),
             json!({"op": "add", "path": "/l/5", "value": 1}),
             json!({"op": "add", "path": "/l/-9", "value": 1}),

@@ -31,6 +31,8 @@ pub mod strategic;
 
 mod go;
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod testing;
 
 pub use names::{manager_from_user_agent, validate_managed_fields, validate_manager};

@@ -12,8 +12,8 @@
 //! | `$deleteFromPrimitiveList/F: [..]` | beside `F` | these values leave the list `F` |
 //!
 //! Follows `apimachinery/pkg/util/strategicpatch/patch.go` (`StrategicMergeMapPatch`), order of merged lists and
-//! error texts included. One difference: directives in a part of the patch that meets nothing in the object are
-//! carried out there too (an element to delete is left out) instead of being kept as unknown fields.
+//! error texts included. One difference: no directive survives in a part of the patch that meets nothing in the
+//! object, also where upstream keeps some as unknown fields (in a new element of a list).
 
 use std::collections::{HashMap, HashSet};
 
@@ -144,8 +144,11 @@ fn merge_map(original: &mut Map, mut patch: Map, node: Option<Node<'_>>) -> Resu
             }
             (_, _) if is_deletion => {}
             (_, mut new) => {
-                clean(&mut new);
-                original.insert(key, new);
+                if clean(&mut new) {
+                    original.insert(key, new);
+                } else {
+                    original.remove(&key);
+                }
             }
         }
     }
@@ -209,12 +212,36 @@ fn set_orders(original: &mut Map, patch: &mut Map, node: Option<Node<'_>>) -> Re
             }
             if in_order.position(&item).is_some() { ordered.push(item) } else { others.push(item) }
         }
-        let mut merged = interleave(ordered, others, &order, &old, merge_key)?;
-        clean_list(&mut merged);
+        let server_order = order_after_merge(old, new.as_deref().unwrap_or_default(), merge_key);
+        let mut merged = interleave(ordered, others, &order, &server_order, merge_key)?;
+        merged.retain_mut(clean);
         original.insert(field_name.to_owned(), Value::Array(merged));
         patch.remove(field_name);
     }
     Ok(())
+}
+
+/// The order on the server that counts beside `$setElementOrder`: the old list without what the patch deletes, and
+/// new elements in the places of the deleted ones. (Upstream merges in the array of the old list; the order of the
+/// result depends on it, as when `kubectl apply` renames a container.)
+fn order_after_merge(mut old: Vec<Value>, patch: &[Value], merge_key: Option<&str>) -> Vec<Value> {
+    let Some(key) = merge_key else { return old };
+    let len = old.len();
+    let deleted: HashSet<&Value> = patch
+        .iter()
+        .filter(|item| item.get(DIRECTIVE).is_some_and(|d| d == "delete"))
+        .filter_map(|i| i.get(key))
+        .collect();
+    if deleted.is_empty() {
+        return old;
+    }
+    old.retain(|item| !item.get(key).is_some_and(|value| deleted.contains(value)));
+    let left: HashSet<Value> = old.iter().filter_map(|item| item.get(key).cloned()).collect();
+    let is_new =
+        |item: &&Value| item.get(DIRECTIVE).is_none() && item.get(key).is_some_and(|value| !left.contains(value));
+    let room = len - old.len();
+    old.extend(patch.iter().filter(is_new).take(room).cloned());
+    old
 }
 
 /// Refuses a patch whose elements are not among those of `$setElementOrder`, in that order.
@@ -222,30 +249,31 @@ fn check_order(patch: &[Value], order: &[Value], merge_key: Option<&str>) -> Res
     if patch.is_empty() || order.is_empty() {
         return Ok(());
     }
-    let mut rest = order.iter();
-    for item in patch.iter().filter(|item| item.get(DIRECTIVE).is_none()) {
-        let same = |other: &Value| -> Result<bool, Status> {
-            let Some(key) = merge_key else { return Ok(item == other) };
-            let keyed = |value: &Value| match value {
-                Value::Object(map) => map.get(key).cloned().ok_or_else(|| no_merge_key(value, key)),
-                _ => Err(bad_type("map[string]interface {}", value)),
-            };
-            Ok(keyed(item)? == keyed(other)?)
-        };
-        loop {
-            match rest.next() {
-                Some(other) if same(other)? => break,
-                Some(_) => {}
-                None => {
-                    let (patch, order) = (Value::Array(patch.to_vec()), Value::Array(order.to_vec()));
-                    return Err(plain_error(format!(
-                        "The order in patch list:\n{}\n doesn't match {SET_ORDER} list:\n{}\n",
-                        go::v(&patch),
-                        go::v(&order)
-                    )));
-                }
-            }
+    let keyed = |value: &Value| match (merge_key, value) {
+        (None, value) => Ok(value.clone()),
+        (Some(key), Value::Object(map)) => map.get(key).cloned().ok_or_else(|| no_merge_key(value, key)),
+        (Some(_), _) => Err(bad_type("map[string]interface {}", value)),
+    };
+    let is_deletion = |item: &Value| merge_key.is_some() && item.get(DIRECTIVE).is_some_and(|d| d == "delete");
+    let mut items = patch.iter().filter(|item| !is_deletion(item)).peekable();
+    let mut rest = order.iter().peekable();
+    while let (Some(item), Some(next)) = (items.peek(), rest.peek()) {
+        if item.get(DIRECTIVE).is_some() {
+            items.next();
+            continue;
         }
+        if keyed(item)? == keyed(next)? {
+            items.next();
+        }
+        rest.next();
+    }
+    if items.peek().is_some() {
+        let (patch, order) = (Value::Array(patch.to_vec()), Value::Array(order.to_vec()));
+        return Err(plain_error(format!(
+            "The order in patch list:\n{}\n doesn't match {SET_ORDER} list:\n{}\n",
+            go::v(&patch),
+            go::v(&order)
+        )));
     }
     Ok(())
 }
@@ -260,7 +288,7 @@ fn merge_list_field(
     match field {
         Some(field) if field.has_patch_strategy("merge") => merge_list(original, patch, field, is_deletion),
         _ => {
-            clean_list(&mut patch);
+            patch.retain_mut(clean);
             Ok(patch)
         }
     }
@@ -358,7 +386,7 @@ fn special_elements(
         }
     }
     if replace {
-        clean_list(&mut plain);
+        plain.retain_mut(clean);
         return Ok((plain, Vec::new()));
     }
     Ok((original, plain))
@@ -441,32 +469,29 @@ fn interleave(
     }
 }
 
-/// Takes nulls and directives out of a part of the patch that is taken as it is.
-fn clean(value: &mut Value) {
+/// Takes nulls and directives out of a part of the patch that is taken as it is. Whether the part is to be kept:
+/// an object with a `$patch` directive that meets nothing is none.
+fn clean(value: &mut Value) -> bool {
     match value {
-        Value::Object(map) => clean_map(map),
-        Value::Array(list) => clean_list(list),
+        Value::Object(map) => {
+            if map.contains_key(DIRECTIVE) {
+                return false;
+            }
+            clean_map(map);
+        }
+        Value::Array(list) => list.retain_mut(clean),
         _ => {}
     }
+    true
 }
 
 fn clean_map(map: &mut Map) {
-    if map.get(DIRECTIVE).and_then(Value::as_str) == Some("delete") {
-        map.clear();
-    }
     map.retain(|key, value| {
         let directive = key == DIRECTIVE
             || key == RETAIN_KEYS
-            || key.starts_with(&format!("{SET_ORDER}/"))
-            || key.starts_with(&format!("{DELETE_FROM_LIST}/"));
-        !directive && !value.is_null()
+            || key.split_once('/').is_some_and(|(prefix, _)| prefix == SET_ORDER || prefix == DELETE_FROM_LIST);
+        !directive && !value.is_null() && clean(value)
     });
-    map.values_mut().for_each(clean);
-}
-
-fn clean_list(list: &mut Vec<Value>) {
-    list.retain(|item| !matches!(item.get(DIRECTIVE).and_then(Value::as_str), Some("delete" | "replace")));
-    list.iter_mut().for_each(clean);
 }
 
 #[cfg(test)]
@@ -575,6 +600,8 @@ mod tests {
         check(labels(json!({"a": "1"})), labels(json!({"$patch": "delete"})), labels(json!({})));
         check(labels(json!({"a": "1"})), labels(json!({"a": null, "x": null})), labels(json!({})));
         check(labels(json!({"a": "1"})), json!({"metadata": {"labels": null}}), json!({"metadata": {}}));
+        // An object with a directive that meets nothing is none.
+        check(json!({"metadata": {}}), labels(json!({"b": "2", "$patch": "replace"})), json!({"metadata": {}}));
         let volumes = |v: Value| json!({"spec": {"volumes": [v]}});
         check(
             volumes(json!({"name": "v", "emptyDir": {}})),
