@@ -15,6 +15,8 @@
 //!   configuration as the client sent it, before any defaults; bring the result into normal form and default it;
 //!   then mutating admission, then [`apply::keep_times`]. No `live` makes it a create.
 //!
+//! Mutating admission that leaves the managed fields malformed has them put back by [`apply::after_admission`].
+//!
 //! In the conflict-retry loop all of it is repeated on the newer `live`. [`apply::keep_times`] makes a write that
 //! changes nothing equal to `live`, so that nothing is committed; it is called on what would be committed.
 //!

@@ -405,6 +405,24 @@ fn same_object(a: &Map, b: &Map) -> bool {
         })
 }
 
+/// Puts the managed fields back that stood `before` mutating admission, if admission left them malformed. The text
+/// of the `Warning` header for that.
+///
+/// Upstream: `managedFieldsValidatingAdmissionController`.
+pub fn after_admission(before: Option<&Value>, object: &mut Value) -> Option<String> {
+    let after = object.get("metadata").and_then(|m| m.get("managedFields"));
+    if after == before {
+        return None;
+    }
+    let error = Managed::decode(after?).err()?;
+    let _ = take_managed(object);
+    put_managed(object, before.cloned());
+    Some(format!(
+        ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated \
+         mutating admission controller; please fix your requests: {error}"
+    ))
+}
+
 /// Gives the new object the old one's managed fields where the two objects differ in nothing but the times in
 /// those (and the resource version), so that such a write is none.
 ///

@@ -318,6 +318,31 @@ fn clients_may_clear_and_may_not_spoil_managed_fields() {
 }
 
 #[test]
+fn admission_may_edit_and_may_not_spoil_managed_fields() {
+    let mut story = Story::config_map();
+    story.apply("a", json!({"data": {"one": "1"}}));
+    let stood = story.object()["metadata"]["managedFields"].clone();
+    let after = |edit: fn(&mut Value)| {
+        let mut object = story.object().clone();
+        edit(&mut object["metadata"]["managedFields"]);
+        let warning = after_admission(Some(&stood), &mut object);
+        (warning, object["metadata"]["managedFields"].clone())
+    };
+    assert_eq!(after(|_| {}), (None, stood.clone()));
+    let (warning, fields) = after(|list| list[0]["manager"] = "renamed".into());
+    assert_eq!((warning, &fields[0]["manager"]), (None, &json!("renamed")));
+    let (warning, fields) = after(|list| list[0]["fieldsType"] = "".into());
+    assert_eq!(fields, stood);
+    assert_eq!(
+        warning.as_deref(),
+        Some(
+            ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated \
+             mutating admission controller; please fix your requests: missing fieldsType in managed fields entry 0"
+        )
+    );
+}
+
+#[test]
 fn lists_are_owned_by_element() {
     let pod = |containers: Value| json!({"spec": {"template": {"spec": {"containers": containers}}}});
     let c = "/spec/template/spec/containers";
