@@ -74,7 +74,7 @@ async fn measure(directory: &Path, each: Duration) -> Result<Vec<Figure>, Error>
         (1, None, Some(Budget::AtMost(2.0))),
         (16, None, None),
         (64, None, None),
-        (1024, Some(Budget::AtLeast(50_000.0)), None),
+        (256, Some(Budget::AtLeast(50_000.0)), None),
     ] {
         let (writes, seconds, syncs) = load(&store, clients, each).await?;
         let what = if clients == 1 { "1 client".to_string() } else { format!("{clients} clients") };

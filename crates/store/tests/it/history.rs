@@ -47,18 +47,21 @@ impl Told {
     }
 }
 
+/// Value, created, modified of each key.
+type State = BTreeMap<String, (Vec<u8>, u64, u64)>;
+
 /// The model: what the store holds and has told after each commit.
 #[derive(Default)]
 struct Model {
     history: Vec<Told>,
-    /// State after each revision: key -> (value, created, modified).
-    states: BTreeMap<u64, BTreeMap<String, (Vec<u8>, u64, u64)>>,
+    /// What is held after each revision.
+    states: BTreeMap<u64, State>,
 }
 
 impl Model {
     fn replay(start: u64, commits: &Commits) -> Self {
         let mut model = Self::default();
-        let mut state: BTreeMap<String, (Vec<u8>, u64, u64)> = BTreeMap::new();
+        let mut state = State::new();
         model.states.insert(start, state.clone());
         for (expected, (&revision, ops)) in (start + 1..).zip(commits) {
             assert_eq!(revision, expected, "every revision belongs to one acknowledged commit");

@@ -4,8 +4,9 @@
 //!
 //! The caller packs the values ([`codec::Packed`]) and queues the transaction (bounded in bytes). The writer thread
 //! takes all that is queued as one group ([`writer`]): it checks conditions and applies writes one transaction after
-//! the other, each with a revision of its own, makes the group durable with one commit of the engine, publishes the
-//! events to the [`hub`](crate::hub), and answers. Nothing is visible to a read or a watch before it is durable.
+//! the other, each with a revision of its own, makes the group durable with one synchronisation of the [`log`] (every
+//! so often by a checkpoint of the database instead), publishes the events to the [`hub`](crate::hub), and answers.
+//! Nothing is visible to a read or a watch before it is durable. Why there is a log: decision record 0002.
 //!
 //! # Invariants
 //!
@@ -19,6 +20,7 @@
 pub mod codec;
 mod errors;
 mod file;
+mod log;
 mod options;
 mod tables;
 mod watch;
@@ -46,6 +48,7 @@ use crate::{Error, Outcome, RangeRequest, RangeResult, Record, Revision, Store, 
 pub const NAME: &str = "embedded";
 
 const DATABASE: &str = "store.redb";
+const LOG: &str = "store.log";
 
 /// Reads of many records that may run at once; each holds a thread and pages of the cache.
 const CONCURRENT_RANGES: usize = 4;
@@ -65,8 +68,6 @@ struct Shared {
     /// `None` when closed.
     db: RwLock<Option<Arc<Database>>>,
     hub: Arc<Hub>,
-    /// The last revision committed and published.
-    last: AtomicU64,
     /// History before it is forgotten. Raised before the records go.
     floor: AtomicU64,
     /// Windows of lost revisions, both ends included.
@@ -108,7 +109,7 @@ impl Shared {
 }
 
 impl Embedded {
-    /// Opens the store in a directory, which is created (mode 0700) if it is absent. Blocks for a few milliseconds.
+    /// Opens the store in a directory, which is created (mode 0700) if it is absent. Blocks for some milliseconds.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
         let directory = path.as_ref();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
@@ -117,12 +118,18 @@ impl Embedded {
         let file = directory.join(DATABASE);
         let syncs = Arc::new(AtomicU64::new(0));
         let db = open_database(&file, options.cache_bytes, syncs.clone())?;
-        let state = writer::State::recover(&db)?;
+        let log_file = directory.join(LOG);
+        let (mut log, logged) = log::Log::open(&log_file, syncs.clone())
+            .map_err(|error| io_error(&format!("opening {}", log_file.display()), &error))?;
+        let state = writer::State::recover(&db, &logged)?;
+        drop(logged);
+        log.start(state.log_id).map_err(|error| io_error("writing the log", &error))?;
+        // The names of new files must be as durable as what is in them.
+        sync_directory(directory).map_err(|error| io_error("synchronising the directory", &error))?;
         let hub = Arc::new(Hub::new(options.hub, state.last));
         let shared = Arc::new(Shared {
             db: RwLock::new(Some(Arc::new(db))),
             hub,
-            last: AtomicU64::new(state.last),
             floor: AtomicU64::new(state.floor),
             lost: state.lost.clone(),
             failure: RwLock::new(None),
@@ -130,7 +137,7 @@ impl Embedded {
         });
         let room = Arc::new(Semaphore::new(options.queue_kib));
         let (jobs, queue) = std::sync::mpsc::channel();
-        let writer = writer::Writer::new(shared.clone(), state, options)?;
+        let writer = writer::Writer::new(shared.clone(), state, log, options)?;
         let writer = std::thread::Builder::new()
             .name("store-writer".to_string())
             .spawn(move || writer.run(&queue))
@@ -145,7 +152,8 @@ impl Embedded {
     }
 
     /// Writes a consistent copy of the store, as it stands now, into a new directory that [`Embedded::open`] takes.
-    /// Commits go on meanwhile.
+    /// Commits go on meanwhile. A store opened from it goes on above every revision reserved at that time, as after a
+    /// crash.
     pub async fn backup(&self, to: impl AsRef<Path>) -> Result<Revision, Error> {
         let (db, to) = (self.shared.db()?, to.as_ref().to_path_buf());
         blocking(move || backup(&db, &to)).await
@@ -203,15 +211,25 @@ fn backup(db: &Database, to: &Path) -> Result<Revision, Error> {
         copy_table!(LATEST);
         copy_table!(EXPIRY);
         copy_table!(LOST);
-        let meta = copy_table!(META);
+        let mut meta = copy_table!(META);
+        // No log goes with the copy.
+        meta.insert(meta::LOG, 0).map_err(corrupt)?;
         let last = meta.get(meta::LAST).map_err(corrupt)?;
         revision = Revision(last.map_or(0, |last| last.value()));
     }
     txn.commit().map_err(corrupt)?;
     drop(copy);
     std::fs::rename(&partial, &target).map_err(io)?;
-    std::fs::File::open(to).and_then(|directory| directory.sync_all()).map_err(io)?;
+    sync_directory(to).map_err(io)?;
     Ok(revision)
+}
+
+fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    std::fs::File::open(directory)?.sync_all()
+}
+
+fn io_error(what: &str, error: &std::io::Error) -> Error {
+    Error::Unavailable(format!("{what}: {error}"))
 }
 
 /// Runs what may wait for the disk on a thread where waiting is allowed.
@@ -264,8 +282,8 @@ impl Store for Embedded {
     }
 
     async fn current_revision(&self) -> Result<Revision, Error> {
-        self.shared.db()?;
-        Ok(Revision(self.shared.last.load(Ordering::SeqCst)))
+        // From the database and not from a counter beside it, so that it agrees with what reads and watches show.
+        Ok(Revision(Snapshot::open(&*self.shared.db()?)?.revision))
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {

@@ -34,6 +34,8 @@ pub(super) mod meta {
     pub const LAST: &str = "last";
     /// No revision above this one has been given out; after a crash the store goes on above it.
     pub const CEILING: &str = "ceiling";
+    /// Which log goes with the database.
+    pub const LOG: &str = "log";
     /// 1 while no process has the store open.
     pub const CLEAN: &str = "clean";
     /// History before this revision is forgotten.

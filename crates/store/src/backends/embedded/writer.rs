@@ -1,8 +1,8 @@
 //! The one writer: takes what is queued as a group, applies it, makes it durable with one commit, publishes, answers.
 //!
 //! Steps of a group: conditions and writes of each transaction in turn; removal of what has expired; the floor of
-//! history, if it is time; a step of compaction; the reserved ceiling; commit; events to the hub; answers. An error of
-//! the engine ends the store: what was asked is answered `Unavailable`, nothing more is taken.
+//! history, if it is time; a step of compaction; the reserved ceiling; the log, or a checkpoint; events to the hub;
+//! answers. Nothing is visible in the database before it is durable in the log. An error of the engine ends the store: what was asked is answered `Unavailable`, nothing more is taken.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,13 +11,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use redb::{Database, ReadableTable, Table, WriteTransaction};
+use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::codec::{Packed, Slot, View, encode};
 use super::errors::corrupt;
+use super::log::{self, Log};
 use super::tables::{EXPIRY, FORMAT, LATEST, LOST, Latest, META, RECORDS, meta, read_record};
-use super::{Options, Shared};
+use super::{Options, Shared, io_error};
 use crate::hub::Commit;
 use crate::{Condition, Error, Event, EventKind, MAX_TXN_OPS, Op, Outcome, Record, Revision, Txn};
 
@@ -30,6 +31,8 @@ const GROUP_BYTES: usize = 8 << 20;
 const EXPIRE_PER_GROUP: usize = 8 * MAX_TXN_OPS;
 /// A step of compaction looks at so many records, or at twice what the group wrote.
 const COMPACT_STEP: usize = 256;
+/// A checkpoint is made after so many rows, so that one does not become dear.
+const ROWS_PER_CHECKPOINT: usize = 16_384;
 /// The clock may be set: the writer looks at it at least so often while something waits to expire.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
@@ -86,11 +89,13 @@ pub(super) struct State {
     pub floor: u64,
     cursor: Slot,
     pub lost: Vec<(u64, u64)>,
+    /// The log that is written from now on must say so.
+    pub log_id: u64,
 }
 
 impl State {
-    /// Reads the state, goes above the ceiling if the last process died, and marks the store as open.
-    pub fn recover(db: &Database) -> Result<Self, Error> {
+    /// Puts in what the log holds, goes above the ceiling if the last process died, and marks the store as open.
+    pub fn recover(db: &Database, log: &[u8]) -> Result<Self, Error> {
         let mut txn = db.begin_write().map_err(corrupt)?;
         txn.set_quick_repair(true);
         let state = {
@@ -112,7 +117,8 @@ impl State {
                     tables.set_number(meta::CLEAN, 1)?;
                 }
             }
-            let found = tables.number(meta::LAST)?.unwrap_or(1);
+            let checkpoint = tables.number(meta::LAST)?.unwrap_or(1);
+            let found = tables.replay(checkpoint, &log::rows(log, tables.number(meta::LOG)?.unwrap_or(0)))?;
             let ceiling = tables.number(meta::CEILING)?.unwrap_or(found);
             let floor = tables.number(meta::FLOOR)?.unwrap_or(1);
             let cursor = Slot(tables.number(meta::CURSOR)?.unwrap_or(0));
@@ -133,7 +139,9 @@ impl State {
             tables.set_number(meta::LAST, last)?;
             tables.set_number(meta::CEILING, ceiling)?;
             tables.set_number(meta::CLEAN, 0)?;
-            Self { last, ceiling, floor, cursor, lost: windows }
+            let log_id = now_ns();
+            tables.set_number(meta::LOG, log_id)?;
+            Self { last, ceiling, floor, cursor, lost: windows, log_id }
         };
         txn.commit().map_err(corrupt)?;
         Ok(state)
@@ -171,6 +179,41 @@ impl<'t> Tables<'t> {
         Ok(self.latest.get(key).map_err(corrupt)?.map(|latest| Latest::from_stored(latest.value())))
     }
 
+    /// Puts an encoded record in its place; `before` is what `latest` says of its key.
+    fn place(&mut self, slot: Slot, record: &[u8], before: Option<Latest>) -> Result<(), Error> {
+        let view = View::parse(record)?;
+        match before {
+            Some(Latest { deadline, slot, .. }) if deadline != 0 => {
+                self.expiry.remove((deadline, slot.0)).map_err(corrupt)?;
+            }
+            _ => {}
+        }
+        if view.deadline != 0 {
+            self.expiry.insert((view.deadline, slot.0), ()).map_err(corrupt)?;
+        }
+        let create_revision = if view.is_tombstone() { 0 } else { view.create_revision };
+        self.records.insert(slot.0, record).map_err(corrupt)?;
+        self.latest.insert(view.key, (slot.0, create_revision, view.deadline)).map_err(corrupt)?;
+        Ok(())
+    }
+
+    /// Puts in the log's rows after revision `last`; returns the revision reached.
+    fn replay(&mut self, mut last: u64, rows: &[(Slot, &[u8])]) -> Result<u64, Error> {
+        let checkpoint = last;
+        for (slot, record) in rows.iter().filter(|(slot, _)| slot.revision() > checkpoint) {
+            if slot.revision() > last + 1 {
+                return Err(Error::Corrupt(format!(
+                    "the log goes on at {}, the database ends at {last}",
+                    slot.revision()
+                )));
+            }
+            let before = self.latest(View::parse(record)?.key)?;
+            self.place(*slot, record, before)?;
+            last = slot.revision();
+        }
+        Ok(last)
+    }
+
     fn next_deadline(&self) -> Result<Option<u64>, Error> {
         Ok(self.expiry.first().map_err(corrupt)?.map(|(due, _)| due.value().0))
     }
@@ -183,6 +226,8 @@ struct Group {
     /// Records written.
     writes: usize,
     floor_moved: bool,
+    /// The group must be durable in the database itself.
+    needs_checkpoint: bool,
     answers: Vec<(Reply<Outcome>, Outcome)>,
     compacted: Vec<(Reply<()>, Result<(), Error>)>,
 }
@@ -199,11 +244,15 @@ pub(super) struct Writer {
     /// When the store stood at which revision, oldest first.
     marks: VecDeque<(Instant, u64)>,
     next_deadline: Option<u64>,
+    log: Log,
+    /// What this group adds to the log.
+    log_group: log::Group,
+    rows_since_checkpoint: usize,
     scratch: Vec<u8>,
 }
 
 impl Writer {
-    pub fn new(shared: Arc<Shared>, state: State, options: Options) -> Result<Self, Error> {
+    pub fn new(shared: Arc<Shared>, state: State, log: Log, options: Options) -> Result<Self, Error> {
         let db = shared.db()?;
         let txn = db.begin_write().map_err(corrupt)?;
         let next_deadline = Tables::open(&txn)?.next_deadline()?;
@@ -218,6 +267,9 @@ impl Writer {
             cursor: state.cursor,
             marks: VecDeque::from([(Instant::now(), state.last)]),
             next_deadline,
+            log,
+            log_group: log::Group::new(),
+            rows_since_checkpoint: 0,
             scratch: Vec::new(),
         })
     }
@@ -275,8 +327,8 @@ impl Writer {
         }
         let db = self.db.clone().ok_or(Error::Closed)?;
         let mut group = Group::default();
-        let mut txn = db.begin_write().map_err(corrupt)?;
-        txn.set_quick_repair(true);
+        let txn = db.begin_write().map_err(corrupt)?;
+        self.log_group.clear();
         {
             let mut tables = Tables::open(&txn)?;
             let mut rooms = Vec::with_capacity(jobs.len());
@@ -292,6 +344,7 @@ impl Writer {
                             Err(Error::Future(Revision(revision)))
                         } else {
                             self.raise_floor(revision, &mut group);
+                            group.needs_checkpoint |= group.floor_moved;
                             Ok(())
                         };
                         group.compacted.push((reply, result));
@@ -312,19 +365,18 @@ impl Writer {
                 if self.last + RESERVE / 2 > self.ceiling {
                     self.ceiling = self.last + RESERVE;
                     tables.set_number(meta::CEILING, self.ceiling)?;
+                    group.needs_checkpoint = true;
                 }
                 tables.set_number(meta::LAST, self.last)?;
                 self.next_deadline = tables.next_deadline()?;
             }
         }
         if group.writes > 0 || group.floor_moved {
-            txn.commit().map_err(corrupt)?;
+            self.make_durable(txn, &group)?;
         } else {
             txn.abort().map_err(corrupt)?;
         }
         if !group.commits.is_empty() {
-            // In this order: nobody may be told of a revision that the store does not stand at yet.
-            self.shared.last.store(self.last, Ordering::SeqCst);
             self.shared.hub.publish(group.commits, self.last);
         }
         for (reply, outcome) in group.answers {
@@ -337,21 +389,47 @@ impl Writer {
         Ok(())
     }
 
+    /// Commits to the log and to the database's memory, or, if it is time, to the database's file.
+    fn make_durable(&mut self, mut txn: WriteTransaction, group: &Group) -> Result<(), Error> {
+        self.rows_since_checkpoint += group.writes;
+        let is_checkpoint = group.needs_checkpoint
+            || self.rows_since_checkpoint >= ROWS_PER_CHECKPOINT
+            || !self.log.has_room_for(&self.log_group);
+        if is_checkpoint {
+            txn.set_quick_repair(true);
+            txn.commit().map_err(corrupt)?;
+            self.log.restart();
+            self.rows_since_checkpoint = 0;
+        } else {
+            self.log.append(&mut self.log_group).map_err(|error| io_error("writing the log", &error))?;
+            txn.set_durability(Durability::None).map_err(corrupt)?;
+            txn.commit().map_err(corrupt)?;
+        }
+        Ok(())
+    }
+
     /// One transaction: conditions, then writes at the next revision.
     fn transaction(&mut self, tables: &mut Tables<'_>, txn: &Prepared, group: &mut Group) -> Result<Outcome, Error> {
+        let mut known = Vec::with_capacity(txn.conditions.len());
         for condition in &txn.conditions {
-            let latest = tables.latest(&condition.key)?.filter(Latest::is_live);
-            if latest.map_or(0, |latest| latest.slot.revision()) != condition.mod_revision.0 {
+            let latest = tables.latest(&condition.key)?;
+            let mod_revision = latest.filter(Latest::is_live).map_or(0, |latest: Latest| latest.slot.revision());
+            if mod_revision != condition.mod_revision.0 {
                 return self.failed(tables, &txn.conditions);
             }
+            known.push(latest);
         }
         let revision = self.last + 1;
         let mut events = Vec::with_capacity(txn.ops.len());
         for op in &txn.ops {
             let slot = Slot::new(revision, events.len());
+            let before = match txn.conditions.iter().position(|condition| condition.key == op.key) {
+                Some(condition) => known[condition],
+                None => tables.latest(&op.key)?,
+            };
             let event = match &op.put {
-                Some(put) => Some(self.put(tables, slot, &op.key, put)?),
-                None => self.delete(tables, slot, &op.key)?,
+                Some(put) => Some(self.put(tables, slot, &op.key, put, before)?),
+                None => self.delete(tables, slot, &op.key, before)?,
             };
             events.extend(event.map(Arc::new));
         }
@@ -374,34 +452,46 @@ impl Writer {
         Ok(Outcome::Failed(records))
     }
 
-    fn put(&mut self, tables: &mut Tables<'_>, slot: Slot, key: &str, put: &Put) -> Result<Event, Error> {
-        let before = tables.latest(key)?;
+    fn put(
+        &mut self,
+        tables: &mut Tables<'_>,
+        slot: Slot,
+        key: &str,
+        put: &Put,
+        before: Option<Latest>,
+    ) -> Result<Event, Error> {
         let live = before.filter(Latest::is_live);
         let prev = previous_value(tables, live)?;
-        drop_deadline(tables, before)?;
         let create_revision = live.map_or(slot.revision(), |live| live.create_revision);
         let deadline = put.ttl_seconds.map_or(0, |ttl| deadline(now_ms(), ttl));
-        if deadline != 0 {
-            tables.expiry.insert((deadline, slot.0), ()).map_err(corrupt)?;
-        }
         let previous = before.map(|before| before.slot);
         encode(&mut self.scratch, previous, create_revision, deadline, key, Some(&put.packed));
-        tables.records.insert(slot.0, self.scratch.as_slice()).map_err(corrupt)?;
-        tables.latest.insert(key, (slot.0, create_revision, deadline)).map_err(corrupt)?;
+        self.write(tables, slot, before)?;
         let record = record(key, put.packed.value.clone(), create_revision, slot);
         Ok(Event { record, kind: EventKind::Put, prev })
     }
 
     /// `None`: there is nothing to remove.
-    fn delete(&mut self, tables: &mut Tables<'_>, slot: Slot, key: &str) -> Result<Option<Event>, Error> {
-        let Some(live) = tables.latest(key)?.filter(Latest::is_live) else { return Ok(None) };
+    fn delete(
+        &mut self,
+        tables: &mut Tables<'_>,
+        slot: Slot,
+        key: &str,
+        before: Option<Latest>,
+    ) -> Result<Option<Event>, Error> {
+        let Some(live) = before.filter(Latest::is_live) else { return Ok(None) };
         let prev = previous_value(tables, Some(live))?;
-        drop_deadline(tables, Some(live))?;
         encode(&mut self.scratch, Some(live.slot), live.create_revision, 0, key, None);
-        tables.records.insert(slot.0, self.scratch.as_slice()).map_err(corrupt)?;
-        tables.latest.insert(key, (slot.0, 0, 0)).map_err(corrupt)?;
+        self.write(tables, slot, before)?;
         let record = record(key, prev.clone().unwrap_or_default(), live.create_revision, slot);
         Ok(Some(Event { record, kind: EventKind::Delete, prev }))
+    }
+
+    /// Writes the record that was just encoded.
+    fn write(&mut self, tables: &mut Tables<'_>, slot: Slot, before: Option<Latest>) -> Result<(), Error> {
+        tables.place(slot, &self.scratch, before)?;
+        self.log_group.push(slot, &self.scratch);
+        Ok(())
     }
 
     /// Removes what is due, by ordinary commits.
@@ -528,19 +618,14 @@ fn previous_value(tables: &Tables<'_>, live: Option<Latest>) -> Result<Option<By
     live.map(|live| read_record(&tables.records, live.slot).map(|record| record.value)).transpose()
 }
 
-fn drop_deadline(tables: &mut Tables<'_>, before: Option<Latest>) -> Result<(), Error> {
-    match before {
-        Some(Latest { deadline, slot, .. }) if deadline != 0 => {
-            tables.expiry.remove((deadline, slot.0)).map_err(corrupt)?;
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// When a record written at `now_ms` expires. Long lives are rounded up, by a twentieth and at most a minute, so that
