@@ -158,11 +158,7 @@ fn forwarding() -> Finding {
 
 fn swap() -> Finding {
     let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
-    if swaps.lines().count() > 1 {
-        Finding::Good("on; pods do not use it".into())
-    } else {
-        Finding::Good("off".into())
-    }
+    if swaps.lines().count() > 1 { Finding::Good("on; pods do not use it".into()) } else { Finding::Good("off".into()) }
 }
 
 fn memory() -> Finding {

@@ -19,12 +19,12 @@ use base64::prelude::BASE64_STANDARD;
 use http::Uri;
 use jiff::Timestamp;
 use orkd_pki::cert::{Certificate, Identity, Profile};
+use orkd_pki::csr;
 use orkd_pki::files::{self, Durability, Mode};
 use orkd_pki::key::Key;
 use orkd_pki::kubeconfig::Kubeconfig;
 use orkd_pki::tls::PinnedCa;
 use orkd_pki::token::JoinToken;
-use orkd_pki::csr;
 use orkd_reconcile::{Api, ApiError, Resource};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -182,7 +182,8 @@ pub async fn renew(api: &Api, node: &str, files: &Files) -> anyhow::Result<bool>
 
 /// Shakes hands with the server and gives its authority, if that has the hash.
 async fn meet(server: &str, hash: &str) -> anyhow::Result<Certificate> {
-    let uri: Uri = server.parse().with_context(|| format!("--join {server}: expected a URL such as https://10.0.0.1:6443"))?;
+    let uri: Uri =
+        server.parse().with_context(|| format!("--join {server}: expected a URL such as https://10.0.0.1:6443"))?;
     ensure!(uri.scheme_str() == Some("https"), "--join {server}: it must be an https URL");
     let host = uri.host().with_context(|| format!("--join {server}: it names no host"))?.trim_matches(['[', ']']);
     let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(6443)))

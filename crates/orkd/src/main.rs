@@ -44,7 +44,9 @@ fn main() -> ExitCode {
         Command::Kubelet(args) => start(&args.common.clone(), roles::kubelet(*args)),
         Command::Proxy(args) => start(&args.common.clone(), roles::proxy(args)),
         Command::Token(args) => runtime().and_then(|rt| rt.block_on(token::run(args))),
-        Command::Check(args) => return if check::print(!args.no_agent) { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+        Command::Check(args) => {
+            return if check::print(!args.no_agent) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
         Command::Version => {
             println!("orkd {}", version::SHORT);
             Ok(())

@@ -46,9 +46,8 @@ pub fn network_roles(roles: &NetworkRoles<'_>, args: &NodeArgs, informers: &Info
         let settings = orkd_proxy::backends::iptables::Settings { cluster_cidr: roles.cluster_cidr };
         let config = orkd_proxy::sync::Config { node_name: roles.name.to_owned(), settings };
         let informers = informers.clone();
-        supervisor.run(TaskKind::Node, "proxy", move |stop| {
-            orkd_proxy::sync::run(config.clone(), informers.clone(), stop)
-        });
+        supervisor
+            .run(TaskKind::Node, "proxy", move |stop| orkd_proxy::sync::run(config.clone(), informers.clone(), stop));
     }
     if !args.disable_dns {
         let own: Vec<IpAddr> = roles.cluster_dns.into_iter().collect();
@@ -65,8 +64,7 @@ pub fn network_roles(roles: &NetworkRoles<'_>, args: &NodeArgs, informers: &Info
             upstream,
         };
         let informers = informers.clone();
-        supervisor.run(TaskKind::Node, "dns", move |stop| {
-            orkd_dns::agent::run(config.clone(), informers.clone(), stop)
-        });
+        supervisor
+            .run(TaskKind::Node, "dns", move |stop| orkd_dns::agent::run(config.clone(), informers.clone(), stop));
     }
 }

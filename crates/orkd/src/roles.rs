@@ -117,8 +117,6 @@ pub async fn proxy(args: ProxyArgs) -> anyhow::Result<()> {
     let informers = Informers::new(client, supervisor.clone());
     let settings = orkd_proxy::backends::iptables::Settings { cluster_cidr: Some(args.cluster_cidr) };
     let config = orkd_proxy::sync::Config { node_name: host::node_name(args.node_name.as_deref())?, settings };
-    supervisor.run(TaskKind::Node, "proxy", move |stop| {
-        orkd_proxy::sync::run(config.clone(), informers.clone(), stop)
-    });
+    supervisor.run(TaskKind::Node, "proxy", move |stop| orkd_proxy::sync::run(config.clone(), informers.clone(), stop));
     signals::run_until_stopped(&supervisor).await
 }

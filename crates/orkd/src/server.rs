@@ -86,8 +86,7 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
 /// As [`run`].
 pub async fn run_api_server(args: ApiServerArgs) -> anyhow::Result<()> {
     let supervisor = Supervisor::new();
-    let control =
-        start(&args.common, &args.api, &args.cluster, None, &supervisor, &Progress::begin()).await?;
+    let control = start(&args.common, &args.api, &args.cluster, None, &supervisor, &Progress::begin()).await?;
     finish(control, &supervisor).await
 }
 
