@@ -15,6 +15,7 @@ pub fn all() -> Vec<Box<dyn Kind>> {
         crate::apps::all(),
         crate::authentication::all(),
         crate::authorization::all(),
+        crate::autoscaling::all(),
         crate::batch::all(),
         crate::certificates::all(),
         crate::coordination::all(),

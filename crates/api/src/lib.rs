@@ -29,6 +29,7 @@ pub mod validate;
 pub mod apps;
 pub mod authentication;
 pub mod authorization;
+pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
 pub mod coordination;

@@ -89,10 +89,7 @@ pub fn decode(
         Format::Yaml => codec::yaml::identify(bytes),
         Format::Protobuf => return decode_protobuf(bytes, ty, door),
     };
-    let meta = meta.map_err(|e| {
-        let form = if format == Format::Yaml { "yaml" } else { "json" };
-        bad(codec::unrecognized(kind, &format!("couldn't get version/kind; {form} parse error: {}", e.message), bytes))
-    })?;
+    let meta = meta.map_err(|e| bad(codec::unrecognized(kind, &e.message, bytes)))?;
     let wanted = crate::resources::api_version(group, version);
     let (have_version, have_kind) = (
         if meta.api_version.is_empty() { wanted.as_str() } else { meta.api_version.as_str() },
