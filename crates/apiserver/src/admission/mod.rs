@@ -1,16 +1,18 @@
 //! Admission: each plugin is one file and one line in [`all`]'s list, which is in upstream's order
 //! (`pkg/kubeapiserver/options/plugins.go`, `AllOrderedPlugins`).
 //!
-//! Not here yet, of those upstream turns on by default: LimitRanger, ResourceQuota, RuntimeClass,
-//! DefaultStorageClass, DefaultIngressClass, StorageObjectInUseProtection, PersistentVolumeClaimResize,
-//! PodTopologyLabels, ClusterTrustBundleAttest (the kinds they are about are not served), PodSecurity, webhooks and
-//! the policies in CEL.
+//! Not here yet, of those upstream turns on by default: ResourceQuota (it needs its controller), PodSecurity,
+//! PersistentVolumeClaimResize, PodTopologyLabels, ClusterTrustBundleAttest, webhooks and the policies in CEL.
+//! StorageObjectInUseProtection is part of the two kinds it is about.
 
 pub mod certificates;
+pub mod default_class;
 pub mod default_toleration_seconds;
+pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod priority;
+pub mod runtime_class;
 pub mod service_account;
 pub mod taint_nodes_by_condition;
 
@@ -108,14 +110,18 @@ pub fn all(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
     let authorizer = || Arc::clone(&parts.authorizer);
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(objects())),
+        Arc::new(limit_ranger::LimitRanger::new(objects())),
         Arc::new(service_account::ServiceAccount::new(objects())),
         Arc::new(node_restriction::NodeRestriction::new(objects())),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(priority::Priority::new(objects())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(default_class::DefaultStorageClass::new(objects())),
+        Arc::new(runtime_class::RuntimeClass::new(objects())),
         Arc::new(certificates::CertificateApproval::new(authorizer())),
         Arc::new(certificates::CertificateSigning::new(authorizer())),
         Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(default_class::DefaultIngressClass::new(objects())),
     ]
 }
 

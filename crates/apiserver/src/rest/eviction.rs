@@ -1,14 +1,16 @@
 //! `pods/eviction`: deletes a pod in the name of order (`pkg/registry/core/pod/storage/eviction.go`).
 //!
-//! PodDisruptionBudgets are not served yet, so nothing holds an eviction back.
+//! A PodDisruptionBudget that covers the pod is asked first: it counts the eviction in its status before the pod is
+//! deleted, so that two evictions at once cannot both take the last place.
 
 use async_trait::async_trait;
-use orkd_api::status::Status;
+use orkd_api::selector::LabelSelector;
+use orkd_api::status::{Cause, Status};
 use serde_json::{Value, json};
 
 use super::{Call, Reply, Rest, body};
 use crate::Body;
-use crate::admission::{Operation, items};
+use crate::admission::{Operation, items, meta};
 use crate::query::Query;
 use crate::registry::options::DeleteOptions;
 
@@ -37,6 +39,9 @@ impl Rest for Eviction {
             return Err(Status::conflict("", "pods", name, &why));
         }
         let ending = pod["metadata"]["deletionTimestamp"].is_string();
+        if !ending && !is_over(&pod) && pod["status"]["phase"] != "Pending" {
+            ask_budget(&call, &pod, options.dry_run).await?;
+        }
         if !options.dry_run && !ending && !is_over(&pod) {
             let stamp = crate::registry::stamp(call.now);
             let marked = writer.update_with("", "pods", "status", namespace, name, |object| {
@@ -48,6 +53,86 @@ impl Rest for Eviction {
         writer.delete("", "pods", namespace, name, options).await?;
         Ok(Reply::Object(201, body::success()))
     }
+}
+
+const GROUP: &str = "policy";
+const BUDGETS: &str = "poddisruptionbudgets";
+/// How many evictions may wait for the controller to see them.
+const MAX_DISRUPTED: usize = 2000;
+
+/// Takes a place in the pod's budget, where it has one (`checkAndDecrement`).
+async fn ask_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<(), Status> {
+    let namespace = call.info.namespace.as_str();
+    if pod["metadata"]["labels"].as_object().is_none_or(|l| l.is_empty()) {
+        return Ok(());
+    }
+    let covers = |budget: &Value| {
+        LabelSelector::of_object(&budget["spec"]["selector"]).is_ok_and(|selector| selector.matches_object(pod))
+    };
+    let all = call.server.reader().list(GROUP, BUDGETS, Some(namespace));
+    let budgets: Vec<Value> = all.iter().map(|e| e.decode()).filter(covers).collect();
+    let budget = match budgets.as_slice() {
+        [] => return Ok(()),
+        [one] => one,
+        _ => {
+            let text =
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            return Err(Status::new(500, "InternalError", text));
+        }
+    };
+    if !is_ready(pod) {
+        let count = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
+        let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
+        if always || (count("desiredHealthy") > 0 && count("currentHealthy") >= count("desiredHealthy")) {
+            // A pod that is not healthy is not counted among those the budget protects.
+            return Ok(());
+        }
+    }
+    // The status of a budget is the API server's to write here, whoever evicts.
+    let writer = call.writer().as_user(crate::alloc::cluster_ip::system_user()).dry_run(dry_run);
+    let (name, pod_name) = (meta(budget, "name"), meta(pod, "name"));
+    let stamp = crate::registry::stamp(call.now);
+    let taken = writer.update_with(GROUP, BUDGETS, "status", namespace, name, |budget| take(budget, pod_name, &stamp));
+    taken.await.map(|_| ())
+}
+
+fn is_ready(pod: &Value) -> bool {
+    items(&pod["status"]["conditions"]).iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+/// Counts one eviction in a budget, or says why not.
+fn take(budget: &mut Value, pod: &str, stamp: &str) -> Result<(), Status> {
+    let name = meta(budget, "name").to_owned();
+    let status = &budget["status"];
+    let count = |field: &str| status[field].as_i64().unwrap_or(0);
+    let refused = |cause: String, seconds: u32| {
+        let text = "Cannot evict pod as it would violate the pod's disruption budget.";
+        let mut status = Status::too_many_requests(text, seconds);
+        if let Some(details) = &mut status.details {
+            let cause = Cause { reason: "DisruptionBudget".into(), message: cause, ..Cause::default() };
+            details.causes.push(cause);
+        }
+        Err(status)
+    };
+    if count("observedGeneration") < budget["metadata"]["generation"].as_i64().unwrap_or(0) {
+        return refused(format!("The disruption budget {name} is still being processed by the server."), 10);
+    }
+    let forbidden = |why: &str| Err(Status::forbidden(GROUP, "poddisruptionbudget", &name, why));
+    let allowed = count("disruptionsAllowed");
+    if allowed < 0 {
+        return forbidden("pdb disruptions allowed is negative");
+    }
+    if status["disruptedPods"].as_object().is_some_and(|pods| pods.len() > MAX_DISRUPTED) {
+        return forbidden("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
+    }
+    if allowed == 0 {
+        let (needs, has) = (count("desiredHealthy"), count("currentHealthy"));
+        let cause = format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently");
+        return refused(cause, 0);
+    }
+    budget["status"]["disruptionsAllowed"] = json!(allowed - 1);
+    budget["status"]["disruptedPods"][pod] = json!(stamp);
+    Ok(())
 }
 
 fn is_over(pod: &Value) -> bool {
@@ -67,4 +152,30 @@ fn mark(pod: &mut Value, stamp: &str) {
         "lastProbeTime": null, "lastTransitionTime": stamp,
     }));
     pod["status"]["conditions"] = json!(conditions);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_lets_through_what_it_allows() {
+        let check = |generation: i64, allowed: i64, expected: Result<i64, &str>| {
+            let mut budget = json!({"metadata": {"name": "b", "generation": generation}, "status": {
+                "observedGeneration": 1, "disruptionsAllowed": allowed, "desiredHealthy": 2, "currentHealthy": 2}});
+            let done = take(&mut budget, "p", "2026-11-21T00:00:00Z");
+            let done = done.map(|()| budget["status"]["disruptionsAllowed"].as_i64().unwrap_or(-1));
+            let cause = |s: Status| s.details.and_then(|d| d.causes.first().map(|c| c.message.clone()));
+            match (done, expected) {
+                (Ok(left), expected) => assert_eq!(Ok(left), expected),
+                (Err(status), expected) => {
+                    assert_eq!(status.code, 429);
+                    assert_eq!(Err(cause(status).unwrap_or_default().as_str()), expected);
+                }
+            }
+        };
+        check(1, 1, Ok(0));
+        check(1, 0, Err("The disruption budget b needs 2 healthy pods and has 2 currently"));
+        check(2, 1, Err("The disruption budget b is still being processed by the server."));
+    }
 }
