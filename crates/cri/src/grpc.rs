@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use hyper_util::rt::TokioIo;
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -90,10 +90,10 @@ impl Client {
         let filters = ["/tasks/start", "/tasks/exit", "/tasks/delete", "/tasks/oom", "/containers/create"]
             .map(|topic| format!("topic==\"{topic}\",namespace==\"k8s.io\""))
             .to_vec();
-        let stream = match client.subscribe(ctd_events::SubscribeRequest { filters }).await {
-            Ok(answer) => answer.into_inner(),
-            Err(status) if status.code() == Code::Unimplemented => return Ok(None),
-            Err(status) => return Err(status.into()),
+        let Some(stream) =
+            opened(async move { client.subscribe(ctd_events::SubscribeRequest { filters }).await }).await?
+        else {
+            return Ok(None);
         };
         let events = stream.filter_map(|item| async move {
             match item {
@@ -124,6 +124,23 @@ where
         }
         Ok(Err(status)) => Err(status.into()),
         Err(_) => Err(Error::new(Code::DeadlineExceeded, "context deadline exceeded")),
+    }
+}
+
+/// Opens a stream of events; `None` if the server does not know the call. A server that has nothing to say yet sends
+/// not even the head of its answer: after a moment of silence the stream is taken to be open.
+async fn opened<T, F>(
+    call: F,
+) -> Result<Option<futures_util::stream::BoxStream<'static, std::result::Result<T, tonic::Status>>>>
+where
+    T: Send + 'static,
+    F: Future<Output = std::result::Result<tonic::Response<tonic::Streaming<T>>, tonic::Status>> + Send + 'static,
+{
+    let late = futures_util::stream::once(call).map_ok(tonic::Response::into_inner).try_flatten();
+    let mut stream = late.boxed().peekable();
+    match tokio::time::timeout(Duration::from_millis(50), std::pin::Pin::new(&mut stream).peek()).await {
+        Ok(Some(Err(status))) if status.code() == Code::Unimplemented => Ok(None),
+        _ => Ok(Some(stream.boxed())),
     }
 }
 
@@ -312,19 +329,9 @@ impl RuntimeService for Client {
 
     async fn container_events(&self) -> Result<Option<EventStream>> {
         let mut c = self.runtime();
-        let stream = match c.get_container_events(v1::GetEventsRequest {}).await {
-            Ok(answer) => answer.into_inner(),
-            Err(status) if status.code() == Code::Unimplemented => return self.containerd_events().await,
-            Err(status) => return Err(status.into()),
-        };
-        // A runtime may say Unimplemented only once the stream is read.
-        let mut stream = stream.peekable();
-        let first = tokio::time::timeout(Duration::from_millis(100), std::pin::Pin::new(&mut stream).peek()).await;
-        if let Ok(Some(Err(status))) = first
-            && status.code() == Code::Unimplemented
-        {
+        let Some(stream) = opened(async move { c.get_container_events(v1::GetEventsRequest {}).await }).await? else {
             return self.containerd_events().await;
-        }
+        };
         let events = stream.map(|item| match item {
             Ok(event) => {
                 let sandbox = event.pod_sandbox_status;

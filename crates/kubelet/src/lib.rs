@@ -1,13 +1,39 @@
-//! kubelet
+//! The node agent: it makes the pods bound to its node run, and tells the API how they are.
+//!
+//! Start reading at [`start`], then [`worker`] (the state machine of one pod), [`plan`] (what to do next, pure) and
+//! [`act`] (doing it over CRI).
+//!
+//! Invariant: what to do is decided by pure functions ([`plan::plan`], [`status::generate::pod_status`],
+//! [`spec::sandbox_config`], [`env::environment`], ...); the rest carries out.
+//!
+//! Invariant: the runtime's labels and annotations hold all that a restarted kubelet needs; containers keep running
+//! over its restarts.
+//!
+//! Missing, against upstream: gRPC probes, static pods, eviction, image garbage collection, log rotation, persistent
+//! volumes and CSI, devices, in-place resize, user namespaces, and the kubelet's own admission of pods.
+
+pub mod act;
 pub mod cgroup;
 pub mod containerd;
 pub mod dns;
 pub mod env;
+pub mod images;
+mod kubelet;
+pub mod logs;
+pub mod node;
+pub mod node_context;
 pub mod objects;
 pub mod plan;
 pub mod pod;
+pub mod probes;
 pub mod resources;
+pub mod retry;
 pub mod server;
 pub mod spec;
 pub mod status;
+pub mod views;
 pub mod volumes;
+pub mod worker;
+
+pub use kubelet::{Config, Error, Kubelet, RuntimeChoice, start};
+pub use node::NodeSettings;

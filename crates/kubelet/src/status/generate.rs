@@ -362,8 +362,8 @@ pub fn pod_status(pod: &Pod, observed: &Observed, cx: &Context, now: Timestamp) 
     }
     if let Some((phase, reason, message)) = &cx.forced {
         phase_now.clone_from(phase);
-        out.reason = Some(reason.clone());
-        out.message = Some(message.clone());
+        out.reason = Some(reason.clone()).filter(|r| !r.is_empty());
+        out.message = Some(message.clone()).filter(|m| !m.is_empty());
     }
 
     let old_conditions = cx.old.conditions.clone().unwrap_or_default();

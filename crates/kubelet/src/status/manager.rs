@@ -1,0 +1,260 @@
+//! Sends pod statuses, each only when it changed, one request at a time for a pod.
+//!
+//! Follows upstream `pkg/kubelet/status/status_manager.go`: the status is patched with the uid as a precondition; a pod
+//! that is being deleted and has nothing left on the node is deleted for good, with a grace period of 0.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use orkd_base::{Backoff, Supervisor, TaskKind};
+use orkd_reconcile::{Api, ApiError, DeleteOptions, Patch, Resource};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::conditions::OWNED;
+use crate::pod;
+
+const PODS: Resource = Resource::new("", "v1", "Pod", "pods", true);
+
+struct Entry {
+    pod: Arc<Pod>,
+    status: PodStatus,
+    /// What the API was last told.
+    sent: Option<PodStatus>,
+    /// Nothing of the pod is left on this node.
+    finished: bool,
+}
+
+/// Statuses by uid. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct StatusManager(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    entries: Mutex<HashMap<String, Entry>>,
+    changed: Mutex<Vec<String>>,
+    wake: Notify,
+}
+
+impl StatusManager {
+    /// The status last set for a pod, or the API's.
+    pub fn get(&self, pod: &Pod) -> PodStatus {
+        let entries = self.0.entries.lock();
+        let known = entries.get(pod::uid(pod)).map(|e| e.status.clone());
+        known.or_else(|| pod.status.clone()).unwrap_or_default()
+    }
+
+    /// The status last set for a uid.
+    pub fn of(&self, uid: &str) -> Option<PodStatus> {
+        self.0.entries.lock().get(uid).map(|e| e.status.clone())
+    }
+
+    /// Sets a pod's status.
+    pub fn set(&self, pod: &Arc<Pod>, status: PodStatus) {
+        self.put(pod, status, false);
+    }
+
+    /// Sets the last status of a pod of which nothing is left on the node.
+    pub fn finish(&self, pod: &Arc<Pod>, status: PodStatus) {
+        self.put(pod, status, true);
+    }
+
+    fn put(&self, pod: &Arc<Pod>, status: PodStatus, finished: bool) {
+        let uid = pod::uid(pod).to_owned();
+        {
+            let mut entries = self.0.entries.lock();
+            let entry = entries.entry(uid.clone()).or_insert_with(|| Entry {
+                pod: pod.clone(),
+                status: PodStatus::default(),
+                sent: pod.status.clone(),
+                finished: false,
+            });
+            entry.pod = pod.clone();
+            entry.status = status;
+            entry.finished |= finished;
+        }
+        self.touch(uid);
+    }
+
+    fn touch(&self, uid: String) {
+        let mut changed = self.0.changed.lock();
+        if !changed.contains(&uid) {
+            changed.push(uid);
+        }
+        drop(changed);
+        self.0.wake.notify_one();
+    }
+
+    /// Forgets a pod that is gone from the API.
+    pub fn forget(&self, uid: &str) {
+        self.0.entries.lock().remove(uid);
+    }
+
+    /// Sends statuses until cancelled.
+    pub async fn run(self, api: Api, supervisor: Supervisor, cancel: CancellationToken) {
+        let busy: Arc<Mutex<HashMap<String, bool>>> = Arc::default();
+        loop {
+            let changed = std::mem::take(&mut *self.0.changed.lock());
+            for uid in changed {
+                // One request at a time for a pod; a change meanwhile is looked at afterwards.
+                if let Some(again) = busy.lock().get_mut(&uid) {
+                    *again = true;
+                    continue;
+                }
+                busy.lock().insert(uid.clone(), false);
+                let (this, api, busy) = (self.clone(), api.clone(), busy.clone());
+                supervisor.spawn(TaskKind::Worker, "pod status", move |stop| async move {
+                    let mut backoff =
+                        Backoff::new(std::time::Duration::from_millis(200), std::time::Duration::from_secs(10));
+                    loop {
+                        match this.send(&api, &uid).await {
+                            Ok(()) => {
+                                let mut busy = busy.lock();
+                                if busy.get(&uid) == Some(&true) {
+                                    busy.insert(uid.clone(), false);
+                                    continue;
+                                }
+                                busy.remove(&uid);
+                                return;
+                            }
+                            Err(error) => {
+                                tracing::warn!(
+                                    error = orkd_base::chain(&error).to_string(),
+                                    uid,
+                                    "pod status not sent"
+                                );
+                                tokio::select! {
+                                    () = stop.cancelled() => return,
+                                    () = tokio::time::sleep(backoff.next_delay()) => {}
+                                }
+                            }
+                        }
+                    }
+                });
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.0.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Brings the API up to date about one pod.
+    async fn send(&self, api: &Api, uid: &str) -> Result<(), ApiError> {
+        let Some((pod, status, sent, finished)) =
+            self.0.entries.lock().get(uid).map(|e| (e.pod.clone(), e.status.clone(), e.sent.clone(), e.finished))
+        else {
+            return Ok(());
+        };
+        if pod::is_static(&pod) && !pod::is_mirror(&pod) {
+            return Ok(());
+        }
+        let target = PODS.at(pod::namespace(&pod), pod::name(&pod));
+        if let Some(patch) = status_patch(uid, sent.as_ref(), &status) {
+            match api.patch::<serde::de::IgnoredAny>(&target.sub("status"), &Patch::Strategic(patch)).await {
+                Ok(_) => {
+                    if let Some(entry) = self.0.entries.lock().get_mut(uid) {
+                        entry.sent = Some(status);
+                    }
+                }
+                // Gone, or another pod of this name.
+                Err(e) if e.is_not_found() || e.is_conflict() => {
+                    if e.is_not_found() {
+                        self.forget(uid);
+                    }
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        if finished && pod.metadata.deletion_timestamp.is_some() {
+            let options = DeleteOptions::default().grace(0).uid(uid);
+            match api.delete(&target, &options).await {
+                Err(e) if !(e.is_not_found() || e.is_conflict()) => return Err(e),
+                _ => self.forget(uid),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The strategic merge patch from one status to another; `None` if they are the same. Lists of containers and addresses
+/// are replaced as a whole, as they are ours; conditions merge by type.
+pub fn status_patch(uid: &str, old: Option<&PodStatus>, new: &PodStatus) -> Option<Value> {
+    let to_map = |s: &PodStatus| match serde_json::to_value(s) {
+        Ok(Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    };
+    let (before, after) = (old.map(to_map).unwrap_or_default(), to_map(new));
+    let mut patch = serde_json::Map::new();
+    for (key, value) in &after {
+        if before.get(key) == Some(value) {
+            continue;
+        }
+        if key == "conditions" {
+            let ours = value.as_array().into_iter().flatten().filter(|c| {
+                let known = before.get("conditions").and_then(Value::as_array).is_some_and(|list| list.contains(c));
+                !known && c.get("type").and_then(Value::as_str).is_some_and(|t| OWNED.contains(&t))
+            });
+            let changed: Vec<Value> = ours
+                .map(|c| {
+                    // What a condition no longer says must be taken back.
+                    let mut c = c.clone();
+                    if let Some(map) = c.as_object_mut() {
+                        for field in ["reason", "message"] {
+                            map.entry(field).or_insert(Value::Null);
+                        }
+                    }
+                    c
+                })
+                .collect();
+            if !changed.is_empty() {
+                patch.insert(key.clone(), Value::Array(changed));
+            }
+            continue;
+        }
+        // These merge by a key in the API; as a whole they are replaced.
+        let value = match (key.as_str(), value) {
+            ("podIPs" | "hostIPs", Value::Array(items)) => {
+                let mut items = items.clone();
+                items.push(json!({"$patch": "replace"}));
+                Value::Array(items)
+            }
+            _ => value.clone(),
+        };
+        patch.insert(key.clone(), value);
+    }
+    for key in before.keys().filter(|k| !after.contains_key(*k)) {
+        patch.insert(key.clone(), Value::Null);
+    }
+    (!patch.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": patch}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_changed_is_sent() {
+        let check = |old: Value, new: Value, expected: Value| {
+            let read = |v: Value| serde_json::from_value::<PodStatus>(v).unwrap_or_default();
+            let made = status_patch("u", Some(&read(old)), &read(new));
+            assert_eq!(made.map_or(Value::Null, |p| p["status"].clone()), expected);
+        };
+        check(json!({"phase": "Running"}), json!({"phase": "Running"}), Value::Null);
+        check(
+            json!({"phase": "Pending", "reason": "x"}),
+            json!({"phase": "Running"}),
+            json!({"phase": "Running", "reason": null}),
+        );
+        check(
+            json!({"conditions": [{"type": "Ready", "status": "False", "reason": "r"},
+                                  {"type": "mine", "status": "True"}]}),
+            json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "mine", "status": "True"}]}),
+            json!({"conditions": [{"type": "Ready", "status": "True", "reason": null, "message": null}]}),
+        );
+    }
+}

@@ -1,0 +1,376 @@
+//! The composition of a node agent: runtime, workers, status, node object, events.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use orkd_base::{Supervisor, TaskKind};
+use orkd_cri::{Client, Runtime};
+use orkd_reconcile::{Api, Informer, Informers, Options, Recorder};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::cgroup::Cgroups;
+use crate::containerd::{self, Supervised};
+use crate::images::Images;
+use crate::node::{self, NodeSettings};
+use crate::node_context::{NodeContext, NodeFacts};
+use crate::objects::ApiObjects;
+use crate::pod::{self, keys};
+use crate::probes::Probes;
+use crate::status::manager::StatusManager;
+use crate::views::{PodView, ServiceView};
+use crate::volumes::Volumes;
+use crate::worker::{self, Handle};
+
+/// Which runtime the node drives.
+#[derive(Clone)]
+pub enum RuntimeChoice {
+    /// A containerd that the kubelet starts and supervises.
+    Supervised(containerd::Options),
+    /// A runtime that runs already, at a socket (`unix:///path` or a path).
+    Endpoint(String),
+    /// A runtime in this process (the fake, of a hollow node).
+    Given(Arc<dyn Runtime>),
+}
+
+/// How a node agent is set up.
+#[derive(Clone)]
+pub struct Config {
+    /// Name, addresses, labels, taints, `max_pods` and port of the node.
+    pub node: NodeSettings,
+    /// The kubelet's folder (`/var/lib/kubelet` by custom).
+    pub root_dir: PathBuf,
+    /// Where logs of pods are, `/var/log/pods`.
+    pub log_dir: PathBuf,
+    /// The runtime.
+    pub runtime: RuntimeChoice,
+    /// Below which cgroup pods are, `/` if the node has the machine for itself.
+    pub cgroup_root: String,
+    /// Addresses of the cluster's DNS.
+    pub cluster_dns: Vec<IpAddr>,
+    /// The cluster's domain.
+    pub cluster_domain: String,
+    /// The host's resolv.conf.
+    pub resolv_conf: PathBuf,
+    /// Nothing is written to disk, mounted or put into cgroups.
+    pub hollow: bool,
+}
+
+impl Config {
+    /// A node with the usual places below a data folder.
+    pub fn new(node: NodeSettings, data_dir: &std::path::Path, run_dir: &std::path::Path) -> Self {
+        Self {
+            node,
+            root_dir: data_dir.join("kubelet"),
+            log_dir: PathBuf::from("/var/log/pods"),
+            runtime: RuntimeChoice::Supervised(containerd::Options::under(data_dir, run_dir)),
+            cgroup_root: "/".to_owned(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            hollow: false,
+        }
+    }
+
+    /// A hollow node: it runs pods on a runtime in memory.
+    pub fn hollow(name: &str, runtime: Arc<dyn Runtime>) -> Self {
+        let node = NodeSettings {
+            name: name.to_owned(),
+            hostname: name.to_owned(),
+            ips: vec![IpAddr::from([127, 0, 0, 1])],
+            max_pods: 110,
+            port: 10250,
+            ..NodeSettings::default()
+        };
+        let nowhere = PathBuf::from("/nonexistent");
+        Self { runtime: RuntimeChoice::Given(runtime), hollow: true, ..Self::new(node, &nowhere, &nowhere) }
+    }
+}
+
+/// What keeps a node from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The supervised containerd.
+    #[error(transparent)]
+    Containerd(#[from] containerd::Error),
+    /// The runtime.
+    #[error("container runtime: {0}")]
+    Runtime(#[from] orkd_cri::Error),
+    /// A folder or cgroup.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// A node agent that runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Kubelet {
+    /// What its workers share; the node server reads it.
+    pub context: Arc<NodeContext>,
+    workers: Arc<Mutex<HashMap<String, Arc<Handle>>>>,
+}
+
+impl Kubelet {
+    /// The pods of this node, as last seen.
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        self.workers.lock().values().map(|h| h.pod()).collect()
+    }
+
+    /// The pod of this namespace and name.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.pods().into_iter().find(|p| pod::namespace(p) == namespace && pod::name(p) == name)
+    }
+
+    fn wake_all(&self) {
+        for handle in self.workers.lock().values() {
+            handle.wake();
+        }
+    }
+
+    fn wake(&self, uid: &str) {
+        if let Some(handle) = self.workers.lock().get(uid) {
+            handle.wake();
+        }
+    }
+
+    /// Takes a change of a pod.
+    fn take(&self, pod: Arc<Pod>, gone: bool, supervisor: &Supervisor, ended: &mpsc::UnboundedSender<String>) {
+        let uid = pod::uid(&pod).to_owned();
+        let mut workers = self.workers.lock();
+        if let Some(handle) = workers.get(&uid) {
+            handle.update(pod);
+            if gone {
+                handle.gone();
+            }
+            return;
+        }
+        if gone {
+            return;
+        }
+        let handle = Handle::new(pod);
+        workers.insert(uid.clone(), handle.clone());
+        let (context, ended) = (self.context.clone(), ended.clone());
+        supervisor.spawn(TaskKind::Worker, format!("pod {uid}"), move |stop| async move {
+            if worker::run(context, handle, stop).await {
+                let _ = ended.send(uid);
+            }
+        });
+    }
+
+    /// Kills and removes what runs here and belongs to no pod of the API.
+    async fn remove_orphans(&self, known: &HashSet<String>) {
+        let cx = &self.context;
+        let Ok(sandboxes) = cx.runtime.list_pod_sandboxes(HashMap::new()).await else { return };
+        for sandbox in sandboxes {
+            let Some(uid) = sandbox.labels.get(keys::POD_UID) else { continue };
+            if known.contains(uid) {
+                continue;
+            }
+            tracing::info!(uid, sandbox = sandbox.id, "removing a pod that is gone from the API");
+            let containers = HashMap::from([(keys::POD_UID.to_owned(), uid.clone())]);
+            for container in cx.runtime.list_containers(containers).await.unwrap_or_default() {
+                let grace = container.annotations.get(keys::POD_GRACE).and_then(|g| g.parse().ok()).unwrap_or(2i64);
+                if let Err(error) = cx.runtime.stop_container(&container.id, grace.min(30)).await {
+                    tracing::warn!(container = container.id, %error, "orphan not stopped");
+                }
+            }
+            let stopped = cx.runtime.stop_pod_sandbox(&sandbox.id).await;
+            if stopped.is_ok() {
+                let _ = cx.runtime.remove_pod_sandbox(&sandbox.id).await;
+            }
+        }
+        if cx.hollow {
+            return;
+        }
+        for uid in cx.volumes.pods_on_disk() {
+            if !known.contains(&uid) {
+                if let Err(error) = cx.volumes.teardown(&uid) {
+                    tracing::warn!(uid, %error, "folder of a pod that is gone not removed");
+                }
+                if let Some(cgroups) = &cx.cgroups {
+                    let _ = cgroups.remove_pod(&uid);
+                }
+            }
+        }
+    }
+
+    /// Wakes workers when their containers do something.
+    async fn follow_events(self, cancel: CancellationToken) {
+        let mut backoff = orkd_base::Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let subscribed = tokio::select! {
+                () = cancel.cancelled() => return,
+                subscribed = self.context.runtime.container_events() => subscribed,
+            };
+            match subscribed {
+                Ok(Some(mut events)) => {
+                    backoff.reset();
+                    // What happened before the subscription is found by looking.
+                    self.wake_all();
+                    loop {
+                        let event = tokio::select! {
+                            () = cancel.cancelled() => return,
+                            event = events.next() => event,
+                        };
+                        let Some(Ok(event)) = event else { break };
+                        let owner = event.pod_uid.or_else(|| self.context.owners.read().get(&event.id).cloned());
+                        match owner {
+                            Some(uid) => self.wake(&uid),
+                            // Made by a worker that has not told yet; that worker looks again anyway.
+                            None => {}
+                        }
+                    }
+                }
+                Ok(None) => {
+                    tokio::select! {
+                        () = cancel.cancelled() => return,
+                        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    }
+                    self.wake_all();
+                    continue;
+                }
+                Err(error) => tracing::debug!(%error, "container events"),
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(backoff.next_delay()) => {}
+            }
+        }
+    }
+}
+
+/// Starts a node agent. It is complete when this returns: the runtime answers, and the loops run as tasks of the
+/// supervisor until that is shut down. Pods go on running then.
+pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor) -> Result<Kubelet, Error> {
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |source| Error::Io { what, source }
+    };
+    let runtime: Arc<dyn Runtime> = match config.runtime.clone() {
+        RuntimeChoice::Supervised(options) => {
+            let supervised = Supervised::start(options).await?;
+            let client = supervised.client();
+            supervisor.spawn(TaskKind::Process, "containerd", move |stop| supervised.supervise(stop));
+            Arc::new(client)
+        }
+        RuntimeChoice::Endpoint(endpoint) => Arc::new(Client::new(&endpoint)?),
+        RuntimeChoice::Given(runtime) => runtime,
+    };
+    let version = runtime.version().await?;
+    let cgroups = match config.hollow {
+        true => None,
+        false => {
+            std::fs::create_dir_all(config.root_dir.join("pods")).map_err(io("create the kubelet's folder"))?;
+            std::fs::create_dir_all(&config.log_dir).map_err(io("create the folder of pod logs"))?;
+            let cgroups = Cgroups::new(&config.cgroup_root);
+            cgroups.create_classes().map_err(io("create the cgroups of pods"))?;
+            Some(cgroups)
+        }
+    };
+    let api = Api::with_user_agent(
+        client.clone(),
+        &format!("kubelet/v1.36.0 (linux/{}) orkd/{}", std::env::consts::ARCH, env!("CARGO_PKG_VERSION")),
+    );
+    let recorder = Recorder::new(api.clone(), supervisor, "kubelet", &config.node.name);
+    let informers = Informers::with_api(api.clone(), supervisor.clone());
+    let services: Option<Informer<ServiceView>> = (!config.hollow).then(|| informers.informer());
+    let pods: Informer<PodView> =
+        informers.informer_with(Options::fields(format!("spec.nodeName={}", config.node.name)));
+    let objects = Arc::new(ApiObjects(client));
+    let status = StatusManager::default();
+    let capacity = node::capacity(&config.root_dir);
+    let ips: Vec<String> = config.node.ips.iter().map(IpAddr::to_string).collect();
+    let context = Arc::new(NodeContext {
+        node_name: config.node.name.clone(),
+        images: Images::new(runtime.clone()),
+        volumes: Volumes::new(config.root_dir.clone(), objects.clone()),
+        objects,
+        cgroups,
+        hollow: config.hollow,
+        probes: Probes::new(runtime.clone(), recorder.clone(), supervisor.clone()),
+        recorder,
+        status: status.clone(),
+        services: Box::new(move |namespace| {
+            let Some(services) = &services else { return Vec::new() };
+            let own = services.list_namespace(namespace);
+            let master = services.get_named("default", "kubernetes").filter(|_| namespace != "default");
+            own.into_iter().chain(master).map(|s| (*s.object).clone()).collect()
+        }),
+        log_dir: config.log_dir.clone(),
+        seccomp_dir: config.root_dir.join("seccomp"),
+        cluster_dns: config.cluster_dns.iter().map(IpAddr::to_string).collect(),
+        cluster_domain: config.cluster_domain.clone(),
+        resolv_conf: config.resolv_conf.clone(),
+        facts: RwLock::new(NodeFacts {
+            host_ips: ips,
+            milli_cpu: i64::try_from(capacity.cpus * 1000).unwrap_or(i64::MAX),
+            memory: i64::try_from(capacity.memory).unwrap_or(i64::MAX),
+            storage: i64::try_from(capacity.storage - capacity.storage / 10).unwrap_or(i64::MAX),
+        }),
+        owners: RwLock::default(),
+        runtime_name: version.runtime_name,
+        runtime: runtime.clone(),
+    });
+    let kubelet = Kubelet { context, workers: Arc::default() };
+
+    let (settings, root, node_api) = (config.node.clone(), config.root_dir.clone(), api.clone());
+    supervisor.spawn(TaskKind::Node, "node status", {
+        let runtime = runtime.clone();
+        move |stop| node::run(node_api, settings, runtime, root, stop)
+    });
+    supervisor.spawn(TaskKind::Node, "pod statuses", {
+        let supervisor = supervisor.clone();
+        move |stop| status.run(api, supervisor, stop)
+    });
+    supervisor.spawn(TaskKind::Node, "container events", {
+        let kubelet = kubelet.clone();
+        move |stop| kubelet.follow_events(stop)
+    });
+    supervisor.spawn(TaskKind::Node, "pods", {
+        let (kubelet, supervisor) = (kubelet.clone(), supervisor.clone());
+        move |stop| follow_pods(kubelet, pods, informers, supervisor, stop)
+    });
+    Ok(kubelet)
+}
+
+/// Hands changes of pods to their workers.
+async fn follow_pods(
+    kubelet: Kubelet,
+    pods: Informer<PodView>,
+    informers: Informers,
+    supervisor: Supervisor,
+    stop: CancellationToken,
+) {
+    let mut changes = pods.channel();
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    // Environments need the services; and nothing is an orphan before the pods are known.
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = informers.synced() => {}
+    }
+    let known: HashSet<String> = pods.list().iter().map(|p| pod::uid(&p.object).to_owned()).collect();
+    let orphans = kubelet.clone();
+    supervisor.spawn(TaskKind::Worker, "orphans", move |_| async move { orphans.remove_orphans(&known).await });
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            change = changes.recv() => {
+                let Some(change) = change else { return };
+                kubelet.take(change.object().object.clone(), change.is_deleted(), &supervisor, &ended);
+            }
+            Some(uid) = ends.recv() => {
+                kubelet.workers.lock().remove(&uid);
+            }
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The state machine of one pod: syncing, terminating, terminated. Follows upstream `pkg/kubelet/pod_workers.go`.
+//!
+//! A worker is woken by changes of its pod, by container events, by probe results and by its own timers, and looks at
+//! everything anew each time. It ends when its pod is gone from the API and nothing of it is left on the node.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use orkd_cri::v1;
+use orkd_reconcile::EventType;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::act::{self, Memory};
+use crate::node_context::NodeContext;
+use crate::plan;
+use crate::pod::{self, Observed};
+use crate::status::generate::{self, Context};
+use crate::volumes::{Mounted, Volumes};
+
+/// How often volumes that can change are looked at.
+const VOLUME_REFRESH: Duration = Duration::from_secs(60);
+/// Longest termination message.
+const MAX_MESSAGE: usize = 4096;
+
+/// What is wanted of a worker.
+#[derive(Clone)]
+struct Wanted {
+    pod: Arc<Pod>,
+    /// The pod is gone from the API.
+    gone: bool,
+}
+
+/// The handle of a worker.
+pub struct Handle {
+    wanted: Mutex<Wanted>,
+    wake: Notify,
+}
+
+impl Handle {
+    /// A worker's handle.
+    pub fn new(pod: Arc<Pod>) -> Arc<Self> {
+        Arc::new(Self { wanted: Mutex::new(Wanted { pod, gone: false }), wake: Notify::new() })
+    }
+
+    /// The pod changed.
+    pub fn update(&self, pod: Arc<Pod>) {
+        self.wanted.lock().pod = pod;
+        self.wake.notify_one();
+    }
+
+    /// The pod is gone from the API.
+    pub fn gone(&self) {
+        self.wanted.lock().gone = true;
+        self.wake.notify_one();
+    }
+
+    /// Something of the pod may have changed on the node.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// The pod as last seen.
+    pub fn pod(&self) -> Arc<Pod> {
+        self.wanted.lock().pod.clone()
+    }
+
+    fn wanted(&self) -> Wanted {
+        self.wanted.lock().clone()
+    }
+}
+
+/// Why a pod must end although the API does not say so: phase, reason, message.
+type Forced = Option<(String, String, String)>;
+
+struct Worker {
+    cx: Arc<NodeContext>,
+    handle: Arc<Handle>,
+    memory: Memory,
+    mounted: Option<Mounted>,
+    refreshed: Instant,
+    mount_wait: Duration,
+    forced: Forced,
+    messages: HashMap<String, String>,
+}
+
+/// Runs a worker to its end. Returns true when nothing of the pod is left.
+pub async fn run(cx: Arc<NodeContext>, handle: Arc<Handle>, stop: CancellationToken) -> bool {
+    let mut worker = Worker {
+        cx,
+        handle,
+        memory: Memory::default(),
+        mounted: None,
+        refreshed: Instant::now(),
+        mount_wait: Duration::from_millis(500),
+        forced: None,
+        messages: HashMap::new(),
+    };
+    tokio::select! {
+        () = stop.cancelled() => false,
+        () = worker.live() => true,
+    }
+}
+
+impl Worker {
+    async fn live(&mut self) {
+        while !self.should_end() {
+            let again = self.sync().await;
+            if self.should_end() {
+                break;
+            }
+            let again = again.unwrap_or(Duration::from_secs(24 * 3600));
+            tokio::select! {
+                () = self.handle.wake.notified() => {}
+                () = tokio::time::sleep(again) => {}
+            }
+        }
+        self.terminate().await;
+        self.terminated().await;
+    }
+
+    /// Whether the pod is to be ended.
+    fn should_end(&self) -> bool {
+        let wanted = self.handle.wanted();
+        wanted.gone
+            || wanted.pod.metadata.deletion_timestamp.is_some()
+            || pod::is_terminal_phase(pod::phase(&wanted.pod))
+            || self.forced.is_some()
+    }
+
+    /// Shows what there is. Returns the phase shown.
+    fn show(&mut self, pod: &Arc<Pod>, observed: &Observed, terminal: bool, finished: bool) -> String {
+        self.read_messages(observed);
+        let cx = Context {
+            old: self.cx.status.get(pod),
+            probes: self.cx.probes.view(),
+            waiting: self.memory.waiting.clone(),
+            host_ips: self.cx.facts.read().host_ips.clone(),
+            runtime: self.cx.runtime_name.clone(),
+            terminal,
+            forced: self.forced.clone(),
+            messages: self.messages.clone(),
+        };
+        let status = generate::pod_status(pod, observed, &cx, Timestamp::now());
+        let phase = status.phase.clone().unwrap_or_default();
+        match finished {
+            true => self.cx.status.finish(pod, status),
+            false => self.cx.status.set(pod, status),
+        }
+        phase
+    }
+
+    /// Reads the termination messages of containers that ended.
+    fn read_messages(&mut self, observed: &Observed) {
+        for status in &observed.containers {
+            if pod::state(status) != v1::ContainerState::ContainerExited || self.messages.contains_key(&status.id) {
+                continue;
+            }
+            let Some((path, policy)) = generate::termination_message_source(status) else { continue };
+            let mut text = std::fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+            if text.is_empty() && policy == "FallbackToLogsOnError" && status.exit_code != 0 {
+                text = crate::logs::tail_of(std::path::Path::new(&status.log_path), 80, 2048);
+            }
+            if text.len() > MAX_MESSAGE {
+                let cut = (0..=MAX_MESSAGE).rev().find(|i| text.is_char_boundary(*i)).unwrap_or_default();
+                text.truncate(cut);
+            }
+            if text.is_empty() {
+                text.clone_from(&status.message);
+            }
+            self.messages.insert(status.id.clone(), text);
+        }
+        self.messages.retain(|id, _| observed.containers.iter().any(|c| c.id == *id));
+    }
+
+    /// One look at everything. Returns when to look again.
+    async fn sync(&mut self) -> Option<Duration> {
+        let pod = self.handle.pod();
+        let cx = self.cx.clone();
+        let uid = pod::uid(&pod).to_owned();
+        let observed = match cx.observe(&uid).await {
+            Ok(observed) => observed,
+            Err(error) => {
+                tracing::warn!(pod = pod::full_name(&pod), %error, "the runtime cannot be asked");
+                return Some(Duration::from_secs(2));
+            }
+        };
+        cx.probes.watch(&pod, &observed, &self.handle);
+        let phase = self.show(&pod, &observed, false, false);
+        if pod::is_terminal_phase(&phase) {
+            let status = cx.status.get(&pod);
+            self.forced = Some((phase, status.reason.unwrap_or_default(), status.message.unwrap_or_default()));
+            return None;
+        }
+        let mut again = None;
+        if let Some(seconds) = pod::spec(&pod).active_deadline_seconds {
+            let started = cx.status.get(&pod).start_time.map(|t| t.0).unwrap_or_else(Timestamp::now);
+            let left = started.as_second() + seconds - Timestamp::now().as_second();
+            if left <= 0 {
+                let message = "Pod was active on the node longer than the specified deadline".to_owned();
+                cx.event(&pod, EventType::Normal, "DeadlineExceeded", message.clone());
+                self.forced = Some(("Failed".to_owned(), "DeadlineExceeded".to_owned(), message));
+                return None;
+            }
+            again = Some(Duration::from_secs(left.unsigned_abs()));
+        }
+        if let Some(wait) = self.prepare(&pod, &observed).await {
+            return Some(again.map_or(wait, |a| a.min(wait)));
+        }
+        let actions = plan::plan(&pod, &observed, &cx.probes.view());
+        if !actions.is_empty() {
+            let mounted = self.mounted.clone().unwrap_or_default();
+            let handle = self.handle.clone();
+            let mut memory = std::mem::take(&mut self.memory);
+            let done = {
+                // A pod that is to end does not wait for an image.
+                let ended = async {
+                    loop {
+                        let wanted = handle.wanted();
+                        if wanted.gone || wanted.pod.metadata.deletion_timestamp.is_some() {
+                            return;
+                        }
+                        handle.wake.notified().await;
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    done = act::act(&cx, &pod, &observed, &actions, &mounted, &mut memory) => Some(done),
+                    () = ended => None,
+                }
+            };
+            self.memory = memory;
+            // Wake-ups that came while acting were swallowed above.
+            self.handle.wake.notify_one();
+            let done = done?;
+            if let Some(wait) = done.again {
+                again = Some(again.map_or(wait, |a| a.min(wait)));
+                // Shown now; the next look comes after the wait, not at once.
+                if let Ok(observed) = cx.observe(&uid).await {
+                    self.show(&pod, &observed, false, false);
+                }
+                self.settle().await;
+            }
+        }
+        if Volumes::can_change(&pod) && !cx.hollow {
+            again = Some(again.map_or(VOLUME_REFRESH, |a| a.min(VOLUME_REFRESH)));
+        }
+        again
+    }
+
+    /// Takes back the wake-up left for ourselves, unless something else woke us too.
+    async fn settle(&self) {
+        tokio::select! {
+            biased;
+            () = self.handle.wake.notified() => {}
+            () = std::future::ready(()) => {}
+        }
+    }
+
+    /// Folders, cgroup and volumes. Returns how long to wait if they are not ready.
+    async fn prepare(&mut self, pod: &Arc<Pod>, observed: &Observed) -> Option<Duration> {
+        let cx = self.cx.clone();
+        if cx.hollow {
+            return None;
+        }
+        if self.mounted.is_some() && (!Volumes::can_change(pod) || self.refreshed.elapsed() < VOLUME_REFRESH) {
+            return None;
+        }
+        if self.mounted.is_none() {
+            if let Some(cgroups) = &cx.cgroups
+                && let Err(error) = cgroups.create_pod(pod)
+            {
+                let message = format!("error: failed to create the cgroup of the pod: {error}");
+                cx.event(pod, EventType::Warning, "FailedCreatePodContainer", message);
+                return Some(Duration::from_secs(10));
+            }
+        }
+        match cx.volumes.setup(pod, &cx.env_facts(pod, observed)).await {
+            Ok(mounted) => {
+                self.mounted = Some(mounted);
+                self.refreshed = Instant::now();
+                self.mount_wait = Duration::from_millis(500);
+                None
+            }
+            Err(errors) => {
+                for error in errors {
+                    let text = format!("MountVolume.SetUp failed for volume \"{}\" : {}", error.volume, error.message);
+                    cx.event(pod, EventType::Warning, "FailedMount", text);
+                }
+                if self.mounted.is_some() {
+                    // What is mounted stays as it was.
+                    self.refreshed = Instant::now();
+                    return None;
+                }
+                let wait = self.mount_wait;
+                self.mount_wait = (wait * 2).min(Duration::from_secs(122));
+                Some(wait)
+            }
+        }
+    }
+
+    /// Ends everything of the pod, and tries until that worked. A shorter grace period given meanwhile counts.
+    async fn terminate(&mut self) {
+        let cx = self.cx.clone();
+        loop {
+            let wanted = self.handle.wanted();
+            let pod = wanted.pod.clone();
+            cx.probes.stop_readiness(pod::uid(&pod));
+            let observed = match cx.observe(pod::uid(&pod)).await {
+                Ok(observed) => observed,
+                Err(error) => {
+                    tracing::warn!(pod = pod::full_name(&pod), %error, "the runtime cannot be asked");
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                    continue;
+                }
+            };
+            self.show(&pod, &observed, false, false);
+            let grace = pod::grace_period(&pod);
+            let handle = self.handle.clone();
+            let shorter = async {
+                loop {
+                    handle.wake.notified().await;
+                    if pod::grace_period(&handle.pod()) < grace {
+                        return;
+                    }
+                }
+            };
+            let outcome = tokio::select! {
+                outcome = act::kill_pod(&cx, &pod, &observed, Some(grace)) => outcome,
+                () = shorter => continue,
+            };
+            match outcome {
+                Ok(()) => return,
+                Err(error) => {
+                    let text = format!("error killing pod: {error}");
+                    cx.event(&pod, EventType::Warning, "FailedKillPod", text);
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                }
+            }
+        }
+    }
+
+    /// The pod has ended: frees what it held, shows its last status, waits until it is gone, removes the rest.
+    async fn terminated(&mut self) {
+        let cx = self.cx.clone();
+        let pod = self.handle.pod();
+        let uid = pod::uid(&pod).to_owned();
+        cx.probes.forget(&uid);
+        let observed;
+        loop {
+            match cx.observe(&uid).await {
+                Ok(now) if !now.any_running() => {
+                    observed = now;
+                    break;
+                }
+                Ok(now) => {
+                    // A container that started while we stopped the others.
+                    let _ = act::kill_pod(&cx, &pod, &now, Some(0)).await;
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        self.show(&pod, &observed, true, false);
+        if !cx.hollow {
+            loop {
+                let done = cx.volumes.teardown(&uid).and_then(|()| match &cx.cgroups {
+                    Some(cgroups) => cgroups.remove_pod(&uid),
+                    None => Ok(()),
+                });
+                match done {
+                    Ok(()) => break,
+                    Err(error) => {
+                        tracing::warn!(pod = pod::full_name(&pod), %error, "pod not taken down yet");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
+        }
+        loop {
+            let wanted = self.handle.wanted();
+            let deleting = wanted.gone || wanted.pod.metadata.deletion_timestamp.is_some();
+            self.show(&wanted.pod, &observed, true, deleting);
+            if wanted.gone {
+                break;
+            }
+            self.handle.wake.notified().await;
+        }
+        for sandbox in &observed.sandboxes {
+            if let Err(error) = cx.runtime.remove_pod_sandbox(&sandbox.id).await {
+                tracing::warn!(sandbox = sandbox.id, %error, "sandbox not removed");
+            }
+        }
+        if !cx.hollow {
+            let _ = std::fs::remove_dir_all(crate::spec::log_directory(&cx.log_dir, &pod));
+        }
+        cx.owners.write().retain(|_, owner| *owner != uid);
+        cx.status.forget(&uid);
+    }
+}

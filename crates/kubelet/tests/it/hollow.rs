@@ -1,0 +1,83 @@
+//! Pod workers on the fake runtime.
+
+use std::sync::Arc;
+
+use orkd_cri::{Code, Error, Fake};
+use serde_json::json;
+
+use crate::harness::{node, run, state};
+
+#[tokio::test]
+async fn a_pod_starts_and_ends() {
+    let fake = Arc::new(Fake::new());
+    let cx = node(fake.clone(), None, None);
+    let pod = run(&cx, "u1", json!({"containers": [{"name": "c", "image": "app:1"}]})).await;
+    let status = pod.ready().await;
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert_eq!(status.pod_ip.as_deref(), Some("10.200.0.1"));
+    let changes = ["GetContainerEvents", "RunPodSandbox", "PullImage", "CreateContainer", "StartContainer"];
+    assert_eq!(fake.changes(), changes);
+    pod.delete(1).await;
+    assert!(fake.changes().ends_with(&["StopContainer", "StopPodSandbox", "RemovePodSandbox"]));
+}
+
+#[tokio::test]
+async fn a_container_that_fails_again_waits() {
+    let fake = Arc::new(Fake::new());
+    let cx = node(fake.clone(), None, None);
+    let pod = run(&cx, "u2", json!({"containers": [{"name": "c", "image": "app:1"}]})).await;
+    pod.ready().await;
+    let first = fake.containers_named("c");
+    assert!(fake.exit_container(&first[0], 1));
+    // The first restart is at once, the second waits.
+    let status = pod.until("restarted", |s| state(s) == "running" && restarts(s) == 1).await;
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    let second = fake.containers_named("c");
+    assert!(fake.exit_container(second.last().expect("one"), 2));
+    let status = pod.until("in back-off", |s| state(s) == "CrashLoopBackOff").await;
+    let container = status.container_statuses.iter().flatten().next().cloned().unwrap_or_default();
+    let waiting = container.state.and_then(|s| s.waiting).and_then(|w| w.message).unwrap_or_default();
+    assert_eq!(waiting, "back-off 10s restarting failed container=c pod=p_default(u2)");
+    let last = container.last_state.and_then(|s| s.terminated).unwrap_or_default();
+    assert_eq!(last.exit_code, 2);
+    pod.delete(0).await;
+}
+
+#[tokio::test]
+async fn faults_of_the_runtime_show_in_the_status() {
+    let fake = Arc::new(Fake::new());
+    fake.fail_next("PullImage", Error::new(Code::NotFound, "no such image"));
+    let cx = node(fake.clone(), None, None);
+    let pod = run(&cx, "u3", json!({"containers": [{"name": "c", "image": "app:1"}]})).await;
+    let status = pod.until("failed", |s| state(s) == "ImagePullBackOff").await;
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+    pod.ready().await;
+    pod.delete(0).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_may_not_restart_ends_by_itself() {
+    let fake = Arc::new(Fake::new());
+    let cx = node(fake.clone(), None, None);
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i", "image": "app:1"}],
+                      "containers": [{"name": "c", "image": "app:1"}]});
+    let pod = run(&cx, "u4", spec).await;
+    let running = |name: &'static str| {
+        let fake = fake.clone();
+        move |_: &_| !fake.containers_named(name).is_empty()
+    };
+    pod.until("initializing", running("i")).await;
+    while !fake.exit_container(&fake.containers_named("i")[0], 0) {
+        tokio::task::yield_now().await;
+    }
+    pod.until("started", |s| state(s) == "running").await;
+    assert!(fake.exit_container(&fake.containers_named("c")[0], 0));
+    let status = pod.until("succeeded", |s| s.phase.as_deref() == Some("Succeeded")).await;
+    let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready").cloned().unwrap_or_default();
+    assert_eq!(ready.reason.as_deref(), Some("PodCompleted"));
+    pod.delete(0).await;
+}
+
+fn restarts(status: &k8s_openapi::api::core::v1::PodStatus) -> i32 {
+    status.container_statuses.iter().flatten().map(|c| c.restart_count).sum()
+}
