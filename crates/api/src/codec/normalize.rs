@@ -16,15 +16,17 @@ use crate::schema::{Builtin, Field, Type};
 /// Unknown fields are dropped and, depending on `strictness`, reported (in the order of their names). An error
 /// means that a field has a value of the wrong type; the value is then in no useful state.
 pub fn normalize(value: &mut Value, ty: Type, strictness: Strictness) -> Result<StrictErrors, DecodeError> {
-    let mut walker = Walker { cx: Context::new(strictness), depth: 0 };
+    let mut walker = Walker { cx: Context::new(strictness) };
     let taken = std::mem::take(value);
+    if rules::deeper_than(&taken, rules::MAX_DEPTH) {
+        return Err(DecodeError::content(rules::TOO_DEEP));
+    }
     *value = walker.single(ty, taken).unwrap_or_else(|| rules::zero_of(ty));
     walker.cx.finish()
 }
 
 struct Walker {
     cx: Context<'static>,
-    depth: usize,
 }
 
 fn token(value: &Value) -> Option<Token<'_>> {
@@ -47,12 +49,6 @@ impl Walker {
     }
 
     fn structure(&mut self, ty: Type, map: Map) -> Value {
-        self.depth += 1;
-        if self.depth > rules::MAX_DEPTH {
-            self.cx.fault(Fault::Own("exceeded max depth".into()));
-            self.depth -= 1;
-            return Value::Null;
-        }
         let stored_as_json = rules::stored_as_json(ty);
         let mut out = Map::new();
         for (key, value) in map {
@@ -74,7 +70,6 @@ impl Walker {
                 out.insert(field.name().to_owned(), value);
             }
         }
-        self.depth -= 1;
         Value::Object(out)
     }
 

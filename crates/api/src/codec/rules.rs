@@ -14,8 +14,21 @@ use crate::quantity::Quantity;
 use crate::schema::{Builtin, Field, Type};
 use crate::time;
 
-/// How deep values may nest. Upstream allows 10,000 on a stack that grows; ours must not overflow.
-pub(super) const MAX_DEPTH: usize = 256;
+/// How deep values may nest. Upstream allows 10,000 on a stack that grows; ours must not overflow, and what is
+/// stored must be readable by `serde_json`, whose limit is 127.
+pub(super) const MAX_DEPTH: usize = 120;
+
+/// The text of the refusal, as Go's decoder words it.
+pub(super) const TOO_DEEP: &str = "exceeded max depth";
+
+/// Whether a value nests deeper than `levels`.
+pub(super) fn deeper_than(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(list) => levels == 0 || list.iter().any(|v| deeper_than(v, levels - 1)),
+        Value::Object(map) => levels == 0 || map.values().any(|v| deeper_than(v, levels - 1)),
+        _ => false,
+    }
+}
 
 /// As Go's decoder: bits beyond the last byte may be set.
 pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(

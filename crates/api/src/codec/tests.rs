@@ -355,6 +355,80 @@ fn recorded_decoding_errors_are_reproduced() {
 }
 
 #[test]
+fn recorded_answers_are_in_normal_form() {
+    let Some(facts) = shared() else { return };
+    let cases: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(facts.join("recorded/defaulting.json")).expect("read")).expect("json");
+    let mut checked = 0;
+    for case in cases {
+        let answer = &case["response"];
+        let text = |key: &str| answer[key].as_str().unwrap_or_default();
+        let Some(ty) = Type::of_api_version(text("apiVersion"), text("kind")) else { continue };
+        let (value, errors) = json::decode(answer.to_string().as_bytes(), ty, Strictness::Strict).expect("answer");
+        assert!(errors.is_empty(), "{}: {errors:?}", case["case"]);
+        assert_eq!(&value, answer, "{}", case["case"]);
+        checked += 1;
+    }
+    assert!(checked > 40, "only {checked}");
+}
+
+#[test]
+fn deep_values_do_not_exhaust_the_stack() {
+    let ty = type_of("apiextensions.k8s.io/v1", "CustomResourceDefinition");
+    let nest = |levels: usize, open: &str, close: &str| {
+        let mut text = String::from(r#"{"spec":{"versions":[{"name":"v1","schema":{"openAPIV3Schema":"#);
+        text.push_str(&open.repeat(levels));
+        text.push_str("{}");
+        text.push_str(&close.repeat(levels));
+        text.push_str("}}]}}");
+        text
+    };
+    for (open, close) in [
+        (r#"{"properties":{"a":"#, "}}"),
+        (r#"{"items":"#, "}"),
+        (r#"{"allOf":["#, "]}"),
+        (r#"{"additionalProperties":"#, "}"),
+    ] {
+        for levels in [20, 40, 56, 60, 110, 115, 1000] {
+            let text = nest(levels, open, close);
+            let Ok((value, _)) = json::decode(text.as_bytes(), ty, Strictness::Strict) else { continue };
+            let mut pb = Vec::new();
+            protobuf::encode(&value, ty, &mut pb);
+            assert_eq!(protobuf::decode(&pb, ty).as_ref(), Ok(&value));
+            assert!(serde_json::from_slice::<Value>(&json::to_vec(&value, ty)).is_ok());
+            let yaml = yaml::to_string(&value);
+            assert_eq!(yaml::decode(yaml.as_bytes(), ty, Strictness::Strict).map(|r| r.0).as_ref(), Ok(&value));
+            let mut copy = value;
+            assert!(normalize(&mut copy, ty, Strictness::Strict).is_ok());
+            apply_schema_defaults(&mut copy, ty);
+        }
+    }
+}
+
+#[test]
+fn deep_protobuf_is_refused() {
+    let ty = json::schema_type().expect("schema");
+    let number = ty.field("not").map(crate::schema::Field::number).expect("not");
+    let tag = u8::try_from(number << 3 | 2).expect("small number");
+    let wrap = |tag: u8, inner: &[u8]| {
+        let mut out = vec![tag];
+        let mut len = inner.len();
+        while len >= 0x80 {
+            out.push((len & 0x7f) as u8 | 0x80);
+            len >>= 7;
+        }
+        out.push(len as u8);
+        out.extend_from_slice(inner);
+        out
+    };
+    for (levels, fine) in [(50, true), (5000, false)] {
+        let message = (0..levels).fold(Vec::new(), |inner, _| wrap(tag, &inner));
+        let bytes = [protobuf::PREFIX.to_vec(), wrap(0x12, &message)].concat();
+        assert_eq!(protobuf::decode(&bytes, ty).is_ok(), fine, "{levels}");
+    }
+}
+
+#[test]
 fn schema_defaults_are_filled_in() {
     let pod = type_of("v1", "Pod");
     let text = r#"{"spec":{"containers":[{"name":"c","ports":[{"containerPort":80}]}]}}"#;

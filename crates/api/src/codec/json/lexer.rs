@@ -80,7 +80,7 @@ impl<'a> Lexer<'a> {
     fn enter(&mut self) -> Result<()> {
         self.at += 1;
         self.depth += 1;
-        if self.depth > MAX_DEPTH { Err(DecodeError::syntax("exceeded max depth")) } else { Ok(()) }
+        if self.depth > MAX_DEPTH { Err(DecodeError::syntax(rules::TOO_DEEP)) } else { Ok(()) }
     }
 
     fn leave(&mut self) {

@@ -115,7 +115,7 @@ fn set(field: &Field, value: Value, map: &mut Map, stored_as_json: bool) {
 /// Adds the fields of a message to a map.
 fn message(ty: Type, mut bytes: &[u8], map: &mut Map, depth: usize) -> Result<()> {
     if depth > MAX_DEPTH {
-        return Err(DecodeError::syntax("exceeded max depth"));
+        return Err(DecodeError::syntax(rules::TOO_DEEP));
     }
     let stored_as_json = rules::stored_as_json(ty);
     while let Some((number, raw)) = wire::field(&mut bytes)? {
@@ -133,11 +133,11 @@ fn message(ty: Type, mut bytes: &[u8], map: &mut Map, depth: usize) -> Result<()
                         list.push(single(field.ty(), Raw::Varint(n), None, depth)?);
                     }
                 }
-                _ => list.push(single(field.ty(), raw, None, depth)?),
+                _ => list.push(single(field.ty(), raw, None, depth + 1)?),
             }
         } else if field.is_map() {
             let Some(Value::Object(entries)) = slot(map, field, || Value::Object(Map::new())) else { continue };
-            let (key, value) = entry(field, contents(raw)?, depth)?;
+            let (key, value) = entry(field, contents(raw)?, depth + 1)?;
             entries.insert(key, value);
         } else {
             // A message that occurs twice is merged, as generated code does.
@@ -291,7 +291,13 @@ fn single(ty: Type, raw: Raw<'_>, before: Option<Value>, depth: usize) -> Result
                     }
                 }
             }
-            Some(raw) => json::decode_untyped(raw, Strictness::Ignore)?.0,
+            Some(raw) => {
+                let (value, _) = json::decode_untyped(raw, Strictness::Ignore)?;
+                if rules::deeper_than(&value, MAX_DEPTH.saturating_sub(depth)) {
+                    return Err(DecodeError::syntax(rules::TOO_DEEP));
+                }
+                value
+            }
         },
         (Builtin::ExtraValue, Raw::Bytes(b)) => strings(b)?,
         (Builtin::SchemaOrBool | Builtin::SchemaOrArray | Builtin::SchemaOrStrings, Raw::Bytes(b)) => {

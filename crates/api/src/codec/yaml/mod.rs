@@ -16,14 +16,32 @@ use crate::schema::Type;
 /// How deep YAML may nest; the limit of JSON, which what is read here becomes.
 const MAX_DEPTH: usize = super::rules::MAX_DEPTH;
 
-fn options(duplicate_keys: serde_saphyr::DuplicateKeyPolicy) -> serde_saphyr::Options {
+/// How deep a document may nest to be read on the caller's stack: the parser takes some 22 KB a level.
+const SHALLOW: usize = 32;
+
+/// The stack for deeper documents, enough for [`MAX_DEPTH`].
+const DEEP_STACK: usize = 8 << 20;
+
+fn options(duplicate_keys: serde_saphyr::DuplicateKeyPolicy, max_depth: usize) -> serde_saphyr::Options {
     let mut options = serde_saphyr::Options::default();
     options.duplicate_keys = duplicate_keys;
     options.legacy_octal_numbers = true;
     if let Some(budget) = &mut options.budget {
-        budget.max_depth = MAX_DEPTH;
+        budget.max_depth = max_depth;
     }
     options
+}
+
+/// Reads a document; one that nests deeply on a stack of its own.
+fn parse(text: &str, duplicate_keys: serde_saphyr::DuplicateKeyPolicy) -> Result<Value, serde_saphyr::Error> {
+    let read = |depth| serde_saphyr::from_str_with_options(text, options(duplicate_keys, depth));
+    match read(SHALLOW) {
+        Err(e) if matches!(e.without_snippet(), serde_saphyr::Error::Budget { .. }) => std::thread::scope(|scope| {
+            let deep = std::thread::Builder::new().stack_size(DEEP_STACK).spawn_scoped(scope, || read(MAX_DEPTH));
+            deep.ok().and_then(|thread| thread.join().ok()).unwrap_or(Err(e))
+        }),
+        read => read,
+    }
 }
 
 fn looks_like_json(bytes: &[u8]) -> bool {
@@ -47,7 +65,7 @@ pub fn decode_untyped(bytes: &[u8], strictness: Strictness) -> Result<(Value, St
         return Ok((Value::Null, errors));
     }
     if strictness.reports() {
-        match serde_saphyr::from_str_with_options(&text, options(serde_saphyr::DuplicateKeyPolicy::Error)) {
+        match parse(&text, serde_saphyr::DuplicateKeyPolicy::Error) {
             Ok(value) => return Ok((value, errors)),
             Err(e) => match duplicate(&e) {
                 Some(text) => errors.push(text),
@@ -55,8 +73,7 @@ pub fn decode_untyped(bytes: &[u8], strictness: Strictness) -> Result<(Value, St
             },
         }
     }
-    let last = options(serde_saphyr::DuplicateKeyPolicy::LastWins);
-    let value = serde_saphyr::from_str_with_options(&text, last).map_err(refuse)?;
+    let value = parse(&text, serde_saphyr::DuplicateKeyPolicy::LastWins).map_err(refuse)?;
     Ok((value, errors))
 }
 
