@@ -39,6 +39,10 @@ fn client(server: &ApiServer, user: UserInfo) -> kube::Client {
 
 impl World {
     async fn start() -> World {
+        if std::env::var_os(orkd_base::telemetry::FILTER_ENV).is_some() {
+            // The first test of the process does it for all.
+            let _ = orkd_base::telemetry::init(orkd_base::telemetry::Format::Human, "info");
+        }
         let dir = tempfile::tempdir().expect("dir");
         let pki = ClusterPki::load_or_create(&dir.path().join("pki"), ServerNames::default(), Timestamp::now());
         let pki = pki.expect("pki");
