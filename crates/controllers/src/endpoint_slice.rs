@@ -35,15 +35,25 @@ pub const SPEC: ControllerSpec = ControllerSpec {
 
 /// The most endpoints of a slice.
 const MAX: usize = 100;
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// The label of what belongs to a headless service.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
-const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
+pub(crate) const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// Index of slices by their service.
-const BY_SERVICE: &str = "service";
+/// Index of slices by who manages them and their service: `MANAGER/NAMESPACE/NAME`.
+pub(crate) const BY_SERVICE: &str = "service";
+
+pub(crate) fn add_service_index(slices: &Informer<EndpointSlice>) {
+    slices.add_index(BY_SERVICE, |slice| {
+        let meta = &slice.metadata;
+        match (meta.label(MANAGED_BY), meta.label(SERVICE_NAME)) {
+            (Some(manager), Some(service)) => vec![format!("{manager}/{}/{service}", meta.namespace)],
+            _ => Vec::new(),
+        }
+    });
+}
 
 /// An endpoint slice; all of it, because it is written back.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -89,10 +99,13 @@ pub struct Endpoint {
 #[serde(default)]
 pub struct Conditions {
     /// Whether it takes traffic.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
     /// Whether it could.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub serving: Option<bool>,
     /// Whether it ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub terminating: Option<bool>,
 }
 
@@ -130,12 +143,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let pods: Informer<Pod> = cx.informers.informer();
     let nodes: Informer<Node> = cx.informers.informer();
     let slices: Informer<EndpointSlice> = cx.informers.informer();
-    slices.add_index(BY_SERVICE, |slice| {
-        let meta = &slice.metadata;
-        let ours = meta.label(MANAGED_BY) == Some(MANAGER);
-        let service = meta.label(SERVICE_NAME).filter(|_| ours);
-        service.map(|name| format!("{}/{name}", meta.namespace)).into_iter().collect()
-    });
+    add_service_index(&slices);
     let queue: Queue<Key> = Queue::new(SPEC.name);
     {
         let queue = queue.clone();
@@ -253,9 +261,9 @@ pub struct Observed {
 /// What is to be done for one service.
 #[derive(Debug, Default, PartialEq)]
 pub struct Plan {
-    create: Vec<Value>,
-    update: Vec<(Key, Value)>,
-    delete: Vec<(Key, String)>,
+    pub(crate) create: Vec<Value>,
+    pub(crate) update: Vec<(Key, Value)>,
+    pub(crate) delete: Vec<(Key, String)>,
 }
 
 #[async_trait]
@@ -274,7 +282,7 @@ impl Controller for Slices {
             return Ok(None);
         }
         let seen = self.slices.seen();
-        let slices = self.slices.by_index(BY_SERVICE, &key.to_string());
+        let slices = self.slices.by_index(BY_SERVICE, &format!("{MANAGER}/{key}"));
         let alive = slices.iter().filter(|s| !s.metadata.is_deleting()).map(|s| s.metadata.uid.as_str());
         if !self.freshness.is_fresh(key, seen, alive, Timestamp::now()) {
             // Our own writes are on their way; their events bring the key back.
@@ -297,7 +305,7 @@ impl Controller for Slices {
     }
 
     async fn act(&self, observed: &Observed, plan: Plan) -> Result<Outcome, BoxError> {
-        let result = self.write(observed, plan).await;
+        let result = write(&self.api, &self.freshness, &observed.service.metadata.key(), plan).await;
         if let Err(err) = &result {
             let service = &observed.service;
             let text = format!(
@@ -311,35 +319,33 @@ impl Controller for Slices {
     }
 }
 
-impl Slices {
-    async fn write(&self, observed: &Observed, plan: Plan) -> Result<(), BoxError> {
-        let resource = Resource::of::<EndpointSlice>();
-        let key = observed.service.metadata.key();
-        let wrote = |slice: EndpointSlice| self.freshness.wrote(&key, slice.metadata.rv(), Timestamp::now());
-        for body in &plan.create {
-            match self.api.create::<EndpointSlice>(&resource.collection(&key.namespace), body).await {
-                Ok(slice) => wrote(slice),
-                Err(err) if err.has_cause("NamespaceTerminating") => return Ok(()),
-                Err(err) => return Err(err.into()),
-            }
+/// Writes what a plan says for the service or endpoints of a key.
+pub(crate) async fn write(api: &Api, freshness: &Freshness, key: &Key, plan: Plan) -> Result<(), BoxError> {
+    let resource = Resource::of::<EndpointSlice>();
+    let wrote = |slice: EndpointSlice| freshness.wrote(key, slice.metadata.rv(), Timestamp::now());
+    for body in &plan.create {
+        match api.create::<EndpointSlice>(&resource.collection(&key.namespace), body).await {
+            Ok(slice) => wrote(slice),
+            Err(err) if err.has_cause("NamespaceTerminating") => return Ok(()),
+            Err(err) => return Err(err.into()),
         }
-        for (slice, body) in &plan.update {
-            wrote(self.api.update::<EndpointSlice>(&resource.at(&slice.namespace, &slice.name), body).await?);
-        }
-        for (slice, uid) in &plan.delete {
-            self.freshness.deleting(&key, uid, Timestamp::now());
-            let target = resource.at(&slice.namespace, &slice.name);
-            match self.api.delete(&target, &DeleteOptions::default().uid(uid)).await {
-                Err(err) if err.is_not_found() || err.is_conflict() => self.freshness.not_deleted(&key, uid),
-                Err(err) => {
-                    self.freshness.not_deleted(&key, uid);
-                    return Err(err.into());
-                }
-                Ok(()) => {}
-            }
-        }
-        Ok(())
     }
+    for (slice, body) in &plan.update {
+        wrote(api.update::<EndpointSlice>(&resource.at(&slice.namespace, &slice.name), body).await?);
+    }
+    for (slice, uid) in &plan.delete {
+        freshness.deleting(key, uid, Timestamp::now());
+        let target = resource.at(&slice.namespace, &slice.name);
+        match api.delete(&target, &DeleteOptions::default().uid(uid)).await {
+            Err(err) if err.is_not_found() || err.is_conflict() => freshness.not_deleted(key, uid),
+            Err(err) => {
+                freshness.not_deleted(key, uid);
+                return Err(err.into());
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
 }
 
 fn plan(observed: &Observed) -> Plan {
@@ -379,9 +385,34 @@ fn plan_family(observed: &Observed, family: &str, plan: &mut Plan) {
     if wanted.is_empty() {
         wanted.insert(Vec::new(), Vec::new());
     }
-    let labels = labels(&observed.service);
+    let service = &observed.service;
+    let of = Of {
+        namespace: &service.metadata.namespace,
+        name: &service.metadata.name,
+        labels: labels(service),
+        owner: owners::controller_ref(&**service),
+    };
+    plan_slices(&of, &observed.slices, family, wanted, plan);
+}
+
+/// Whose slices they are.
+pub(crate) struct Of<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) owner: Value,
+}
+
+/// Brings the slices of one family to what is wanted, with as few changes as can be.
+pub(crate) fn plan_slices(
+    of: &Of<'_>,
+    slices: &[Arc<EndpointSlice>],
+    family: &str,
+    wanted: BTreeMap<Vec<Port>, Vec<Endpoint>>,
+    plan: &mut Plan,
+) {
     let mut existing: BTreeMap<Vec<Port>, Vec<&Arc<EndpointSlice>>> = BTreeMap::new();
-    for slice in observed.slices.iter().filter(|s| s.address_type == family && !s.metadata.is_deleting()) {
+    for slice in slices.iter().filter(|s| s.address_type == family && !s.metadata.is_deleting()) {
         let mut ports = slice.ports.clone();
         for port in &mut ports {
             // Absent and empty are one.
@@ -400,25 +431,22 @@ fn plan_family(observed: &Observed, family: &str, plan: &mut Plan) {
     for (ports, endpoints) in wanted {
         let mut slices = existing.remove(&ports).unwrap_or_default();
         slices.sort_by_key(|s| s.metadata.key());
-        let placed = place(&slices, endpoints);
-        for (slice, endpoints) in placed {
+        for (slice, endpoints) in place(&slices, endpoints) {
             match slice {
                 Some(slice) if endpoints.is_empty() && !ports.is_empty() => {
                     plan.delete.push((slice.metadata.key(), slice.metadata.uid.clone()));
                 }
                 Some(slice) => {
-                    if slice.endpoints != endpoints || slice.metadata.labels != labels {
-                        let body = body(observed, Some(slice), family, &ports, &endpoints, &labels);
-                        plan.update.push((slice.metadata.key(), body));
+                    if slice.endpoints != endpoints || slice.metadata.labels != of.labels {
+                        plan.update.push((slice.metadata.key(), body(of, Some(slice), family, &ports, &endpoints)));
                     }
                 }
                 None => match spare.pop() {
                     // A slice of ports that are no more takes the new ones.
                     Some(slice) => {
-                        let body = body(observed, Some(slice), family, &ports, &endpoints, &labels);
-                        plan.update.push((slice.metadata.key(), body));
+                        plan.update.push((slice.metadata.key(), body(of, Some(slice), family, &ports, &endpoints)));
                     }
-                    None => plan.create.push(body(observed, None, family, &ports, &endpoints, &labels)),
+                    None => plan.create.push(body(of, None, family, &ports, &endpoints)),
                 },
             }
         }
@@ -520,29 +548,23 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
 }
 
 fn body(
-    observed: &Observed,
+    of: &Of<'_>,
     slice: Option<&Arc<EndpointSlice>>,
     family: &str,
     ports: &[Port],
     endpoints: &[Endpoint],
-    labels: &BTreeMap<String, String>,
 ) -> Value {
-    let service = &observed.service;
     let mut metadata = json!({
-        "namespace": &*service.metadata.namespace, "labels": labels,
-        "ownerReferences": [owners::controller_ref(&**service)],
+        "namespace": of.namespace, "labels": of.labels, "ownerReferences": [of.owner],
+        "generateName": format!("{}-", of.name),
     });
-    match slice {
-        None => metadata["generateName"] = format!("{}-", service.metadata.name).into(),
-        Some(slice) => {
-            let meta = &slice.metadata;
-            metadata["name"] = (*meta.name).into();
-            metadata["generateName"] = format!("{}-", service.metadata.name).into();
-            metadata["uid"] = meta.uid.as_str().into();
-            metadata["resourceVersion"] = meta.resource_version.as_str().into();
-            if !meta.annotations.is_empty() {
-                metadata["annotations"] = json!(meta.annotations);
-            }
+    if let Some(slice) = slice {
+        let meta = &slice.metadata;
+        metadata["name"] = (*meta.name).into();
+        metadata["uid"] = meta.uid.as_str().into();
+        metadata["resourceVersion"] = meta.resource_version.as_str().into();
+        if !meta.annotations.is_empty() {
+            metadata["annotations"] = json!(meta.annotations);
         }
     }
     json!({

@@ -10,8 +10,10 @@
 //! Where to start reading: [`replica_set`], then [`all`].
 
 pub mod certificates;
+pub mod cluster_role;
 pub mod deployment;
 pub mod endpoint_slice;
+pub mod endpoint_slice_mirror;
 pub mod endpoints;
 pub mod garbage;
 pub mod namespace;
@@ -22,6 +24,7 @@ pub mod replica_set;
 pub mod root_ca;
 pub mod service_account;
 pub mod taint_eviction;
+pub mod token_cleaner;
 
 mod cx;
 mod discovery;
@@ -39,6 +42,7 @@ pub fn all() -> Vec<ControllerSpec> {
         replica_set::SPEC,
         endpoint_slice::SPEC,
         endpoints::SPEC,
+        endpoint_slice_mirror::SPEC,
         namespace::SPEC,
         garbage::SPEC,
         service_account::SPEC,
@@ -50,6 +54,8 @@ pub fn all() -> Vec<ControllerSpec> {
         certificates::APPROVING,
         certificates::SIGNING,
         certificates::CLEANING,
+        cluster_role::SPEC,
+        token_cleaner::SPEC,
     ]
 }
 

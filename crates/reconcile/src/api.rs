@@ -235,10 +235,10 @@ impl Api {
                         all.metadata = page.metadata;
                     }
                 }
-                if options.continue_token.is_empty() {
-                    if let Some(all) = all {
-                        return Ok(all);
-                    }
+                if options.continue_token.is_empty()
+                    && let Some(all) = all
+                {
+                    return Ok(all);
                 }
             }
         }
