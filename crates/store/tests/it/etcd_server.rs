@@ -34,9 +34,8 @@ fn find_binary() -> Option<PathBuf> {
     directories.into_iter().map(|directory| directory.join("etcd")).find(|file| file.is_file())
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("address").port()
+fn free_port() -> TcpListener {
+    TcpListener::bind(("127.0.0.1", 0)).expect("a free port")
 }
 
 impl EtcdServer {
@@ -45,44 +44,76 @@ impl EtcdServer {
         Self::start_with(test, None)
     }
 
+    /// The same with TLS and client certificates.
     pub fn start_with(test: &str, tls: Option<&TlsFiles>) -> Option<Self> {
+        Self::start_members(test, 1, tls)?.pop()
+    }
+
+    /// Starts the members of one cluster.
+    pub fn start_cluster(test: &str, members: usize) -> Option<Vec<Self>> {
+        Self::start_members(test, members, None)
+    }
+
+    fn start_members(test: &str, members: usize, tls: Option<&TlsFiles>) -> Option<Vec<Self>> {
         let Some(binary) = find_binary() else {
             eprintln!("skipped: {test}: no etcd on this machine (Debian package etcd-server)");
             return None;
         };
         let directory = Arc::new(tempfile::tempdir().expect("a directory"));
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let endpoint = format!("{scheme}://127.0.0.1:{}", free_port());
-        let peer = format!("http://127.0.0.1:{}", free_port());
-        let mut arguments: Vec<String> = [
-            "--data-dir",
-            &directory.path().join("data").display().to_string(),
-            "--listen-client-urls",
-            &endpoint,
-            "--advertise-client-urls",
-            &endpoint,
-            "--listen-peer-urls",
-            &peer,
-            "--initial-advertise-peer-urls",
-            &peer,
-            "--initial-cluster",
-            &format!("default={peer}"),
-            "--max-request-bytes",
-            "4000000",
-        ]
-        .map(str::to_string)
-        .to_vec();
-        if let Some(files) = tls {
-            let show = |path: &Path| path.display().to_string();
-            arguments.extend(["--cert-file".to_string(), show(&files.cert)]);
-            arguments.extend(["--key-file".to_string(), show(&files.key)]);
-            arguments.extend(["--trusted-ca-file".to_string(), show(&files.ca)]);
-            arguments.push("--client-cert-auth".to_string());
-        }
-        let log = directory.path().join("log");
-        let mut server = Self { process: None, binary, arguments, endpoint, log, _directory: directory };
-        server.restart();
-        Some(server)
+        // Held until all are known, so that no port is given twice.
+        let ports: Vec<(TcpListener, TcpListener)> = (0..members).map(|_| (free_port(), free_port())).collect();
+        let port = |listener: &TcpListener| listener.local_addr().expect("address").port();
+        let urls: Vec<(String, String)> = ports
+            .iter()
+            .map(|(client, peer)| {
+                (format!("{scheme}://127.0.0.1:{}", port(client)), format!("http://127.0.0.1:{}", port(peer)))
+            })
+            .collect();
+        drop(ports);
+        let cluster: Vec<String> =
+            urls.iter().enumerate().map(|(number, (_, peer))| format!("member{number}={peer}")).collect();
+        let member = |(number, (endpoint, peer)): (usize, &(String, String))| {
+            let mut arguments: Vec<String> = [
+                "--name",
+                &format!("member{number}"),
+                "--data-dir",
+                &directory.path().join(format!("data{number}")).display().to_string(),
+                "--listen-client-urls",
+                endpoint,
+                "--advertise-client-urls",
+                endpoint,
+                "--listen-peer-urls",
+                peer,
+                "--initial-advertise-peer-urls",
+                peer,
+                "--initial-cluster",
+                &cluster.join(","),
+                "--max-request-bytes",
+                "4000000",
+            ]
+            .map(str::to_string)
+            .to_vec();
+            if let Some(files) = tls {
+                let show = |path: &Path| path.display().to_string();
+                arguments.extend(["--cert-file".to_string(), show(&files.cert)]);
+                arguments.extend(["--key-file".to_string(), show(&files.key)]);
+                arguments.extend(["--trusted-ca-file".to_string(), show(&files.ca)]);
+                arguments.push("--client-cert-auth".to_string());
+            }
+            let log = directory.path().join(format!("log{number}"));
+            let mut server = Self {
+                process: None,
+                binary: binary.clone(),
+                arguments,
+                endpoint: endpoint.clone(),
+                log,
+                _directory: directory.clone(),
+            };
+            server.restart();
+            server
+        };
+        Some(urls.iter().enumerate().map(member).collect())
     }
 
     /// Starts the process, again on the same data.
