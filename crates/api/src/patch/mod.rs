@@ -48,6 +48,11 @@ fn plain_error(message: impl Into<String>) -> Status {
     Status::new(500, "", message)
 }
 
+/// A patch as upstream's error texts show it: Go's print of the decoded JSON, such as `map[spec:map[replicas:x]]`.
+pub fn shown(patch: &Value) -> String {
+    go::v(patch)
+}
+
 /// About the bytes of a value in compact JSON.
 fn json_size(value: &Value) -> usize {
     match value {

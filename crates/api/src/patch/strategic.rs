@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::{go, json::inapplicable, plain_error};
 use crate::Map;
-use crate::schema::{Node, NodeKind};
+use crate::schema::{Node, NodeKind, ScalarType};
 use crate::status::Status;
 
 const DIRECTIVE: &str = "$patch";
@@ -56,6 +56,62 @@ pub fn apply(target: &mut Value, patch: Value, node: Node<'_>) -> Result<(), Sta
     match target {
         Value::Object(target) => merge_map(target, patch, Some(node)),
         _ => Ok(()),
+    }
+}
+
+/// What a patched object has that its Go type cannot hold, in the words of upstream's converter; it names no field.
+/// `None` for an object that fits, as far as types of values go.
+///
+/// Upstream answers a 422 whose one cause is the field `patch` with the value [`super::shown`] of the patch and this
+/// text. Follows `apimachinery/pkg/runtime/converter.go` (`fromUnstructured`).
+pub fn type_problem(node: Node<'_>, value: &Value) -> Option<String> {
+    if value.is_null() {
+        return None;
+    }
+    let go_kind = match value {
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+        scalar => go::type_name(scalar),
+    };
+    match (node.kind(), value) {
+        (NodeKind::Struct, Value::Object(map)) => {
+            node.fields().find_map(|(name, field)| type_problem(field, map.get(name)?))
+        }
+        (NodeKind::Struct, _) => Some(format!("cannot restore struct from: {go_kind}")),
+        (NodeKind::Map, Value::Object(map)) => map.values().find_map(|value| type_problem(node.values()?, value)),
+        (NodeKind::Map, _) => Some(format!("cannot restore map from {go_kind}")),
+        (NodeKind::List, Value::Array(list)) => list.iter().find_map(|item| type_problem(node.items()?, item)),
+        (NodeKind::List, _) => Some(format!("cannot restore slice from {go_kind}")),
+        (NodeKind::Any, _) => None,
+        (NodeKind::Scalar(scalar), value) => {
+            let (go_type, fits) = match scalar {
+                ScalarType::String => ("string", value.is_string()),
+                ScalarType::Bool => ("bool", value.is_boolean()),
+                ScalarType::Int32 | ScalarType::Int64 => {
+                    let whole = value.as_f64().is_some_and(|f| f.fract() == 0.0);
+                    (if scalar == ScalarType::Int32 { "int32" } else { "int64" }, whole)
+                }
+                ScalarType::Float64 => ("float64", value.is_number()),
+                ScalarType::Bytes if !value.is_string() && !value.is_array() => {
+                    return Some(format!("cannot restore slice from {go_kind}"));
+                }
+                // These read their own JSON.
+                ScalarType::Bytes
+                | ScalarType::Quantity
+                | ScalarType::IntOrString
+                | ScalarType::Time
+                | ScalarType::MicroTime
+                | ScalarType::Duration => return None,
+            };
+            // Go could convert a number to a string or another number, and is not let.
+            let convertible =
+                value.is_number() && scalar != ScalarType::Bool && (scalar != ScalarType::String || !value.is_f64());
+            match (fits, convertible) {
+                (true, _) => None,
+                (false, true) => Some(format!("cannot convert {go_kind} to {go_type}")),
+                (false, false) => Some(format!("unrecognized type: {go_type}")),
+            }
+        }
     }
 }
 
@@ -678,6 +734,22 @@ mod tests {
             422,
             "the server rejected our request due to an error in our request",
         );
+    }
+
+    #[test]
+    fn values_of_a_wrong_type_get_upstreams_texts() {
+        let check = |value: Value, want: Option<&str>| {
+            assert_eq!(type_problem(node("apps/v1.Deployment"), &value).as_deref(), want, "{value}");
+        };
+        check(json!({"spec": {"replicas": 1, "paused": true, "unknown": 1}}), None);
+        check(json!({"spec": {"replicas": "x"}}), Some("unrecognized type: int32"));
+        check(json!({"spec": {"replicas": 1.5}}), Some("cannot convert float64 to int32"));
+        check(json!({"spec": {"paused": "x"}}), Some("unrecognized type: bool"));
+        check(json!({"spec": []}), Some("cannot restore struct from: slice"));
+        check(json!({"metadata": {"labels": "x"}}), Some("cannot restore map from string"));
+        check(json!({"metadata": {"labels": {"a": 1}}}), Some("cannot convert int64 to string"));
+        check(json!({"metadata": {"labels": {"a": true}}}), Some("unrecognized type: string"));
+        check(json!({"metadata": {"finalizers": {}}}), Some("cannot restore slice from map"));
     }
 
     proptest! {
