@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-const NODES: Resource = Resource::new("", "v1", "Node", "nodes", false);
-const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "Lease", "leases", true);
+const NODES: Resource = Resource::new("", "v1", "nodes", "Node", false);
+const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases", "Lease", true);
 
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_secs(10);

@@ -17,12 +17,48 @@ pub const DNS_PORT: u16 = 10053;
 /// # Errors
 /// What keeps the node from starting.
 pub async fn in_server(
-    _control: &ControlPlane,
-    _args: &ServerArgs,
-    _name: &str,
-    _supervisor: &Supervisor,
+    control: &ControlPlane,
+    args: &ServerArgs,
+    name: &str,
+    supervisor: &Supervisor,
     _progress: &Progress,
 ) -> anyhow::Result<()> {
+    let ip = match args.node.node_ip {
+        Some(ip) => ip,
+        None => crate::host::address(None)?,
+    };
+    let user = orkd_apiserver::user::UserInfo {
+        name: format!("system:node:{name}"),
+        groups: vec!["system:nodes".to_owned(), "system:authenticated".to_owned()],
+        ..Default::default()
+    };
+    let client = control.client(user);
+    let dir = crate::server::agent_dir(&args.common);
+    let node = orkd_kubelet::NodeSettings {
+        name: name.to_owned(),
+        hostname: name.to_owned(),
+        ips: vec![ip],
+        max_pods: args.node.max_pods,
+        port: args.node.kubelet_port,
+        ..Default::default()
+    };
+    let mut config = orkd_kubelet::Config::new(node, &dir, &dir.join("run"));
+    config.cgroup_root.clone_from(&args.node.cgroup_root);
+    config.log_dir.clone_from(&args.node.pod_log_dir);
+    config.cluster_dns = vec![crate::server::cluster_dns(args.cluster.cluster_dns, args.cluster.service_cidr)?];
+    config.cluster_domain.clone_from(&args.cluster.cluster_domain);
+    let informers = Informers::new(client.clone(), supervisor.clone());
+    let network = orkd_network::agent::Config {
+        node_name: name.to_owned(),
+        conf_dir: dir.join("cni/net.d"),
+        state_dir: dir.join("cni/state"),
+        cluster_cidr: Some(args.cluster.cluster_cidr),
+    };
+    supervisor.run(TaskKind::Node, "network", {
+        let informers = informers.clone();
+        move |stop| orkd_network::agent::run(network.clone(), informers.clone(), stop)
+    });
+    orkd_kubelet::start(config, client, supervisor).await?;
     Ok(())
 }
 

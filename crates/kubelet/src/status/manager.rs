@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::conditions::OWNED;
 use crate::pod;
 
-const PODS: Resource = Resource::new("", "v1", "Pod", "pods", true);
+const PODS: Resource = Resource::new("", "v1", "pods", "Pod", true);
 
 struct Entry {
     pod: Arc<Pod>,
