@@ -113,7 +113,13 @@ fn without_the_server(obj: &mut Value) {
             *obj = serde_json::from_str(&obj.to_string().replace(&uid, UID)).expect("still JSON");
         }
         // The time of the recording.
-        "PersistentVolume" => set(obj, &["status", "lastPhaseTransitionTime"], "1970-01-01T00:00:00Z"),
+        "PersistentVolume" => {
+            set(obj, &["status", "lastPhaseTransitionTime"], "1970-01-01T00:00:00Z");
+            remove(obj, &["metadata", "finalizers"]);
+        }
+        "PersistentVolumeClaim" => {
+            remove(obj, &["metadata", "finalizers"]);
+        }
         _ => {}
     }
 }

@@ -147,29 +147,53 @@ pub(crate) fn cells(e: &Shown<'_>) -> Cells {
     ]
 }
 
-/// Whether the object an event is about lives outside namespaces, as far as its kind tells.
-fn is_cluster_kind(kind: &str) -> bool {
-    matches!(kind, "Node" | "Namespace" | "PersistentVolume" | "ComponentStatus")
-}
-
-/// The rules of events that came in by the core group. Upstream: `legacyValidateEvent`.
+/// The rules of events that came in by the core group: those of old clients, which know no `eventTime`, are only
+/// checked for being where their object is. Upstream: `legacyValidateEvent`.
 fn legacy(obj: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
     let root = View::root(obj);
-    let involved = root.get("involvedObject");
+    let about = root.dig("involvedObject.namespace");
     let namespace = text(obj, &["metadata", "namespace"]);
-    let about = involved.get("namespace");
-    if about.str().is_empty() {
-        // Objects outside namespaces have their events in the default namespace or the system's.
-        if !matches!(namespace, "" | "default" | "kube-system") {
-            errs.invalid(about.path(), about.str(), "does not match event.namespace");
+    const ELSEWHERE: &str = "does not match event.namespace";
+    if !root.get("eventTime").is_set() {
+        // Events of objects outside namespaces are in the default one.
+        let there = if about.str().is_empty() { matches!(namespace, "" | "default") } else { about.str() == namespace };
+        if !there {
+            errs.invalid(about.path(), about.str(), ELSEWHERE);
         }
-    } else if is_cluster_kind(involved.get("kind").str()) {
-        errs.invalid(about.path(), about.str(), "must be empty for cluster-scoped objects");
-    } else if about.str() != namespace {
-        errs.invalid(about.path(), about.str(), "does not match event.namespace");
+        return errs;
+    }
+    if about.str().is_empty() && !matches!(namespace, "default" | "kube-system") {
+        errs.invalid(about.path(), about.str(), ELSEWHERE);
+    }
+    let reporter = root.get("reportingComponent");
+    if reporter.str().is_empty() {
+        errs.required(reporter.path(), "");
+    }
+    for problem in crate::names::qualified_name(reporter.str()) {
+        errs.invalid(reporter.path(), reporter.str(), problem);
+    }
+    words(&mut errs, &root);
+    let message = root.get("message");
+    if message.len() > MAX_NOTE {
+        errs.invalid(message.path(), "", format!("can have at most {MAX_NOTE} characters"));
     }
     errs
+}
+
+const MAX_NOTE: usize = 1024;
+const MAX_WORD: usize = 128;
+
+/// The words every new event has.
+fn words(errs: &mut ErrorList, root: &View<'_>) {
+    for field in ["reportingInstance", "action", "reason"] {
+        let v = root.get(field);
+        if v.str().is_empty() {
+            errs.required(v.path(), "");
+        } else if v.len() > MAX_WORD {
+            errs.invalid(v.path(), "", format!("can have at most {MAX_WORD} characters"));
+        }
+    }
 }
 
 /// The rules of events that came in by `events.k8s.io/v1`, in the names of the core form they are stored in.
@@ -187,17 +211,10 @@ pub(crate) fn strict(obj: &Value) -> ErrorList {
     for problem in crate::names::qualified_name(controller.str()) {
         errs.invalid(controller.path(), controller.str(), problem);
     }
-    for (field, max) in [("reportingInstance", 128), ("action", 128), ("reason", 128)] {
-        let v = root.get(field);
-        if v.str().is_empty() {
-            errs.required(v.path(), "");
-        } else if v.len() > max {
-            errs.invalid(v.path(), "", format!("can have at most {max} characters"));
-        }
-    }
+    words(&mut errs, &root);
     let note = root.get("note");
-    if note.len() > 1024 {
-        errs.invalid(note.path(), "", "can have at most 1024 characters");
+    if note.len() > MAX_NOTE {
+        errs.invalid(note.path(), "", format!("can have at most {MAX_NOTE} characters"));
     }
     let ty = root.get("type");
     if !matches!(ty.str(), "Normal" | "Warning") {

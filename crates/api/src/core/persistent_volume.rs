@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::persistent_volume_claim::{access_modes, protect};
+use super::persistent_volume_claim::access_modes;
 use crate::core::pod::defaults::network_disks;
 use crate::field::ErrorList;
 use crate::kind::Kind;
@@ -54,7 +54,6 @@ impl Kind for PersistentVolume {
     fn prepare_create(&self, cx: &Cx<'_>, obj: &mut Value) {
         let time = cx.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         set(obj, &["status"], json!({"phase": "Pending", "lastPhaseTransitionTime": time}));
-        protect(obj, "kubernetes.io/pv-protection");
     }
 
     fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {

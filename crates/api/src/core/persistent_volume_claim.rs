@@ -1,4 +1,5 @@
-//! `PersistentVolumeClaim`. Upstream: `pkg/registry/core/persistentvolumeclaim/strategy.go`, `ValidatePersistentVolumeClaim`.
+//! `PersistentVolumeClaim`. The finalizer that protects a claim in use is admission's (`StorageObjectInUseProtection`)
+//! and its controller's. Upstream: `pkg/registry/core/persistentvolumeclaim/strategy.go`, `ValidatePersistentVolumeClaim`.
 
 use serde_json::{Value, json};
 
@@ -49,7 +50,6 @@ impl Kind for PersistentVolumeClaim {
 
     fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
         set(obj, &["status"], json!({"phase": "Pending"}));
-        protect(obj, "kubernetes.io/pvc-protection");
     }
 
     fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
@@ -145,15 +145,6 @@ impl Kind for PersistentVolumeClaim {
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
         reset_spec_or_status(subresource)
-    }
-}
-
-/// Adds the finalizer that keeps a claim or volume while it is used.
-pub(super) fn protect(obj: &mut Value, finalizer: &str) {
-    let mut finalizers = list(obj, &["metadata", "finalizers"]).to_vec();
-    if !finalizers.iter().any(|f| f == finalizer) {
-        finalizers.push(json!(finalizer));
-        set(obj, &["metadata", "finalizers"], finalizers);
     }
 }
 

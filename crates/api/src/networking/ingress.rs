@@ -240,7 +240,7 @@ fn backend(errs: &mut ErrorList, v: &View<'_>) {
             if name.str().is_empty() {
                 errs.required(name.path(), "");
             } else {
-                for problem in crate::names::dns1035_label(name.str(), false) {
+                for problem in crate::names::dns_label(name.str(), false) {
                     errs.invalid(name.path(), name.str(), problem);
                 }
             }

@@ -85,7 +85,7 @@ impl Kind for Service {
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        crate::names::dns1035_label(name, prefix)
+        crate::names::dns_label(name, prefix)
     }
 
     fn warnings(&self, _cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {

@@ -196,18 +196,16 @@ fn host_ports(errs: &mut ErrorList, containers: &[View<'_>]) {
     }
 }
 
-/// Upstream: `validateHostNetwork`.
-pub(super) fn host_network(errs: &mut ErrorList, spec: &View<'_>) {
+/// On the host's network a port is the same inside and outside. A template may leave the outer one to the pod's
+/// defaults. Upstream: `validateHostNetwork`.
+pub(super) fn host_network(errs: &mut ErrorList, spec: &View<'_>, is_pod: bool) {
     for field in ["containers", "initContainers"] {
         for container in spec.items(field) {
             for port in container.items("ports") {
-                let (inner, outer) = (port.get("containerPort"), port.get("hostPort"));
-                if inner.int().unwrap_or_default() != outer.int().unwrap_or_default() {
-                    errs.invalid(
-                        inner.path(),
-                        inner.int().unwrap_or_default(),
-                        "must match `hostPort` when `hostNetwork` is true",
-                    );
+                let outer = port.get("hostPort");
+                let number = outer.int().unwrap_or_default();
+                if (is_pod || number != 0) && number != port.get("containerPort").int().unwrap_or_default() {
+                    errs.invalid(outer.path(), number, "must match `containerPort` when `hostNetwork` is true");
                 }
             }
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{dns_label_at, dns_subdomain_at, labels, non_negative};
+use super::{dns_label_at, dns_subdomain_at, labels};
 use crate::field::{ErrorList, Path};
 use crate::kind::Cx;
 use crate::object::View;
@@ -35,12 +35,6 @@ pub struct PodContext<'a> {
     pub claims: Vec<&'a str>,
     /// `spec.terminationGracePeriodSeconds`.
     pub grace_seconds: i64,
-    /// `spec.os.name`.
-    pub os: &'a str,
-    /// `spec.restartPolicy`.
-    pub restart_policy: &'a str,
-    /// Whether the object is a pod, not a template.
-    pub is_pod: bool,
 }
 
 /// A new pod.
@@ -99,9 +93,6 @@ pub fn spec(errs: &mut ErrorList, spec: &View<'_>, is_pod: bool) {
         volumes: volumes::volumes(errs, &spec.get("volumes")),
         claims: claims.iter().map(|c| c.get("name").str()).collect(),
         grace_seconds: spec.get("terminationGracePeriodSeconds").int().unwrap_or(30),
-        os: spec.dig("os.name").str(),
-        restart_policy: spec.get("restartPolicy").str(),
-        is_pod,
     };
     scheduling::resource_claims(errs, &spec.get("resourceClaims"));
     containers::regular(errs, &spec.get("containers"), &pod);
@@ -110,9 +101,9 @@ pub fn spec(errs: &mut ErrorList, spec: &View<'_>, is_pod: bool) {
     let policy = spec.get("restartPolicy");
     super::one_of(errs, &policy, &["Always", "OnFailure", "Never"]);
     let dns = spec.get("dnsPolicy");
-    super::one_of(errs, &dns, &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]);
+    super::one_of(errs, &dns, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     labels::labels(errs, &spec.get("nodeSelector"));
-    security::pod(errs, spec);
+    security::pod(errs, spec, is_pod);
     affinity::affinity(errs, &spec.get("affinity"));
     scheduling::dns_config(errs, spec);
     scheduling::gates(errs, spec);
@@ -161,7 +152,6 @@ fn names(errs: &mut ErrorList, spec: &View<'_>) {
             dns_label_at(errs, &v);
         }
     }
-    non_negative(errs, &spec.get("terminationGracePeriodSeconds"));
 }
 
 /// The text of upstream's check that a path stays below the place it is mounted at.

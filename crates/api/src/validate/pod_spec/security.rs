@@ -20,10 +20,10 @@ fn id(errs: &mut ErrorList, v: &View<'_>) {
 }
 
 /// What a pod says of its containers' security, and of the host's namespaces.
-pub fn pod(errs: &mut ErrorList, spec: &View<'_>) {
+pub fn pod(errs: &mut ErrorList, spec: &View<'_>, is_pod: bool) {
     let v = spec.get("securityContext");
     if spec.get("hostNetwork").is_true() {
-        containers::host_network(errs, spec);
+        containers::host_network(errs, spec, is_pod);
     }
     if spec.get("hostPID").is_true() && spec.get("shareProcessNamespace").is_true() {
         errs.invalid(
@@ -201,7 +201,7 @@ mod tests {
                 "securityContext": {"seccompProfile": {"type": "Localhost"}, "sysctls": [{"name": "net.ipv4.ip_forward", "value": "1"}]}})
             ),
             [
-                "spec.containers[0].ports[0].containerPort: Invalid value: 80: must match `hostPort` when `hostNetwork` is true",
+                "spec.containers[0].ports[0].hostPort: Invalid value: 81: must match `containerPort` when `hostNetwork` is true",
                 "spec.securityContext.sysctls[0].name: Invalid value: \"net.ipv4.ip_forward\": may not be specified when \
                  'hostNetwork' is true",
                 "spec.securityContext.seccompProfile.localhostProfile: Required value: must be set when seccomp type is Localhost",
