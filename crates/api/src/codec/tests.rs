@@ -487,6 +487,43 @@ mod random {
         }
 
         #[test]
+        fn spoilt_testdata_never_panics(
+            pick in any::<proptest::sample::Index>(),
+            spoils in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
+        ) {
+            let all = testdata();
+            if all.is_empty() {
+                return Ok(());
+            }
+            let (stem, ty) = &all[pick.index(all.len())];
+            let Some(ty) = *ty else { return Ok(()) };
+            for extension in ["json", "pb", "yaml"] {
+                let mut bytes = read(stem, extension);
+                for (at, byte) in &spoils {
+                    let at = at.index(bytes.len());
+                    bytes[at] = *byte;
+                }
+                let value = match extension {
+                    "json" => json::decode(&bytes, ty, Strictness::Strict).map(|r| r.0),
+                    "pb" => protobuf::decode(&bytes, ty),
+                    _ => yaml::decode(&bytes, ty, Strictness::Strict).map(|r| r.0),
+                };
+                // What was read can be written in every form, and read again the same.
+                let Ok(value) = value else { continue };
+                let json = json::to_vec(&value, ty);
+                let back = json::decode(&json, ty, Strictness::Ignore).map(|r| r.0);
+                prop_assert_eq!(back.as_ref(), Ok(&value));
+                let mut pb = Vec::new();
+                protobuf::encode(&value, ty, &mut pb);
+                let back = protobuf::decode(&pb, ty);
+                prop_assert_eq!(back.as_ref(), Ok(&value));
+                let yaml = yaml::to_string(&value);
+                let back = yaml::decode(yaml.as_bytes(), ty, Strictness::Ignore).map(|r| r.0);
+                prop_assert_eq!(back.as_ref(), Ok(&value));
+            }
+        }
+
+        #[test]
         fn untyped_strings_round_trip(text in "\\PC{0,40}") {
             let value = json!({ text.clone(): text });
             let out = json::to_string(&value);

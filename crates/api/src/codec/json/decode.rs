@@ -2,6 +2,9 @@
 //!
 //! As Go's decoder, it goes on after a value of the wrong type, so that bad syntax anywhere is reported before a
 //! wrong type, and of several wrong types the first.
+//!
+//! Of two occurrences of a key the last wins. (Go decodes the second into what the first left, so that two
+//! objects under one key are merged; nobody relies on it.)
 
 use std::borrow::Cow;
 
