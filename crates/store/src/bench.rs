@@ -68,8 +68,17 @@ pub async fn run(directory: &Path, each: Duration) -> Result<Vec<Figure>, Error>
 }
 
 async fn measure(directory: &Path, each: Duration) -> Result<Vec<Figure>, Error> {
+    let resident = resident_kib();
     let store = Arc::new(Embedded::open(directory, Options::default())?);
-    let mut figures = Vec::new();
+    for number in 0..2000 {
+        update(&store, number, number).await?;
+    }
+    let mut figures = vec![Figure {
+        what: "memory of a store of 2,000 records".to_string(),
+        measured: (resident_kib() - resident) / 1024.0,
+        unit: "MiB",
+        budget: None,
+    }];
     for (clients, rate_budget, syncs_budget) in [
         (1, None, Some(Budget::AtMost(2.0))),
         (16, None, None),
@@ -122,6 +131,13 @@ async fn measure(directory: &Path, each: Duration) -> Result<Vec<Figure>, Error>
         budget: None,
     });
     Ok(figures)
+}
+
+/// Resident memory of this process.
+fn resident_kib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0.0)
 }
 
 /// Conditional updates of random keys by so many clients at once.

@@ -198,3 +198,22 @@ async fn compaction_keeps_the_file_small_and_survives_reopening() {
     }
     assert!(sizes[3] <= sizes[1], "the file grows: {sizes:?}");
 }
+
+/// Deadlines are on disk: what expires while nobody has the store open is removed when it is opened.
+#[tokio::test]
+async fn expiry_survives_reopening() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let store = Embedded::open(directory.path(), Options::default()).expect("open");
+    let write = |key: &str, ttl| Txn {
+        conditions: Vec::new(),
+        ops: vec![Op::Put { key: key.into(), value: "x".into(), ttl_seconds: Some(ttl) }],
+    };
+    store.commit(write("/brief", 1)).await.expect("commit");
+    let Ok(Outcome::Committed(last)) = store.commit(write("/long", 600)).await else { panic!("commit") };
+    store.close().await;
+    let store = Embedded::open(directory.path(), Options::default()).expect("reopen");
+    let mut watch = store.watch("/", last).await.expect("watch");
+    let told = orkd_store::contract::events(&mut watch, 1).await;
+    assert_eq!((told[0].record.key.as_str(), told[0].kind), ("/brief", orkd_store::EventKind::Delete));
+    assert!(store.get("/long").await.expect("get").is_some());
+}

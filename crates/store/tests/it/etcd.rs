@@ -83,15 +83,15 @@ async fn a_cluster_serves_on_when_a_member_dies() {
     let start = store.current_revision().await.expect("revision");
     let mut watch = store.watch("/registry/", start).await.expect("watch");
     let mut count = 0;
-    for victim in 0..3 {
-        members[victim].stop();
+    for (victim, member) in members.iter_mut().enumerate() {
+        member.stop();
         for n in 0..10 {
             insist(&store, put("/registry/a", format!("{victim}-{n}"))).await;
             count += 1;
         }
         let record = store.get("/registry/a").await.expect("reads go to a member that lives").expect("present");
         assert_eq!(record.value, format!("{victim}-9"));
-        members[victim].restart();
+        member.restart();
     }
     let end = insist(&store, put("/registry/end", "x")).await;
     // A commit that was repeated may have happened twice, but what happened is told once and in order.

@@ -80,7 +80,7 @@ struct Shared {
 
 impl Shared {
     fn db(&self) -> Result<Arc<Database>, Error> {
-        self.db.read().clone().ok_or(Error::Closed)
+        self.db.read().clone().ok_or_else(|| self.closed_error())
     }
 
     /// Opens a snapshot in which history from `revision` on can be read.

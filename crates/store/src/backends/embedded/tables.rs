@@ -182,7 +182,8 @@ impl Snapshot {
     }
 }
 
-fn missing(slot: Slot) -> Error {
+/// The error of a slot that must hold a record and does not.
+pub(super) fn missing(slot: Slot) -> Error {
     Error::Corrupt(format!("the record of revision {} is missing", slot.revision()))
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::codec::{Packed, Slot, View, encode};
 use super::errors::corrupt;
 use super::log::{self, Log};
-use super::tables::{EXPIRY, FORMAT, LATEST, LOST, Latest, META, RECORDS, meta, read_record};
+use super::tables::{EXPIRY, FORMAT, LATEST, LOST, Latest, META, RECORDS, meta, missing, read_record};
 use super::{Options, Shared, io_error};
 use crate::hub::Commit;
 use crate::{Condition, Error, Event, EventKind, MAX_TXN_OPS, Op, Outcome, Record, Revision, Txn};
@@ -615,7 +615,9 @@ fn record(key: &str, value: Bytes, create_revision: u64, slot: Slot) -> Record {
 }
 
 fn previous_value(tables: &Tables<'_>, live: Option<Latest>) -> Result<Option<Bytes>, Error> {
-    live.map(|live| read_record(&tables.records, live.slot).map(|record| record.value)).transpose()
+    let Some(Latest { slot, .. }) = live else { return Ok(None) };
+    let stored = tables.records.get(slot.0).map_err(corrupt)?.ok_or_else(|| missing(slot))?;
+    View::parse(stored.value())?.value().map(Some)
 }
 
 fn now_ms() -> u64 {
