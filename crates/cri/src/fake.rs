@@ -172,7 +172,7 @@ impl Fake {
             (Some(sandbox.to_owned()), uid)
         };
         // Nobody listening is fine.
-        let _ = self.events.send(ContainerEvent { id: id.to_owned(), sandbox_id, pod_uid });
+        let _ = self.events.send(ContainerEvent { id: id.to_owned(), sandbox_id, pod_uid, ended: false });
     }
 
     fn enter(&self, name: &'static str, subject: &str) -> Result<parking_lot::MutexGuard<'_, State>> {

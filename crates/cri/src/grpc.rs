@@ -98,8 +98,17 @@ impl Client {
         let events = stream.filter_map(|item| async move {
             match item {
                 Ok(envelope) => {
-                    let event: ctd_events::TaskEvent = prost::Message::decode(envelope.event?.value.as_slice()).ok()?;
-                    Some(Ok(ContainerEvent { id: event.container_id, sandbox_id: None, pod_uid: None }))
+                    let value = envelope.event?.value;
+                    if envelope.topic == "/tasks/exit" {
+                        let exit: ctd_events::TaskExit = prost::Message::decode(value.as_slice()).ok()?;
+                        // The end of a command run inside a container is not the end of the container.
+                        let ended = exit.id == exit.container_id;
+                        let id = exit.container_id;
+                        return ended.then_some(Ok(ContainerEvent { id, sandbox_id: None, pod_uid: None, ended }));
+                    }
+                    let event: ctd_events::TaskEvent = prost::Message::decode(value.as_slice()).ok()?;
+                    let id = event.container_id;
+                    Some(Ok(ContainerEvent { id, sandbox_id: None, pod_uid: None, ended: false }))
                 }
                 Err(status) => Some(Err(status.into())),
             }
@@ -339,6 +348,7 @@ impl RuntimeService for Client {
                     id: event.container_id,
                     pod_uid: sandbox.as_ref().and_then(|s| s.metadata.as_ref()).map(|m| m.uid.clone()),
                     sandbox_id: sandbox.map(|s| s.id),
+                    ended: false,
                 })
             }
             Err(status) => Err(status.into()),

@@ -77,6 +77,8 @@ pub struct ContainerEvent {
     pub sandbox_id: Option<String>,
     /// The uid of the pod, where the runtime says so.
     pub pod_uid: Option<String>,
+    /// The container's process ended, and the runtime's own view of it may lag behind this event for a moment.
+    pub ended: bool,
 }
 
 /// A stream of container events; its end means: subscribe again and relist.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use orkd_base::{Supervisor, TaskKind};
-use orkd_cri::{Client, Runtime};
+use orkd_cri::{Client, Runtime, v1};
 use orkd_reconcile::{Api, Informer, Informers, Options, Recorder};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
@@ -27,6 +27,9 @@ use crate::status::manager::StatusManager;
 use crate::views::{PodView, ServiceView};
 use crate::volumes::Volumes;
 use crate::worker::{self, Handle};
+
+/// How long without an event until the runtime is looked over.
+const RELIST: Duration = Duration::from_secs(30);
 
 /// Which runtime the node drives.
 #[derive(Clone)]
@@ -205,8 +208,9 @@ impl Kubelet {
     }
 
     /// Wakes workers when their containers do something.
-    async fn follow_events(self, cancel: CancellationToken) {
+    async fn follow_events(self, supervisor: Supervisor, cancel: CancellationToken) {
         let mut backoff = orkd_base::Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut states = HashMap::new();
         loop {
             let subscribed = tokio::select! {
                 () = cancel.cancelled() => return,
@@ -221,13 +225,22 @@ impl Kubelet {
                         let event = tokio::select! {
                             () = cancel.cancelled() => return,
                             event = events.next() => event,
+                            () = tokio::time::sleep(RELIST) => {
+                                self.relist(&mut states).await;
+                                continue;
+                            }
                         };
                         let Some(Ok(event)) = event else { break };
+                        if event.ended {
+                            // containerd tells of an end before CRI knows of it.
+                            let kubelet = self.clone();
+                            supervisor.spawn(TaskKind::Worker, "container end", move |_| kubelet.wait_ended(event.id));
+                            continue;
+                        }
                         let owner = event.pod_uid.or_else(|| self.context.owners.read().get(&event.id).cloned());
-                        match owner {
-                            Some(uid) => self.wake(&uid),
-                            // Made by a worker that has not told yet; that worker looks again anyway.
-                            None => {}
+                        // One without an owner is being made by a worker, which looks again anyway.
+                        if let Some(uid) = owner {
+                            self.wake(&uid);
                         }
                     }
                 }
@@ -236,7 +249,7 @@ impl Kubelet {
                         () = cancel.cancelled() => return,
                         () = tokio::time::sleep(Duration::from_secs(1)) => {}
                     }
-                    self.wake_all();
+                    self.relist(&mut states).await;
                     continue;
                 }
                 Err(error) => tracing::debug!(%error, "container events"),
@@ -246,6 +259,49 @@ impl Kubelet {
                 () = tokio::time::sleep(backoff.next_delay()) => {}
             }
         }
+    }
+
+    /// Waits until CRI too knows that a container or sandbox ended, and wakes its worker.
+    async fn wait_ended(self, id: String) {
+        let mut wait = Duration::from_millis(5);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            let running = match self.context.runtime.container_status(&id).await {
+                Ok(status) => pod::state(&status) == v1::ContainerState::ContainerRunning,
+                Err(_) => self.context.runtime.pod_sandbox_status(&id).await.is_ok_and(|s| pod::is_ready(&s)),
+            };
+            if !running || tokio::time::Instant::now() > deadline {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_millis(500));
+        }
+        let owner = self.context.owners.read().get(&id).cloned();
+        if let Some(uid) = owner {
+            self.wake(&uid);
+        }
+    }
+
+    /// Compares what the runtime has with what it had, and wakes the workers of what changed: the net under the events,
+    /// and all there is for a runtime without them.
+    async fn relist(&self, states: &mut HashMap<String, (String, i32)>) {
+        let cx = &self.context;
+        let (Ok(containers), Ok(sandboxes)) =
+            (cx.runtime.list_containers(HashMap::new()).await, cx.runtime.list_pod_sandboxes(HashMap::new()).await)
+        else {
+            return;
+        };
+        let uid = |labels: &HashMap<String, String>| labels.get(keys::POD_UID).cloned().unwrap_or_default();
+        let containers = containers.into_iter().map(|c| (c.id, (uid(&c.labels), c.state)));
+        let sandboxes = sandboxes.into_iter().map(|s| (s.id, (uid(&s.labels), s.state)));
+        let now: HashMap<_, _> = containers.chain(sandboxes).collect();
+        let changed = now.iter().filter(|(id, state)| states.get(*id) != Some(state)).map(|(_, (uid, _))| uid);
+        let gone = states.iter().filter(|(id, _)| !now.contains_key(*id)).map(|(_, (uid, _))| uid);
+        let uids: HashSet<&String> = changed.chain(gone).collect();
+        for uid in uids {
+            self.wake(uid);
+        }
+        *states = now;
     }
 }
 
@@ -333,8 +389,8 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
         move |stop| status.run(api, supervisor, stop)
     });
     supervisor.spawn(TaskKind::Node, "container events", {
-        let kubelet = kubelet.clone();
-        move |stop| kubelet.follow_events(stop)
+        let (kubelet, supervisor) = (kubelet.clone(), supervisor.clone());
+        move |stop| kubelet.follow_events(supervisor, stop)
     });
     supervisor.spawn(TaskKind::Node, "pods", {
         let (kubelet, supervisor) = (kubelet.clone(), supervisor.clone());

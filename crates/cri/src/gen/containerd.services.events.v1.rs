@@ -5,12 +5,21 @@ pub struct SubscribeRequest {
     #[prost(string, repeated, tag = "1")]
     pub filters: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-/// The container id is field 1 in every event of a task; this is enough to know which pod to look at.
+/// The container id is field 1 in every event of a task; this is enough to know which pod to look at. In an exit, field
+/// 2 is the id of what ended: the container itself, or a command run inside it.
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskEvent {
     #[prost(string, tag = "1")]
     pub container_id: ::prost::alloc::string::String,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskExit {
+    #[prost(string, tag = "1")]
+    pub container_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod events_client {
