@@ -2,9 +2,12 @@
 //!
 //! Upstream: `pkg/apis/core/v1/defaults.go`. Idempotent: what is set stays.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::object::{at, at_mut, default_number, default_text, default_value, items_mut, list, set, text};
+use crate::quantity::Quantity;
 
 /// The lists of containers of a pod spec.
 pub const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -25,6 +28,70 @@ pub fn pod(obj: &mut Value) {
             }
         }
     }
+    pod_requests(spec);
+}
+
+/// Requests of the pod as a whole, where it has resources of its own: what its containers ask for together, else its
+/// limits. Upstream: `setDefaultPodRequests`.
+fn pod_requests(spec: &mut Value) {
+    if at(spec, &["resources"]).is_null() {
+        return;
+    }
+    for (name, amount) in container_requests(spec) {
+        if is_of_pods(&name) && at(spec, &["resources", "requests", &name]).is_null() {
+            set(spec, &["resources", "requests", &name], amount.to_string());
+        }
+    }
+    for (name, amount) in at(spec, &["resources", "limits"]).as_object().cloned().unwrap_or_default() {
+        if is_of_pods(&name) && at(spec, &["resources", "requests", &name]).is_null() {
+            set(spec, &["resources", "requests", &name], amount);
+        }
+    }
+}
+
+/// Resources a pod can have as a whole.
+pub(crate) fn is_of_pods(resource: &str) -> bool {
+    matches!(resource, "cpu" | "memory") || resource.starts_with("hugepages-")
+}
+
+/// What the containers of a pod request together: the containers that run side by side added up, or the one init
+/// container that wants more than those. Upstream: `resourcehelper.AggregateContainerRequests`.
+pub fn container_requests(spec: &Value) -> BTreeMap<String, Quantity> {
+    let amounts = |container: &Value| -> Vec<(String, Quantity)> {
+        let requests = at(container, &["resources", "requests"]).as_object().into_iter().flatten();
+        requests.filter_map(|(name, v)| Some((name.clone(), v.as_str()?.parse().ok()?))).collect()
+    };
+    let mut side_by_side: BTreeMap<String, Quantity> = BTreeMap::new();
+    let mut at_start: BTreeMap<String, Quantity> = BTreeMap::new();
+    let mut sidecars: BTreeMap<String, Quantity> = BTreeMap::new();
+    let sum = |into: &mut BTreeMap<String, Quantity>, container: &Value| {
+        for (name, amount) in amounts(container) {
+            let entry = into.entry(name).or_insert(Quantity::ZERO);
+            *entry = *entry + amount;
+        }
+    };
+    for container in list(spec, &["containers"]) {
+        sum(&mut side_by_side, container);
+    }
+    for container in list(spec, &["initContainers"]) {
+        if text(container, &["restartPolicy"]) == "Always" {
+            sum(&mut side_by_side, container);
+            sum(&mut sidecars, container);
+            continue;
+        }
+        // It runs beside the side-cars started before it.
+        let mut now = sidecars.clone();
+        sum(&mut now, container);
+        for (name, amount) in now {
+            let entry = at_start.entry(name).or_insert(amount);
+            *entry = (*entry).max(amount);
+        }
+    }
+    for (name, amount) in at_start {
+        let entry = side_by_side.entry(name).or_insert(amount);
+        *entry = (*entry).max(amount);
+    }
+    side_by_side
 }
 
 /// Defaults of the template of a workload, at `spec.template`.
@@ -268,6 +335,15 @@ mod tests {
         for (image, policy) in cases {
             assert_eq!(pull_policy(image), policy, "{image}");
         }
+    }
+
+    #[test]
+    fn a_pod_asks_for_what_its_containers_ask_for() {
+        let c = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}}});
+        let mut pod = json!({"spec": {"resources": {"limits": {"cpu": "2", "memory": "1Gi"}},
+            "containers": [c("100m"), c("200m")], "initContainers": [c("1")]}});
+        super::pod(&mut pod);
+        assert_eq!(pod["spec"]["resources"]["requests"], json!({"cpu": "1", "memory": "1Gi"}));
     }
 
     #[test]

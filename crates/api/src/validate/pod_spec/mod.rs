@@ -129,7 +129,7 @@ pub fn spec(errs: &mut ErrorList, spec: &View<'_>, is_pod: bool) {
         super::one_of(errs, &os.get("name"), &["linux", "windows"]);
     }
     if spec.get("resources").is_set() {
-        resources::requirements(errs, &spec.get("resources"), &[]);
+        resources::of_pod(errs, spec);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::core::pod::defaults;
 use crate::field::ErrorList;
 use crate::object::View;
 use crate::quantity::Quantity;
@@ -109,6 +110,31 @@ pub fn requirements(errs: &mut ErrorList, v: &View<'_>, claims: &[&str]) {
             errs.duplicate(name.path(), name.str());
         } else if !claims.contains(&name.str()) {
             errs.not_found(name.path(), name.str());
+        }
+    }
+}
+
+/// The resources of a pod as a whole: no less than its containers ask for together.
+/// Upstream: `validatePodResources`.
+pub fn of_pod(errs: &mut ErrorList, spec: &View<'_>) {
+    let v = spec.get("resources");
+    requirements(errs, &v, &[]);
+    for list in ["limits", "requests"] {
+        for (name, amount) in v.get(list).entries() {
+            if !defaults::is_of_pods(name) {
+                errs.not_supported(amount.path(), name, &["cpu", "hugepages-", "memory"]);
+            }
+        }
+    }
+    let requests = v.get("requests");
+    for (name, together) in defaults::container_requests(spec.value()) {
+        let asked = requests.get(&name);
+        if parsed(&asked).is_some_and(|asked| asked < together) {
+            errs.invalid(
+                &requests.path().key(&name),
+                shown(&asked).as_str(),
+                format!("must be greater than or equal to aggregate container requests of {together}"),
+            );
         }
     }
 }
