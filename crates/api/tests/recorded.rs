@@ -206,3 +206,43 @@ fn recorded_validation_errors() {
     eprintln!("{seen} cases");
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
+
+#[test]
+fn writing_back_what_was_read_changes_nothing() {
+    let features = Features::default();
+    let mut bad = Vec::new();
+    for case in recorded("defaulting.json") {
+        let Some(kind) = addressed(case["path"].as_str().unwrap_or_default()) else { continue };
+        if kind.info().verbs == ["create"] {
+            continue;
+        }
+        let mut old = case["response"].clone();
+        set(&mut old, &["metadata", "uid"], UID);
+        set(&mut old, &["metadata", "generation"], 3);
+        let doors =
+            kind.info().subresources.iter().filter(|s| s.kind == kind.info().kind && s.verbs.contains(&"update"));
+        for door in std::iter::once(None).chain(doors.map(|s| Some(s.name.to_string()))) {
+            let cx = Cx {
+                now: jiff::Timestamp::UNIX_EPOCH,
+                subresource: door.as_deref(),
+                user: "test",
+                features: &features,
+            };
+            let mut new = old.clone();
+            kind.default(&mut new);
+            kind.prepare_update(&cx, &mut new, &old);
+            codec::normalize(&mut new, schema(&*kind), Strictness::Ignore).expect("still an object");
+            let mut before = old.clone();
+            codec::normalize(&mut before, schema(&*kind), Strictness::Ignore).expect("an object");
+            if new != before {
+                bad.push(format!("{} by {door:?}\n  new {new}\n  old {before}", case["case"]));
+            }
+            let errs = kind.validate_update(&cx, &new, &old);
+            if !errs.is_empty() {
+                let texts: Vec<String> = errs.0.iter().map(ToString::to_string).collect();
+                bad.push(format!("{} by {door:?} is refused: {texts:?}", case["case"]));
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
