@@ -14,8 +14,10 @@ pub(crate) mod handlers;
 pub mod pod_stream;
 pub mod proxy;
 pub mod review;
+mod spdy;
 pub mod token;
 mod tunnel;
+mod websocket;
 
 use async_trait::async_trait;
 use orkd_api::kind::Kind;

@@ -28,6 +28,8 @@ pub struct RequestInfo {
     pub name: String,
     /// What follows the subresource (`proxy` paths), without a leading slash.
     pub rest: String,
+    /// The field selector of a list, watch or deletecollection, as it was sent.
+    pub field_selector: String,
 }
 
 /// Understands a request line. `None` for a path that is wrongly formed (`/api/v1/watch`).
@@ -92,6 +94,9 @@ pub fn route(method: &http::Method, raw_path: &str, query: &Query) -> Option<Req
     }
     if info.name.is_empty() && info.verb == "delete" {
         info.verb = "deletecollection".to_owned();
+    }
+    if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
+        info.field_selector = query.text("fieldSelector").to_owned();
     }
     Some(info)
 }

@@ -10,7 +10,7 @@ use orkd_api::status::{Details, Status};
 use serde_json::{Value, json};
 
 use super::dial::{Address, Dialer, kubelet_of};
-use super::{Call, Reply, Rest, tunnel};
+use super::{Call, Reply, Rest, tunnel, websocket};
 use crate::Body;
 use crate::admission::{Operation, items, meta};
 use crate::authz::{Attributes, Authorizer, Decision, forbidden};
@@ -61,30 +61,57 @@ impl Rest for PodStream {
         let (pod, address) = locate(&call).await?;
         let address = address
             .ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", meta(&pod, "name"))))?;
-        let target = match self.stream {
-            Stream::PortForward => {
-                let ports: Vec<&str> = call.query.all("ports").flat_map(|p| p.split(',')).collect();
-                let query = if ports.is_empty() { String::new() } else { encode([("port", ports.join(",").as_str())]) };
-                path("portForward", &pod, None, &query)
-            }
-            stream => {
-                let container = container(&pod, call.query.text("container"))?;
-                let mut pairs: Vec<(&str, &str)> = Vec::new();
-                for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
-                    if call.query.flag(ours) {
-                        pairs.push((theirs, "1"));
-                    }
-                }
-                if stream == Stream::Exec {
-                    pairs.extend(call.query.all("command").map(|c| ("command", c)));
-                }
-                let name = if stream == Stream::Exec { "exec" } else { "attach" };
-                path(name, &pod, Some(&container), &encode(pairs))
-            }
+        let streams = websocket::Streams {
+            stdin: call.query.flag("stdin"),
+            stdout: call.query.flag("stdout"),
+            stderr: call.query.flag("stderr"),
+            tty: call.query.flag("tty"),
         };
+        let target = self.target(&call, &pod, streams)?;
         let mut options = json!({ "kind": format!("Pod{:?}Options", self.stream), "apiVersion": "v1" });
         call.admit(Operation::Connect, &mut options).await?;
-        tunnel::forward(&self.dialer, &address, &target, request).await.map(Reply::Raw)
+        let dialer = &self.dialer;
+        let answer = match self.stream {
+            _ if !tunnel::is_websocket(request.headers()) => tunnel::forward(dialer, &address, &target, request).await,
+            Stream::Exec | Stream::Attach => websocket::command(dialer, &address, &target, streams, request).await,
+            Stream::PortForward if websocket::is_tunnel(request.headers()) => {
+                websocket::tunnel(dialer, &address, &target, request).await
+            }
+            Stream::PortForward => tunnel::forward(dialer, &address, &target, request).await,
+        };
+        answer.map(Reply::Raw)
+    }
+}
+
+impl PodStream {
+    /// The kubelet's path and query.
+    fn target(&self, call: &Call, pod: &Value, streams: websocket::Streams) -> Result<String, Status> {
+        if self.stream == Stream::PortForward {
+            let ports: Vec<&str> = call.query.all("ports").flat_map(|p| p.split(',')).collect();
+            let query = if ports.is_empty() { String::new() } else { encode([("port", ports.join(",").as_str())]) };
+            return Ok(path("portForward", pod, None, &query));
+        }
+        let container = container(pod, call.query.text("container"))?;
+        let mut pairs: Vec<(&str, &str)> = Vec::new();
+        for (name, wanted) in [
+            ("input", streams.stdin),
+            ("output", streams.stdout),
+            // A terminal has one output.
+            ("error", streams.stderr && !streams.tty),
+            ("tty", streams.tty),
+        ] {
+            if wanted {
+                pairs.push((name, "1"));
+            }
+        }
+        let name = match self.stream {
+            Stream::Exec => {
+                pairs.extend(call.query.all("command").map(|c| ("command", c)));
+                "exec"
+            }
+            _ => "attach",
+        };
+        Ok(path(name, pod, Some(&container), &encode(pairs)))
     }
 }
 
@@ -102,10 +129,11 @@ impl Log {
 
 #[async_trait]
 impl Rest for Log {
-    async fn serve(&self, call: Call, _request: Request<Body>) -> Result<Reply, Status> {
+    async fn serve(&self, call: Call, client: Request<Body>) -> Result<Reply, Status> {
         let query = log_query(&call)?;
         let (pod, address) = locate(&call).await?;
         let container = container(&pod, call.query.text("container"))?;
+        let websocket = tunnel::is_websocket(client.headers());
         let Some(address) = address else { return Ok(Reply::Raw(plain(Body::empty()))) };
         let target = path("containerLogs", &pod, Some(&container), &query);
         let request = Request::get("/").body(Body::empty());
@@ -113,7 +141,8 @@ impl Rest for Log {
         let response = tunnel::forward(&self.dialer, &address, &target, request).await?;
         let status = response.status().as_u16();
         if (200..=206).contains(&status) {
-            return Ok(Reply::Raw(plain(response.into_body())));
+            let body = response.into_body();
+            return if websocket { websocket::log(client, body).map(Reply::Raw) } else { Ok(Reply::Raw(plain(body))) };
         }
         let text = match Limited::new(response.into_body(), MAX_TEXT).collect().await {
             Ok(body) => String::from_utf8_lossy(&body.to_bytes()).trim_end().to_owned(),

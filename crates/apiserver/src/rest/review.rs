@@ -187,8 +187,23 @@ fn request_of(spec: &Value) -> RequestInfo {
         resource: field("resource"),
         subresource: field("subresource"),
         name: field("name"),
+        field_selector: selector_of(&resource["fieldSelector"]),
         ..RequestInfo::default()
     }
+}
+
+/// A field selector as it would stand in a request.
+fn selector_of(selector: &Value) -> String {
+    if let Some(raw) = selector["rawSelector"].as_str() {
+        return raw.to_owned();
+    }
+    let one = |r: &Value| match (r["operator"].as_str(), items(&r["values"])) {
+        (Some("In"), [value]) => Some(format!("{}={}", text(r, "key"), value.as_str()?)),
+        (Some("NotIn"), [value]) => Some(format!("{}!={}", text(r, "key"), value.as_str()?)),
+        // What cannot be said as a selector narrows nothing.
+        _ => None,
+    };
+    items(&selector["requirements"]).iter().filter_map(one).collect::<Vec<_>>().join(",")
 }
 
 /// `selfsubjectrulesreviews`

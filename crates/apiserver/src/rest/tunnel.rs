@@ -1,7 +1,7 @@
 //! Passing a request on to a backend, upgrades included (`k8s.io/apimachinery/pkg/util/proxy.UpgradeAwareHandler`).
 //!
-//! A connection that switches protocols (SPDY, WebSocket) is tunnelled byte for byte: the kubelet speaks both. The
-//! client's credential never goes on: the backend knows the API server.
+//! A connection that switches protocols is tunnelled byte for byte ([`super::websocket`] has the sessions that are
+//! translated). The client's credential never goes on: the backend knows the API server.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};

@@ -1,8 +1,7 @@
 //! What kubelets may do (`plugin/pkg/auth/authorizer/node/node_authorizer.go`): a node's user reads what its own
 //! pods refer to and nothing else, on top of the fixed rules of the cluster role `system:node`.
 //!
-//! Not here yet: resource claims and slices (their kinds are not served), and the check that a list of pods selects
-//! by `spec.nodeName` (a request's selectors are not part of what authorizers see; NodeRestriction binds writes).
+//! Not here yet: resource claims and slices (their kinds are not served).
 
 pub mod graph;
 
@@ -13,6 +12,7 @@ use super::feed::Feed;
 use super::rbac::rule::Rule;
 use super::{Attributes, Authorizer, Decision, Rules};
 use crate::route::RequestInfo;
+use crate::selector::FieldSelector;
 use crate::user::UserInfo;
 use graph::{Graph, Thing};
 
@@ -139,9 +139,14 @@ impl NodeAuthorizer {
                 ("", "list" | "watch") if !request.name.is_empty() && !request.namespace.is_empty() => {
                     self.related(node, request, Thing::Pod)
                 }
-                ("", "list" | "watch" | "create" | "delete")
-                | ("status", "update" | "patch")
-                | ("eviction", "create") => allow(),
+                ("", "list" | "watch") => {
+                    let selector = FieldSelector::parse(&request.field_selector).ok();
+                    match selector.as_ref().and_then(|s| s.exact("spec.nodeName")) {
+                        Some(name) if name == node => allow(),
+                        _ => no("can only list/watch pods with spec.nodeName field selector"),
+                    }
+                }
+                ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => allow(),
                 _ => no(""),
             },
             _ => self.by_role(request),
@@ -272,6 +277,13 @@ mod tests {
         assert!(!ask(&n2, request("create", "", "a", "serviceaccounts/token", "sa")).await);
         assert!(ask(&n1, request("get", "", "a", "pods", "p")).await);
         assert!(!ask(&n2, request("get", "", "a", "pods", "p")).await);
+        let own = |node: &str| {
+            let field_selector = format!("spec.nodeName={node},status.phase!=Failed");
+            RequestInfo { field_selector, ..request("list", "", "", "pods", "") }
+        };
+        assert!(ask(&n1, own("n1")).await);
+        assert!(!ask(&n1, own("n2")).await);
+        assert!(!ask(&n1, request("list", "", "", "pods", "")).await);
         assert!(ask(&n1, request("get", "", "", "nodes", "n1")).await);
         assert!(!ask(&n1, request("get", "", "", "nodes", "n2")).await);
         assert!(ask(&n1, request("update", "coordination.k8s.io", "kube-node-lease", "leases", "n1")).await);
