@@ -21,6 +21,10 @@ impl Kind for ServiceAccount {
         ..Facts::namespaced("", "v1")
     });
 
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn warnings(&self, _cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
         let annotated = |obj: &Value| !at(obj, &["metadata", "annotations", MOUNTABLE]).is_null();
         let mut warnings = Vec::new();

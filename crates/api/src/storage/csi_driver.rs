@@ -73,6 +73,10 @@ impl Kind for CSIDriver {
         errs
     }
 
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         let flag = |field: &str| at(obj, &["spec", field]).as_bool().unwrap_or_default();
         let tokens: Vec<&str> = list(obj, &["spec", "tokenRequests"]).iter().map(|t| text(t, &["audience"])).collect();

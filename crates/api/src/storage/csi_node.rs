@@ -68,6 +68,10 @@ impl Kind for CSINode {
         errs
     }
 
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         vec![json!(name(obj)), json!(list(obj, &["spec", "drivers"]).len()), json!(age(obj, now))]
     }

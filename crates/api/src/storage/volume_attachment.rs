@@ -81,6 +81,10 @@ impl Kind for VolumeAttachment {
         errs
     }
 
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         vec![
             json!(name(obj)),
