@@ -23,6 +23,8 @@ async fn what_was_committed_is_there_after_reopening() {
         panic!("the condition does not hold")
     };
     assert_eq!(now[0].as_ref().map(|record| record.mod_revision), Some(Revision(3)));
+    let mut watch = store.watch("/", Revision(0)).await.expect("0 is before everything");
+    assert_eq!(orkd_store::contract::events(&mut watch, 2).await[0].record.mod_revision, Revision(2));
     store.close().await;
     assert!(matches!(store.commit(put("/a", "3")).await, Err(Error::Closed)));
     assert!(matches!(store.get("/a").await, Err(Error::Closed)));

@@ -34,6 +34,9 @@ const GROUP_HEADER: usize = 8;
 /// Size of the file.
 const CAPACITY: usize = 4 << 20;
 
+/// More is never read.
+const LARGEST: usize = 256 << 20;
+
 /// The log, open for writing.
 pub(super) struct Log {
     file: File,
@@ -46,7 +49,8 @@ impl Log {
     /// Opens or creates the file and returns what stands in it.
     pub fn open(path: &Path, syncs: Arc<AtomicU64>) -> io::Result<(Self, Vec<u8>)> {
         let file = open_private(path)?;
-        let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(CAPACITY);
+        // Another release may have made it larger.
+        let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(LARGEST);
         let mut contents = vec![0; len];
         file.read_exact_at(&mut contents, 0)?;
         if len < CAPACITY {
@@ -118,13 +122,18 @@ impl Group {
     }
 }
 
+/// Whether a log was begun for `id`.
+pub(super) fn belongs_to(log: &[u8], id: u64) -> bool {
+    log.starts_with(&header(id))
+}
+
 /// The rows of a log that belongs to `id`, in the order they were written; none if it belongs to something else.
 pub(super) fn rows(log: &[u8], id: u64) -> Vec<(Slot, &[u8])> {
     let mut rows = Vec::new();
-    let Some((found, mut rest)) = log.split_at_checked(HEADER) else { return rows };
-    if found != header(id) {
+    if !belongs_to(log, id) {
         return rows;
     }
+    let mut rest = &log[HEADER..];
     while let Some((group, after)) = split_group(rest) {
         let Some(group) = parse_rows(group) else { return rows };
         rows.extend(group);

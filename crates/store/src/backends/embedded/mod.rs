@@ -22,6 +22,7 @@ mod errors;
 mod file;
 mod log;
 mod options;
+mod recover;
 mod tables;
 mod watch;
 mod writer;
@@ -121,7 +122,7 @@ impl Embedded {
         let log_file = directory.join(LOG);
         let (mut log, logged) = log::Log::open(&log_file, syncs.clone())
             .map_err(|error| io_error(&format!("opening {}", log_file.display()), &error))?;
-        let state = writer::State::recover(&db, &logged)?;
+        let state = recover::State::recover(&db, &logged)?;
         drop(logged);
         log.start(state.log_id).map_err(|error| io_error("writing the log", &error))?;
         // The names of new files must be as durable as what is in them.

@@ -1,4 +1,4 @@
-//! The tables of the database file and everything that reads them.
+//! The tables of the database file and what reads and writes single rows of them.
 //!
 //! * `records`: slot -> record, in order of history;
 //! * `latest`: key -> (slot of its last record, revision of its creation or 0 if it is removed, deadline or 0);
@@ -11,7 +11,7 @@
 //! that was current then.
 
 use bytes::Bytes;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use super::codec::{Slot, View};
 use super::errors::corrupt;
@@ -179,6 +179,60 @@ impl Snapshot {
         } else {
             Event { record: record(view.value()?), kind: EventKind::Put, prev }
         })
+    }
+}
+
+/// The tables, open for writing.
+pub(super) struct Tables<'t> {
+    pub records: Table<'t, u64, &'static [u8]>,
+    pub latest: Table<'t, &'static str, (u64, u64, u64)>,
+    pub expiry: Table<'t, (u64, u64), ()>,
+    pub meta: Table<'t, &'static str, u64>,
+}
+
+impl<'t> Tables<'t> {
+    pub fn open(txn: &'t WriteTransaction) -> Result<Self, Error> {
+        Ok(Self {
+            records: txn.open_table(RECORDS).map_err(corrupt)?,
+            latest: txn.open_table(LATEST).map_err(corrupt)?,
+            expiry: txn.open_table(EXPIRY).map_err(corrupt)?,
+            meta: txn.open_table(META).map_err(corrupt)?,
+        })
+    }
+
+    pub fn number(&self, name: &str) -> Result<Option<u64>, Error> {
+        Ok(self.meta.get(name).map_err(corrupt)?.map(|number| number.value()))
+    }
+
+    pub fn set_number(&mut self, name: &str, number: u64) -> Result<(), Error> {
+        self.meta.insert(name, number).map_err(corrupt)?;
+        Ok(())
+    }
+
+    pub fn latest(&self, key: &str) -> Result<Option<Latest>, Error> {
+        Ok(self.latest.get(key).map_err(corrupt)?.map(|latest| Latest::from_stored(latest.value())))
+    }
+
+    /// Puts an encoded record in its place; `before` is what `latest` says of its key.
+    pub fn place(&mut self, slot: Slot, record: &[u8], before: Option<Latest>) -> Result<(), Error> {
+        let view = View::parse(record)?;
+        match before {
+            Some(Latest { deadline, slot, .. }) if deadline != 0 => {
+                self.expiry.remove((deadline, slot.0)).map_err(corrupt)?;
+            }
+            _ => {}
+        }
+        if view.deadline != 0 {
+            self.expiry.insert((view.deadline, slot.0), ()).map_err(corrupt)?;
+        }
+        let create_revision = if view.is_tombstone() { 0 } else { view.create_revision };
+        self.records.insert(slot.0, record).map_err(corrupt)?;
+        self.latest.insert(view.key, (slot.0, create_revision, view.deadline)).map_err(corrupt)?;
+        Ok(())
+    }
+
+    pub fn next_deadline(&self) -> Result<Option<u64>, Error> {
+        Ok(self.expiry.first().map_err(corrupt)?.map(|(due, _)| due.value().0))
     }
 }
 

@@ -11,19 +11,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Database, Durability, ReadableTable, WriteTransaction};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::codec::{Packed, Slot, View, encode};
 use super::errors::corrupt;
 use super::log::{self, Log};
-use super::tables::{EXPIRY, FORMAT, LATEST, LOST, Latest, META, RECORDS, meta, missing, read_record};
+use super::recover::{RESERVE, State};
+use super::tables::{Latest, Tables, meta, missing, read_record};
 use super::{Options, Shared, io_error};
 use crate::hub::Commit;
 use crate::{Condition, Error, Event, EventKind, MAX_TXN_OPS, Op, Outcome, Record, Revision, Txn};
 
-/// So many revisions are reserved durably ahead of use.
-const RESERVE: u64 = 1 << 16;
 /// A group takes at most so many transactions, and bytes.
 const GROUP_TXNS: usize = 2048;
 const GROUP_BYTES: usize = 8 << 20;
@@ -79,143 +78,6 @@ impl Prepared {
             op.key.len() + op.put.as_ref().map_or(0, |put| put.packed.stored_len() + put.packed.value.len())
         };
         self.ops.iter().map(op).sum()
-    }
-}
-
-/// What the file says when it is opened.
-pub(super) struct State {
-    pub last: u64,
-    pub ceiling: u64,
-    pub floor: u64,
-    cursor: Slot,
-    pub lost: Vec<(u64, u64)>,
-    /// The log that is written from now on must say so.
-    pub log_id: u64,
-}
-
-impl State {
-    /// Puts in what the log holds, goes above the ceiling if the last process died, and marks the store as open.
-    pub fn recover(db: &Database, log: &[u8]) -> Result<Self, Error> {
-        let mut txn = db.begin_write().map_err(corrupt)?;
-        txn.set_quick_repair(true);
-        let state = {
-            let mut tables = Tables::open(&txn)?;
-            let mut lost = txn.open_table(LOST).map_err(corrupt)?;
-            match tables.number(meta::FORMAT)? {
-                Some(FORMAT) => {}
-                Some(other) => {
-                    return Err(Error::Corrupt(format!("layout {other} of the store is unknown to this release")));
-                }
-                None if tables.records.first().map_err(corrupt)?.is_some() => {
-                    return Err(Error::Corrupt("the store does not say which layout it has".to_string()));
-                }
-                None => {
-                    tables.set_number(meta::FORMAT, FORMAT)?;
-                    tables.set_number(meta::LAST, 1)?;
-                    tables.set_number(meta::CEILING, 1)?;
-                    tables.set_number(meta::FLOOR, 1)?;
-                    tables.set_number(meta::CLEAN, 1)?;
-                }
-            }
-            let checkpoint = tables.number(meta::LAST)?.unwrap_or(1);
-            let found = tables.replay(checkpoint, &log::rows(log, tables.number(meta::LOG)?.unwrap_or(0)))?;
-            let ceiling = tables.number(meta::CEILING)?.unwrap_or(found);
-            let floor = tables.number(meta::FLOOR)?.unwrap_or(1);
-            let cursor = Slot(tables.number(meta::CURSOR)?.unwrap_or(0));
-            let was_clean = tables.number(meta::CLEAN)? == Some(1);
-            let last = if was_clean || ceiling <= found {
-                found
-            } else {
-                lost.insert(found + 1, ceiling).map_err(corrupt)?;
-                ceiling + 1
-            };
-            lost.retain(|_, end| end >= floor).map_err(corrupt)?;
-            let mut windows = Vec::new();
-            for window in lost.iter().map_err(corrupt)? {
-                let (first, end) = window.map_err(corrupt)?;
-                windows.push((first.value(), end.value()));
-            }
-            let ceiling = last + RESERVE;
-            tables.set_number(meta::LAST, last)?;
-            tables.set_number(meta::CEILING, ceiling)?;
-            tables.set_number(meta::CLEAN, 0)?;
-            let log_id = now_ns();
-            tables.set_number(meta::LOG, log_id)?;
-            Self { last, ceiling, floor, cursor, lost: windows, log_id }
-        };
-        txn.commit().map_err(corrupt)?;
-        Ok(state)
-    }
-}
-
-/// The tables, open for writing.
-struct Tables<'t> {
-    records: Table<'t, u64, &'static [u8]>,
-    latest: Table<'t, &'static str, (u64, u64, u64)>,
-    expiry: Table<'t, (u64, u64), ()>,
-    meta: Table<'t, &'static str, u64>,
-}
-
-impl<'t> Tables<'t> {
-    fn open(txn: &'t WriteTransaction) -> Result<Self, Error> {
-        Ok(Self {
-            records: txn.open_table(RECORDS).map_err(corrupt)?,
-            latest: txn.open_table(LATEST).map_err(corrupt)?,
-            expiry: txn.open_table(EXPIRY).map_err(corrupt)?,
-            meta: txn.open_table(META).map_err(corrupt)?,
-        })
-    }
-
-    fn number(&self, name: &str) -> Result<Option<u64>, Error> {
-        Ok(self.meta.get(name).map_err(corrupt)?.map(|number| number.value()))
-    }
-
-    fn set_number(&mut self, name: &str, number: u64) -> Result<(), Error> {
-        self.meta.insert(name, number).map_err(corrupt)?;
-        Ok(())
-    }
-
-    fn latest(&self, key: &str) -> Result<Option<Latest>, Error> {
-        Ok(self.latest.get(key).map_err(corrupt)?.map(|latest| Latest::from_stored(latest.value())))
-    }
-
-    /// Puts an encoded record in its place; `before` is what `latest` says of its key.
-    fn place(&mut self, slot: Slot, record: &[u8], before: Option<Latest>) -> Result<(), Error> {
-        let view = View::parse(record)?;
-        match before {
-            Some(Latest { deadline, slot, .. }) if deadline != 0 => {
-                self.expiry.remove((deadline, slot.0)).map_err(corrupt)?;
-            }
-            _ => {}
-        }
-        if view.deadline != 0 {
-            self.expiry.insert((view.deadline, slot.0), ()).map_err(corrupt)?;
-        }
-        let create_revision = if view.is_tombstone() { 0 } else { view.create_revision };
-        self.records.insert(slot.0, record).map_err(corrupt)?;
-        self.latest.insert(view.key, (slot.0, create_revision, view.deadline)).map_err(corrupt)?;
-        Ok(())
-    }
-
-    /// Puts in the log's rows after revision `last`; returns the revision reached.
-    fn replay(&mut self, mut last: u64, rows: &[(Slot, &[u8])]) -> Result<u64, Error> {
-        let checkpoint = last;
-        for (slot, record) in rows.iter().filter(|(slot, _)| slot.revision() > checkpoint) {
-            if slot.revision() > last + 1 {
-                return Err(Error::Corrupt(format!(
-                    "the log goes on at {}, the database ends at {last}",
-                    slot.revision()
-                )));
-            }
-            let before = self.latest(View::parse(record)?.key)?;
-            self.place(*slot, record, before)?;
-            last = slot.revision();
-        }
-        Ok(last)
-    }
-
-    fn next_deadline(&self) -> Result<Option<u64>, Error> {
-        Ok(self.expiry.first().map_err(corrupt)?.map(|(due, _)| due.value().0))
     }
 }
 
@@ -623,11 +485,6 @@ fn previous_value(tables: &Tables<'_>, live: Option<Latest>) -> Result<Option<By
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// When a record written at `now_ms` expires. Long lives are rounded up, by a twentieth and at most a minute, so that
