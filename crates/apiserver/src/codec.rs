@@ -1,6 +1,6 @@
 //! Between bytes and objects: the codecs of `orkd-api` in the words of this crate.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use orkd_api::codec::{self, Strictness};
 use orkd_api::kind::Kind;
 use orkd_api::schema::Type;
@@ -232,6 +232,95 @@ pub fn encode_protobuf(value: &Value) -> Option<Bytes> {
 /// The protobuf form of an entry.
 pub fn entry_protobuf(entry: &Entry) -> Bytes {
     entry.protobuf(|value| encode_protobuf(value).unwrap_or_default()).clone()
+}
+
+/// Whether a kind has a protobuf form.
+pub fn has_protobuf(api_version: &str, kind: &str) -> bool {
+    Type::of_api_version(api_version, kind).is_some_and(codec::protobuf::has_form)
+}
+
+/// What ends every envelope: no content encoding, no content type.
+pub const PROTOBUF_TAIL: &[u8] = &[0x1a, 0, 0x22, 0];
+
+/// The object's own message inside its envelope.
+pub fn protobuf_message(envelope: &[u8]) -> &[u8] {
+    let find = || {
+        let rest = envelope.strip_prefix(codec::protobuf::PREFIX)?.strip_prefix(&[0x0a])?;
+        let (len, rest) = varint(rest)?;
+        let (len, rest) = varint(rest.get(len..)?.strip_prefix(&[0x12])?)?;
+        rest.get(..len)
+    };
+    find().unwrap_or_default()
+}
+
+fn varint(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let mut value = 0usize;
+    for (i, b) in bytes.iter().enumerate().take(9) {
+        value |= usize::from(b & 0x7f) << (7 * i);
+        if b & 0x80 == 0 {
+            return Some((value, &bytes[i + 1..]));
+        }
+    }
+    None
+}
+
+fn put_varint(out: &mut BytesMut, mut value: usize) {
+    while value >= 0x80 {
+        out.put_u8((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+fn varint_len(mut value: usize) -> usize {
+    let mut len = 1;
+    while value >= 0x80 {
+        value >>= 7;
+        len += 1;
+    }
+    len
+}
+
+/// Writes one element of `items`, which is field 2 of every list.
+pub fn put_list_item(out: &mut BytesMut, message: &[u8]) {
+    out.put_u8(0x12);
+    put_varint(out, message.len());
+    out.put_slice(message);
+}
+
+/// The bytes an element of so many bytes takes in a list.
+pub fn list_item_len(message: usize) -> usize {
+    1 + varint_len(message) + message
+}
+
+/// List metadata, from JSON.
+pub fn list_meta_protobuf(json: &str) -> Option<Vec<u8>> {
+    let ty = Type::named("k8s.io/apimachinery/pkg/apis/meta/v1.ListMeta")?;
+    let value: Value = serde_json::from_str(json).ok()?;
+    let mut out = Vec::new();
+    codec::protobuf::encode_message(&value, ty, &mut out);
+    Some(out)
+}
+
+/// What begins an envelope of a list whose elements take `items` bytes; [`PROTOBUF_TAIL`] ends it.
+pub fn protobuf_list_head(api_version: &str, kind: &str, meta: &[u8], items: usize) -> BytesMut {
+    let mut type_meta = BytesMut::new();
+    for (tag, text) in [(0x0a, api_version), (0x12, kind)] {
+        type_meta.put_u8(tag);
+        put_varint(&mut type_meta, text.len());
+        type_meta.put_slice(text.as_bytes());
+    }
+    let mut out = BytesMut::new();
+    out.put_slice(codec::protobuf::PREFIX);
+    out.put_u8(0x0a);
+    put_varint(&mut out, type_meta.len());
+    out.put_slice(&type_meta);
+    out.put_u8(0x12);
+    put_varint(&mut out, list_item_len(meta.len()) + items);
+    out.put_u8(0x0a);
+    put_varint(&mut out, meta.len());
+    out.put_slice(meta);
+    out
 }
 
 /// JSON of an object as protobuf.

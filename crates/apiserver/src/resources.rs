@@ -95,7 +95,7 @@ pub fn api_version(group: &str, version: &str) -> String {
 #[derive(Default)]
 pub struct Resources {
     all: Vec<Arc<Resource>>,
-    by_path: HashMap<(Name, Name, Name), usize>,
+    by_plural: HashMap<Name, Vec<usize>>,
 }
 
 impl Resources {
@@ -110,7 +110,7 @@ impl Resources {
             let info = kind.info();
             let cache = is_stored(&**kind).then(|| caches.cache(&info.storage_prefix).cloned()).flatten();
             let view = cache.as_ref().is_some_and(|c| !std::ptr::eq(c.kind.info(), info));
-            let path = (info.group.clone(), info.version.clone(), info.plural.clone());
+            let plural = info.plural.clone();
             let resource = Resource {
                 kind: kind.clone(),
                 cache,
@@ -122,7 +122,7 @@ impl Resources {
                     .collect(),
                 view,
             };
-            resources.by_path.insert(path, resources.all.len());
+            resources.by_plural.entry(plural).or_default().push(resources.all.len());
             resources.all.push(Arc::new(resource));
         }
         resources
@@ -130,13 +130,18 @@ impl Resources {
 
     /// The resource of a path.
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        let path = (Name::Owned(group.into()), Name::Owned(version.into()), Name::Owned(plural.into()));
-        self.by_path.get(&path).and_then(|i| self.all.get(*i))
+        let same = |r: &&Arc<Resource>| r.info().group == group && r.info().version == version;
+        self.named(plural).find(same)
+    }
+
+    /// The resources of a plural name, in every group and version.
+    fn named(&self, plural: &str) -> impl Iterator<Item = &Arc<Resource>> {
+        self.by_plural.get(plural).into_iter().flatten().filter_map(|i| self.all.get(*i))
     }
 
     /// The first version of a resource.
     pub fn any_version(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.all.iter().find(|r| r.info().group == group && r.info().plural == plural)
+        self.named(plural).find(|r| r.info().group == group)
     }
 
     /// All resources in their order.

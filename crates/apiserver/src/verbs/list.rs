@@ -12,10 +12,8 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
-use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::stream;
+use bytes::{BufMut, BytesMut};
 use http::Response;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use orkd_api::field::{ErrorList, Path};
 use orkd_api::status::Status;
 use orkd_store::{RangeRequest, Revision};
@@ -32,6 +30,7 @@ use crate::query::Query;
 use crate::registry::{Target, storage_key, store_error};
 use crate::respond;
 use crate::selector::{FieldSelector, Filter, LabelSelector};
+use crate::verbs::items;
 use crate::verbs::table::{self, Include};
 
 /// What a list or watch is narrowed to, checked against the kind.
@@ -346,8 +345,17 @@ pub(crate) fn answer(cx: &Context<'_>, wanted: &Wanted, include: Include, page: 
         Shape::Table(v) => head = table::head(&cx.resource, v, &meta, true),
     }
     if wanted.shape == Shape::Object && wanted.format == Format::Json && !wanted.pretty {
-        return stream_items(wanted, head, entries);
+        return items::json(wanted, head, entries);
     }
+    let entries = match (wanted.shape, wanted.format) {
+        (Shape::Object, Format::Protobuf) => {
+            match items::protobuf(wanted, &cx.resource.api_version(), &info.kind, &meta, entries) {
+                Ok(response) => return response,
+                Err(entries) => entries,
+            }
+        }
+        _ => entries,
+    };
     let now = jiff::Timestamp::now();
     for (i, entry) in entries.iter().enumerate() {
         if i > 0 {
@@ -367,53 +375,6 @@ pub(crate) fn answer(cx: &Context<'_>, wanted: &Wanted, include: Include, page: 
         Format::Json => respond::json(wanted, 200, head.freeze()),
         _ => respond::object(wanted, 200, &serde_json::from_slice(&head).unwrap_or_default()),
     }
-}
-
-/// Bytes written at a time.
-const CHUNK: usize = 64 * 1024;
-
-/// Answers with the items as they stand in the cache. Nothing is decoded; the pieces are put together as fast as
-/// the client takes them, so that a list costs one chunk of memory.
-fn stream_items(wanted: &Wanted, head: BytesMut, entries: Vec<Arc<Entry>>) -> Response<Body> {
-    let commas = entries.len().saturating_sub(1);
-    let total = head.len() + entries.iter().map(|e| e.list_item().len() + 1).sum::<usize>() + commas + 3;
-    if total <= CHUNK || (wanted.gzip && total > respond::GZIP_FROM) {
-        let mut out = head;
-        out.reserve(total - out.len());
-        for (i, entry) in entries.iter().enumerate() {
-            put_item(&mut out, i, entry);
-        }
-        out.put_slice(b"]}\n");
-        return respond::bytes_response(wanted, 200, Format::Json.media_type(), out.freeze());
-    }
-    let chunks = stream::unfold((Some(head), entries.into_iter().enumerate()), |(out, mut rest)| async move {
-        let mut out = out?;
-        out.reserve(CHUNK);
-        loop {
-            let Some((i, entry)) = rest.next() else {
-                out.put_slice(b"]}\n");
-                return Some((Ok::<Bytes, std::convert::Infallible>(out.freeze()), (None, rest)));
-            };
-            put_item(&mut out, i, &entry);
-            if out.len() >= CHUNK {
-                return Some((Ok(out.freeze()), (Some(BytesMut::new()), rest)));
-            }
-        }
-    });
-    let mut response = Response::new(Body::from_stream(chunks));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(Format::Json.media_type()));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(total));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    response
-}
-
-fn put_item(out: &mut BytesMut, i: usize, entry: &Entry) {
-    if i > 0 {
-        out.put_slice(b",");
-    }
-    out.put_slice(b"{");
-    out.put_slice(entry.list_item());
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The verbs: what a routed, authorized request does.
 
+pub mod items;
 pub mod list;
 pub mod read;
 pub mod table;

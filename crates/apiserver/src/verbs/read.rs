@@ -1,6 +1,7 @@
 //! GET of one object.
 
 use super::{Answer, Context};
+use crate::codec;
 use crate::negotiation::{self, Format, Offer, Shape};
 use crate::registry::{key, scale};
 use crate::respond;
@@ -21,6 +22,13 @@ pub async fn get(cx: &Context<'_>) -> Answer {
     }
     match (wanted.shape, wanted.format) {
         (Shape::Object, Format::Json) => Ok(respond::json(&wanted, 200, entry.json().clone())),
+        (Shape::Object, Format::Protobuf) => {
+            let bytes = codec::entry_protobuf(&entry);
+            if bytes.is_empty() {
+                return Ok(respond::json(&wanted, 200, entry.json().clone()));
+            }
+            Ok(respond::bytes_response(&wanted, 200, Format::Protobuf.media_type(), bytes))
+        }
         (Shape::Object, _) => Ok(respond::object(&wanted, 200, &entry.decode())),
         (shape, _) => Ok(table::one(cx, &wanted, shape, &entry)),
     }

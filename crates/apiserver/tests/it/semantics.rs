@@ -406,3 +406,37 @@ async fn deleting_a_collection_spares_what_is_not_selected() {
     let (_, v) = c.get(CM).await;
     assert_eq!(v["items"].as_array().map(Vec::len), Some(1), "{v}");
 }
+
+#[tokio::test]
+async fn long_lists_stream_in_every_form() {
+    let c = cluster().await;
+    for i in 0..40 {
+        c.post(CM, config_map(&format!("c{i:02}"), &format!("{i}{}", "x".repeat(5000)))).await;
+    }
+    let (_, expected) = c.get(CM).await;
+    assert_eq!(expected["items"].as_array().map(Vec::len), Some(40));
+    let read = |r: http::Response<orkd_apiserver::Body>| async move {
+        let length = r.headers().get("content-length").map(|v| v.to_str().unwrap_or_default().to_owned());
+        let bytes = http_body_util::BodyExt::collect(r.into_body()).await.expect("body").to_bytes();
+        assert!(length.is_none_or(|l| l == bytes.len().to_string()), "the announced length is true");
+        bytes
+    };
+    let response = c.raw("GET", CM, b"", &[("accept-encoding", "gzip")]).await;
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    let bytes = read(response).await;
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut text).expect("gzip");
+    assert_eq!(serde_json::from_slice::<Value>(&text).expect("JSON"), expected);
+    let ty = orkd_api::schema::Type::of_kind("", "v1", "ConfigMapList").expect("type");
+    for url in [CM.to_owned(), format!("{CM}?limit=2")] {
+        let (_, expected) = c.get(&url).await;
+        let bytes = read(c.raw("GET", &url, b"", &[("accept", "application/vnd.kubernetes.protobuf")]).await).await;
+        let mut list = orkd_api::codec::protobuf::decode(&bytes, ty).expect("protobuf");
+        for item in list["items"].as_array_mut().expect("items") {
+            let map = item.as_object_mut().expect("object");
+            map.remove("kind");
+            map.remove("apiVersion");
+        }
+        assert_eq!(list, expected);
+    }
+}
