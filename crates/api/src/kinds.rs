@@ -3,6 +3,12 @@
 //! Adding a kind: one file in the folder of its group, one line in that group's `all()`. [`all`] are the resources
 //! that have an address of their own; [`bodies`] are the kinds that occur only as the body of a subresource
 //! (`Scale`, `Eviction`, `TokenRequest`), which are defaulted and validated by the same calls.
+//!
+//! Not served, because what they configure does not exist yet: webhooks and policies of admission, flow control,
+//! `apiregistration.k8s.io`, custom resource definitions (both come with the servers that stand behind them),
+//! `resource.k8s.io`, `ComponentStatus`, alpha and beta versions. Served without the plugin or controller that gives
+//! them force: LimitRange and ResourceQuota (admission), and what the controllers of volumes, jobs, stateful and
+//! daemon sets, budgets and autoscaling would do.
 
 use std::borrow::Cow;
 

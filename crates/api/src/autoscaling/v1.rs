@@ -66,6 +66,13 @@ impl Kind for HorizontalPodAutoscaler {
         if !current.is_empty() {
             set(obj, &["status", "currentMetrics"], current);
         }
+        if let Some(status) = at_mut(obj, &["status"]) {
+            // The stored form leaves a zero out and always says which metrics there are.
+            if at(status, &["currentReplicas"]) == 0 {
+                remove(status, &["currentReplicas"]);
+            }
+            default_value(status, "currentMetrics", Value::Null);
+        }
         for (annotation, path) in [(BEHAVIOR, ["spec", "behavior"]), (CONDITIONS, ["status", "conditions"])] {
             if let Some(value) = unpack(obj, annotation) {
                 set(obj, &path, value);
