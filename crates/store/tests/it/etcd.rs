@@ -201,3 +201,82 @@ async fn history_is_compacted_every_interval() {
     assert!(started.elapsed() > interval, "what was current an interval ago is kept");
     assert_eq!(store.get("/registry/a").await.expect("get").expect("present").value, "2");
 }
+
+/// A way to etcd that can be cut and mended.
+struct Cable {
+    endpoint: String,
+    is_cut: tokio::sync::watch::Sender<bool>,
+}
+
+impl Cable {
+    async fn to(server: &EtcdServer) -> Self {
+        let target = server.endpoint.trim_start_matches("http://").to_string();
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("address"));
+        let is_cut = tokio::sync::watch::Sender::new(false);
+        let mut cut = is_cut.subscribe();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                if *cut.borrow_and_update() {
+                    continue;
+                }
+                let (target, mut cut) = (target.clone(), cut.clone());
+                tokio::spawn(async move {
+                    let Ok(mut far) = tokio::net::TcpStream::connect(&target).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cut.wait_for(|cut| *cut) => {}
+                    }
+                });
+            }
+        });
+        Self { endpoint, is_cut }
+    }
+
+    fn set_cut(&self, cut: bool) {
+        self.is_cut.send_replace(cut);
+    }
+}
+
+#[tokio::test]
+async fn watches_go_on_after_a_cut_and_are_told_when_history_is_gone() {
+    let Some(server) = EtcdServer::start("watches_go_on_after_a_cut") else { return };
+    let direct = server.connect(server.options()).await;
+    let cable = Cable::to(&server).await;
+    let options = EtcdOptions {
+        endpoints: vec![cable.endpoint.clone()],
+        timeout: Duration::from_secs(2),
+        ..EtcdOptions::default()
+    };
+    let store = server.connect(options).await;
+    let mut watch = store.watch("/registry/", store.current_revision().await.expect("revision")).await.expect("watch");
+    let first = commit(&direct, put("/registry/a", "1")).await;
+    assert_eq!(events(&mut watch, 1).await[0].record.mod_revision, first);
+
+    cable.set_cut(true);
+    commit(&direct, put("/registry/a", "2")).await;
+    assert!(matches!(store.get("/registry/a").await, Err(Error::Unavailable(_))));
+    let third = commit(&direct, put("/registry/a", "3")).await;
+    cable.set_cut(false);
+    assert_eq!(events(&mut watch, 2).await[1].record.mod_revision, third, "what was missed is told");
+
+    cable.set_cut(true);
+    commit(&direct, put("/registry/a", "4")).await;
+    let fifth = commit(&direct, put("/registry/a", "5")).await;
+    direct.compact(fifth).await.expect("compact");
+    cable.set_cut(false);
+    loop {
+        match next(&mut watch).await {
+            Ok(WatchMessage::Progress(told)) => assert!(told < fifth),
+            Ok(WatchMessage::Events(events)) => panic!("{events:?} is told, but what was before it is gone"),
+            Err(Error::Compacted { oldest, .. }) => {
+                assert!(oldest >= fifth);
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let mut watch = store.watch("/registry/", fifth).await.expect("watch");
+    let sixth = commit(&direct, put("/registry/a", "6")).await;
+    assert_eq!(events(&mut watch, 1).await[0].record.mod_revision, sixth);
+}
