@@ -11,11 +11,13 @@
 
 pub mod certificates;
 pub mod cluster_role;
+pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirror;
 pub mod endpoints;
 pub mod garbage;
+pub mod job;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -40,6 +42,9 @@ pub fn all() -> Vec<ControllerSpec> {
     vec![
         deployment::SPEC,
         replica_set::SPEC,
+        daemon_set::SPEC,
+        job::SPEC,
+        job::TTL,
         endpoint_slice::SPEC,
         endpoints::SPEC,
         endpoint_slice_mirror::SPEC,

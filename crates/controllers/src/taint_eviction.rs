@@ -132,7 +132,7 @@ fn decide(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp) -> Stay
 }
 
 /// Whether a toleration tolerates a taint (`ToleratesTaint`).
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     if !toleration.effect.is_empty() && toleration.effect != taint.effect {
         return false;
     }

@@ -100,6 +100,32 @@ pub struct PodSpec {
     /// Tolerations.
     #[serde(deserialize_with = "null_default")]
     pub tolerations: Vec<Toleration>,
+    /// Affinity, as far as it names one node.
+    pub affinity: Affinity,
+}
+
+/// The one node that daemon pods name in their affinity; everything else is dropped.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(from = "Option<Value>")]
+pub struct Affinity(Option<Box<str>>);
+
+impl From<Option<Value>> for Affinity {
+    fn from(value: Option<Value>) -> Self {
+        let name = value.and_then(|v| {
+            let terms = v.pointer("/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms");
+            let fields = terms?.as_array()?.iter().find_map(|t| t["matchFields"].as_array())?;
+            let by_name = fields.iter().find(|f| f["key"] == "metadata.name" && f["operator"] == "In")?;
+            Some(by_name["values"].as_array()?.first()?.as_str()?.into())
+        });
+        Affinity(name)
+    }
+}
+
+impl Affinity {
+    /// The name of the node.
+    pub fn node_name(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
 }
 
 /// What controllers read of a container.

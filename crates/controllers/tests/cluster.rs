@@ -327,6 +327,78 @@ async fn a_namespace_is_furnished_and_emptied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_set_covers_nodes_and_rolls() {
+    let world = World::start().await;
+    world.play_kubelet();
+    for name in ["n1", "n2"] {
+        world.create("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})).await;
+        let now = orkd_reconcile::time(Timestamp::now());
+        let ready = json!({"status": {"conditions": [
+            {"type": "Ready", "status": "True", "lastHeartbeatTime": now, "lastTransitionTime": now}]}});
+        world.merge(&format!("/api/v1/nodes/{name}/status"), ready).await;
+    }
+    let sets = "/apis/apps/v1/namespaces/default/daemonsets";
+    let mut body = deployment("agent", 0);
+    body["kind"] = "DaemonSet".into();
+    body["spec"].as_object_mut().expect("a spec").remove("replicas");
+    world.create(sets, body).await;
+    let agent = format!("{sets}/agent");
+    let covered = |d: &Value| {
+        d["status"]["numberAvailable"] == 2
+            && d["status"]["updatedNumberScheduled"] == 2
+            && d["status"]["observedGeneration"] == d["metadata"]["generation"]
+    };
+    world.eventually("two pods run", &agent, covered).await;
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "example/two"}]}}}});
+    world.merge(&agent, image).await;
+    world.eventually("rolled out", &agent, covered).await;
+    let pods = world.items(PODS).await;
+    assert!(pods.iter().all(|p| p["spec"]["containers"][0]["image"] == "example/two"), "{pods:#?}");
+    assert_eq!(world.items("/apis/apps/v1/namespaces/default/controllerrevisions").await.len(), 2);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_to_its_end() {
+    let world = World::start().await;
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "sum"},
+        "spec": {"completions": 3, "parallelism": 2, "template": {"spec": {
+            "restartPolicy": "Never", "containers": [{"name": "c", "image": "example/one"}]}}},
+    });
+    world.create(jobs, job).await;
+    // Pods end as soon as they are seen.
+    let api = world.api.clone();
+    world.supervisor.spawn(TaskKind::Node, "kubelet", move |stop| async move {
+        while !stop.is_cancelled() {
+            let pods: Value = api.get(&Target::path(PODS)).await.unwrap_or_default();
+            for pod in pods["items"].as_array().into_iter().flatten().filter(|p| p["status"]["phase"] == "Pending") {
+                let path = format!("{PODS}/{}/status", pod["metadata"]["name"].as_str().unwrap_or_default());
+                let done = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
+                let _ = api.patch::<Value>(&Target::path(path), &done).await;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let done = world
+        .eventually("complete", &format!("{jobs}/sum"), |j| {
+            let conditions = j["status"]["conditions"].as_array();
+            conditions.into_iter().flatten().any(|c| c["type"] == "Complete")
+        })
+        .await;
+    assert_eq!((done["status"]["succeeded"].as_i64(), done["status"]["failed"].as_i64().unwrap_or(0)), (Some(3), 0));
+    let pods = world.items(PODS).await;
+    assert_eq!(pods.len(), 3);
+    assert!(pods.iter().all(|p| p["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty)), "{pods:#?}");
+    // Finished jobs go when their time is over, and their pods with them.
+    world.merge(&format!("{jobs}/sum"), json!({"spec": {"ttlSecondsAfterFinished": 0}})).await;
+    world.eventually("gone", &format!("{jobs}/sum"), Value::is_null).await;
+    world.eventually("pods are gone", PODS, |l| count(l) == 0).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_gets_its_range_its_taints_and_its_certificate() {
     let world = World::start().await;
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});

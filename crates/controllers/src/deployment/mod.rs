@@ -13,7 +13,9 @@
 mod plan;
 mod progress;
 mod scale;
-mod template;
+pub(crate) mod template;
+
+pub(crate) use scale::int_or_percent;
 
 use std::sync::Arc;
 

@@ -40,7 +40,8 @@ pub fn max_surge(deployment: &Deployment) -> i32 {
     if deployment.spec.strategy.kind != "RollingUpdate" { 0 } else { fenceposts(deployment).0 }
 }
 
-fn int_or_percent(value: &Value, total: i32, up: bool) -> i32 {
+/// A number, or a percentage of a total.
+pub fn int_or_percent(value: &Value, total: i32, up: bool) -> i32 {
     match value {
         Value::Number(n) => n.as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0),
         Value::String(text) => {

@@ -1,0 +1,361 @@
+//! What is to be done for a daemon set.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use orkd_reconcile::Key;
+use serde_json::{Value, json};
+
+use super::fit::{Fit, fit, target_node};
+use super::{ControllerRevision, DaemonSet, DaemonSetStatus, HASH_LABEL, template_labels};
+use crate::deployment::{int_or_percent, template};
+use crate::owners::{self, Claim};
+use crate::pods;
+use crate::views::{Node, Pod};
+
+/// What is known of one daemon set.
+pub struct Observed {
+    pub set: Arc<DaemonSet>,
+    /// Pods that are its own or nobody's.
+    pub pods: Vec<Arc<Pod>>,
+    pub nodes: Vec<Arc<Node>>,
+    /// Its revisions.
+    pub revisions: Vec<Arc<ControllerRevision>>,
+    /// Whether the cache has seen our last deeds.
+    pub fresh: bool,
+}
+
+/// What is to be done for one daemon set.
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    pub selects_everything: bool,
+    /// First of all, and alone: the revision of the template.
+    pub revise: Option<Revise>,
+    /// The hash of the newest template.
+    pub hash: String,
+    pub adopt: Vec<Key>,
+    pub release: Vec<Key>,
+    /// Nodes that get a pod.
+    pub create: Vec<String>,
+    pub delete: Vec<Key>,
+    /// Old revisions beyond the limit.
+    pub forget: Vec<Key>,
+    pub status: DaemonSetStatus,
+    pub again: Option<Duration>,
+}
+
+/// What is to be done about the revision of the newest template.
+#[derive(Debug, PartialEq)]
+pub enum Revise {
+    /// It is new.
+    Create { name: String, body: Value },
+    /// It is an old one that has come back.
+    Renumber { name: String, revision: i64 },
+}
+
+/// The most pods made in one round.
+const BURST: usize = 250;
+
+pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
+    let set = &*observed.set;
+    let mut plan = Plan { status: set.status.clone(), ..Plan::default() };
+    if set.spec.selector.is_empty() {
+        plan.selects_everything = true;
+        return plan;
+    }
+    if set.metadata.is_deleting() {
+        return plan;
+    }
+    let newest = match current_revision(observed) {
+        Ok(revision) => revision,
+        Err(revise) => {
+            plan.revise = Some(revise);
+            return plan;
+        }
+    };
+    plan.hash = newest.metadata.label(HASH_LABEL).unwrap_or_default().to_owned();
+
+    let mut by_node: BTreeMap<&str, Vec<&Arc<Pod>>> = BTreeMap::new();
+    for pod in &observed.pods {
+        match owners::claim(&set.metadata, &set.spec.selector, &pod.metadata) {
+            Claim::Keep => by_node.entry(target_node(pod)).or_default().push(pod),
+            Claim::Adopt => {
+                plan.adopt.push(pod.metadata.key());
+                by_node.entry(target_node(pod)).or_default().push(pod);
+            }
+            Claim::Release => plan.release.push(pod.metadata.key()),
+            Claim::Ignore => {}
+        }
+    }
+    let fits: BTreeMap<&str, Fit> = observed.nodes.iter().map(|n| (&*n.metadata.name, fit(set, n))).collect();
+    if observed.fresh {
+        manage(&mut plan, &by_node, &fits);
+        if plan.create.is_empty() && plan.delete.is_empty() && set.spec.update_strategy.kind != "OnDelete" {
+            roll(&mut plan, set, &by_node, &fits, now);
+        }
+        forget(&mut plan, observed, newest);
+    }
+    plan.status = status(set, &plan.hash, &by_node, &fits, now);
+    if set.spec.min_ready_seconds > 0 && plan.status.number_ready != plan.status.number_available {
+        let waits = by_node.values().flatten().filter_map(|p| pods::available_in(p, set.spec.min_ready_seconds, now));
+        plan.again = waits.filter(|s| *s > 0).min().map(|s| Duration::from_secs(s.unsigned_abs()));
+    }
+    plan
+}
+
+/// The revision of the newest template, or what is to be done to have one.
+fn current_revision(observed: &Observed) -> Result<&Arc<ControllerRevision>, Revise> {
+    let set = &*observed.set;
+    let mut with_patch = set.spec.template.clone();
+    with_patch["$patch"] = "replace".into();
+    let data = json!({"spec": {"template": with_patch}});
+    let highest = observed.revisions.iter().map(|r| r.revision).max().unwrap_or(0);
+    let same = |r: &&Arc<ControllerRevision>| template::same(&r.data["spec"]["template"], &with_patch);
+    if let Some(found) = observed.revisions.iter().filter(same).max_by_key(|r| r.revision) {
+        if found.revision < highest {
+            return Err(Revise::Renumber { name: found.metadata.name.to_string(), revision: highest + 1 });
+        }
+        return Ok(found);
+    }
+    let hash = template::hash(&set.spec.template, set.status.collision_count);
+    let name = format!("{}-{hash}", set.metadata.name);
+    let mut labels = template_labels(&set.spec.template);
+    labels.insert(HASH_LABEL.into(), hash);
+    let body = json!({
+        "apiVersion": "apps/v1", "kind": "ControllerRevision",
+        "metadata": {
+            "name": name, "namespace": &*set.metadata.namespace, "labels": labels,
+            "annotations": set.metadata.annotations, "ownerReferences": [owners::controller_ref(set)],
+        },
+        "data": data, "revision": highest + 1,
+    });
+    Err(Revise::Create { name, body })
+}
+
+/// Pods that are missing or too many (`podsShouldBeOnNode`).
+fn manage(plan: &mut Plan, by_node: &BTreeMap<&str, Vec<&Arc<Pod>>>, fits: &BTreeMap<&str, Fit>) {
+    for (node, fit) in fits {
+        let pods = by_node.get(node).map(Vec::as_slice).unwrap_or_default();
+        if !fit.may_stay {
+            plan.delete.extend(pods.iter().filter(|p| !p.metadata.is_deleting()).map(|p| p.metadata.key()));
+            continue;
+        }
+        let mut running: Vec<&&Arc<Pod>> = Vec::new();
+        for pod in pods.iter().filter(|p| !p.metadata.is_deleting()) {
+            if pods::is_terminal(pod) { plan.delete.push(pod.metadata.key()) } else { running.push(pod) }
+        }
+        if running.is_empty() {
+            // A pod that ends is waited for: two do not share a node's ports.
+            if fit.should_run && pods.is_empty() && plan.create.len() < BURST {
+                plan.create.push((*node).to_owned());
+            }
+            continue;
+        }
+        // The oldest stays.
+        running.sort_by_key(|p| (p.metadata.creation_timestamp, p.metadata.name.clone()));
+        plan.delete.extend(running.iter().skip(1).map(|p| p.metadata.key()));
+    }
+}
+
+/// Old pods that may be replaced now (`rollingUpdate`).
+fn roll(
+    plan: &mut Plan,
+    set: &DaemonSet,
+    by_node: &BTreeMap<&str, Vec<&Arc<Pod>>>,
+    fits: &BTreeMap<&str, Fit>,
+    now: Timestamp,
+) {
+    let desired = fits.values().filter(|f| f.should_run).count();
+    let desired = i32::try_from(desired).unwrap_or(i32::MAX);
+    let parameters = set.spec.update_strategy.rolling_update.clone().unwrap_or_default();
+    let allowed = int_or_percent(&parameters.max_unavailable, desired, true).max(1);
+    let mut unavailable = 0;
+    let mut candidates = Vec::new();
+    for (node, fit) in fits.iter().filter(|(_, f)| f.should_run) {
+        debug_assert!(fit.may_stay);
+        let pods = by_node.get(node).map(Vec::as_slice).unwrap_or_default();
+        let Some(pod) = pods.iter().find(|p| !p.metadata.is_deleting()) else {
+            unavailable += 1;
+            continue;
+        };
+        let available = pods::is_available(pod, set.spec.min_ready_seconds, now);
+        unavailable += i32::from(!available);
+        match (is_updated(pod, set, &plan.hash), available) {
+            (true, _) => {}
+            // It does nobody good as it is.
+            (false, false) => plan.delete.push(pod.metadata.key()),
+            (false, true) => candidates.push(pod.metadata.key()),
+        }
+    }
+    let room = usize::try_from(allowed - unavailable).unwrap_or(0);
+    plan.delete.extend(candidates.into_iter().take(room));
+}
+
+fn is_updated(pod: &Pod, _set: &DaemonSet, hash: &str) -> bool {
+    !hash.is_empty() && pod.metadata.label(HASH_LABEL) == Some(hash)
+}
+
+/// Old revisions beyond the limit that no pod is of (`cleanupHistory`).
+fn forget(plan: &mut Plan, observed: &Observed, newest: &ControllerRevision) {
+    let limit = usize::try_from(observed.set.spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
+    let live = |r: &ControllerRevision| {
+        let hash = r.metadata.label(HASH_LABEL);
+        observed.pods.iter().any(|p| hash.is_some() && p.metadata.label(HASH_LABEL) == hash)
+    };
+    let mut old: Vec<&Arc<ControllerRevision>> =
+        observed.revisions.iter().filter(|r| r.metadata.uid != newest.metadata.uid && !live(r)).collect();
+    old.sort_by_key(|r| r.revision);
+    let surplus = old.len().saturating_sub(limit);
+    plan.forget = old.into_iter().take(surplus).map(|r| r.metadata.key()).collect();
+}
+
+fn status(
+    set: &DaemonSet,
+    hash: &str,
+    by_node: &BTreeMap<&str, Vec<&Arc<Pod>>>,
+    fits: &BTreeMap<&str, Fit>,
+    now: Timestamp,
+) -> DaemonSetStatus {
+    let mut status = DaemonSetStatus {
+        observed_generation: set.metadata.generation,
+        collision_count: set.status.collision_count,
+        conditions: set.status.conditions.clone(),
+        ..DaemonSetStatus::default()
+    };
+    for (node, fit) in fits {
+        let oldest = by_node
+            .get(node)
+            .into_iter()
+            .flatten()
+            .min_by_key(|p| (p.metadata.creation_timestamp, p.metadata.name.clone()));
+        if !fit.should_run {
+            status.number_misscheduled += i32::from(oldest.is_some());
+            continue;
+        }
+        status.desired_number_scheduled += 1;
+        let Some(pod) = oldest else { continue };
+        status.current_number_scheduled += 1;
+        status.number_ready += i32::from(pods::is_ready(pod));
+        status.number_available += i32::from(pods::is_available(pod, set.spec.min_ready_seconds, now));
+        status.updated_number_scheduled += i32::from(is_updated(pod, set, hash));
+    }
+    status.number_unavailable = status.desired_number_scheduled - status.number_available;
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(change: impl FnOnce(&mut Value)) -> Arc<DaemonSet> {
+        let mut json = json!({
+            "metadata": {"namespace": "n", "name": "agent", "uid": "d", "generation": 1},
+            "spec": {"selector": {"matchLabels": {"app": "x"}},
+                "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"image": "one"}]}},
+                "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}},
+        });
+        change(&mut json);
+        Arc::new(serde_json::from_value(json).expect("a daemon set"))
+    }
+
+    fn node(name: &str, change: impl FnOnce(&mut Value)) -> Arc<Node> {
+        let mut json = json!({"metadata": {"name": name, "labels": {"disk": "ssd"}}});
+        change(&mut json);
+        Arc::new(serde_json::from_value(json).expect("a node"))
+    }
+
+    fn pod(node: &str, hash: &str, ready: bool) -> Arc<Pod> {
+        let ready = if ready { "True" } else { "False" };
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": {"namespace": "n", "name": format!("on-{node}"), "uid": node,
+                    "labels": {"app": "x", HASH_LABEL: hash}, "ownerReferences": [{"uid": "d", "controller": true}]},
+                "spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+                    {"nodeSelectorTerms": [{"matchFields": [
+                        {"key": "metadata.name", "operator": "In", "values": [node]}]}]}}}},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+            }))
+            .expect("a pod"),
+        )
+    }
+
+    fn revision(set: &DaemonSet, hash: &str) -> Arc<ControllerRevision> {
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": {"namespace": "n", "name": hash, "uid": hash, "labels": {HASH_LABEL: hash}},
+                "data": {"spec": {"template": set.spec.template}}, "revision": 1,
+            }))
+            .expect("a revision"),
+        )
+    }
+
+    fn check(set: &Arc<DaemonSet>, nodes: Vec<Arc<Node>>, pods: Vec<Arc<Pod>>, expected: &str) {
+        let mut stored = revision(set, "new");
+        Arc::make_mut(&mut stored).data["spec"]["template"]["$patch"] = "replace".into();
+        let observed = Observed { set: set.clone(), pods, nodes, revisions: vec![stored], fresh: true };
+        let plan = plan(&observed, "2026-01-01T00:00:00Z".parse().expect("a time"));
+        let deleted: Vec<String> = plan.delete.iter().map(|k| k.name.to_string()).collect();
+        let s = &plan.status;
+        let text = format!(
+            "create={} delete={} {}/{}/{}",
+            plan.create.join(","),
+            deleted.join(","),
+            s.desired_number_scheduled,
+            s.current_number_scheduled,
+            s.number_available
+        );
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_template_is_kept_as_a_revision() {
+        let set = set(|_| {});
+        let observed = |revisions| Observed { set: set.clone(), pods: vec![], nodes: vec![], revisions, fresh: true };
+        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let Some(Revise::Create { name, body }) = plan(&observed(vec![]), now).revise else { panic!("a revision") };
+        assert_eq!(body["data"]["spec"]["template"]["$patch"], "replace");
+        assert_eq!((body["revision"].as_i64(), name.starts_with("agent-")), (Some(1), true));
+        let mut kept: ControllerRevision = serde_json::from_value(body).expect("a revision");
+        assert!(plan(&observed(vec![Arc::new(kept.clone())]), now).revise.is_none());
+        let newer = ControllerRevision { revision: 2, ..ControllerRevision::default() };
+        kept.revision = 1;
+        let again = plan(&observed(vec![Arc::new(kept), Arc::new(newer)]), now).revise;
+        assert_eq!(again, Some(Revise::Renumber { name, revision: 3 }));
+    }
+
+    #[test]
+    fn every_node_that_fits_gets_a_pod() {
+        let tainted = |effect: &'static str| {
+            move |n: &mut Value| {
+                n["spec"]["taints"] = json!([{"key": "mine", "effect": effect}]);
+            }
+        };
+        let nodes = vec![
+            node("a", |_| {}),
+            node("b", tainted("NoSchedule")),
+            node("c", |n| {
+                n["spec"]["taints"] = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}])
+            }),
+        ];
+        check(&set(|_| {}), nodes, vec![], "create=a,c delete= 2/0/0");
+        let nodes = || vec![node("a", tainted("NoExecute")), node("b", tainted("NoSchedule"))];
+        check(&set(|_| {}), nodes(), vec![pod("a", "new", true), pod("b", "new", true)], "create= delete=on-a 0/0/0");
+        let ssd = set(|s| s["spec"]["template"]["spec"]["nodeSelector"] = json!({"disk": "ssd"}));
+        let nodes = vec![node("a", |_| {}), node("b", |n| n["metadata"]["labels"] = json!({}))];
+        check(&ssd, nodes, vec![], "create=a delete= 1/0/0");
+    }
+
+    #[test]
+    fn a_rolling_update_keeps_availability() {
+        let nodes = || ["a", "b", "c"].map(|n| node(n, |_| {})).to_vec();
+        let old =
+            |ready: [bool; 3]| ["a", "b", "c"].iter().zip(ready).map(|(n, r)| pod(n, "old", r)).collect::<Vec<_>>();
+        let set = set(|_| {});
+        check(&set, nodes(), old([true; 3]), "create= delete=on-a 3/3/3");
+        check(&set, nodes(), old([true, false, true]), "create= delete=on-b 3/3/2");
+        let mixed = vec![pod("a", "new", false), pod("b", "old", true), pod("c", "old", true)];
+        check(&set, nodes(), mixed, "create= delete= 3/3/2");
+    }
+}
