@@ -541,7 +541,7 @@ mod tests {
         assert!(fake.exit_container(&id, 3));
         assert!(!fake.exit_container(&id, 3), "only once");
         assert_eq!(fake.container_status(&id).await?.exit_code, 3);
-        assert_eq!(fake.containers_named("c"), [id.clone()]);
+        assert_eq!(fake.containers_named("c"), std::slice::from_ref(&id));
         let first = events.next().await.transpose()?;
         assert_eq!(first.map(|e| e.id), Some(sandbox.clone()));
         fake.remove_pod_sandbox(&sandbox).await?;

@@ -146,8 +146,16 @@ impl Cgroups {
     /// Removes a pod's cgroup, in whichever class it is. Idempotent; a busy one is left and tried again later.
     pub fn remove_pod(&self, uid: &str) -> io::Result<()> {
         for class in ["Guaranteed", "Burstable", "BestEffort"] {
-            for folder in self.folders(&format!("{}/pod{uid}", self.class(class))) {
-                remove_tree(&folder)?;
+            let cgroup = format!("{}/pod{uid}", self.class(class));
+            let relative = cgroup.trim_start_matches('/');
+            match self.version {
+                Version::V2 => remove_tree(&self.mount.join(relative))?,
+                // The runtime made it in every hierarchy there is.
+                Version::V1 => {
+                    for hierarchy in std::fs::read_dir(&self.mount)?.flatten() {
+                        remove_tree(&hierarchy.path().join(relative))?;
+                    }
+                }
             }
         }
         Ok(())

@@ -18,11 +18,13 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroup::Cgroups;
 use crate::containerd::{self, Supervised};
 use crate::images::Images;
+use crate::log_rotation;
 use crate::node::{self, NodeSettings};
 use crate::node_context::{NodeContext, NodeFacts};
 use crate::objects::ApiObjects;
 use crate::pod::{self, keys};
 use crate::probes::Probes;
+use crate::static_pods;
 use crate::status::manager::StatusManager;
 use crate::views::{PodView, ServiceView};
 use crate::volumes::Volumes;
@@ -61,6 +63,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// The host's resolv.conf.
     pub resolv_conf: PathBuf,
+    /// Where manifests of static pods are.
+    pub manifest_dir: Option<PathBuf>,
     /// Nothing is written to disk, mounted or put into cgroups.
     pub hollow: bool,
 }
@@ -77,6 +81,7 @@ impl Config {
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            manifest_dir: None,
             hollow: false,
         }
     }
@@ -379,6 +384,7 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
     });
     let kubelet = Kubelet { context, workers: Arc::default() };
 
+    let mirror_api = api.clone();
     let (settings, root, node_api) = (config.node.clone(), config.root_dir.clone(), api.clone());
     supervisor.spawn(TaskKind::Node, "node status", {
         let runtime = runtime.clone();
@@ -392,40 +398,91 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
         let (kubelet, supervisor) = (kubelet.clone(), supervisor.clone());
         move |stop| kubelet.follow_events(supervisor, stop)
     });
+    let (changes, static_pods) = mpsc::unbounded_channel();
+    if let Some(dir) = config.manifest_dir.clone() {
+        let name = config.node.name.clone();
+        let changes = changes.clone();
+        supervisor.spawn(TaskKind::Node, "static pods", move |stop| static_pods::watch(dir, name, changes, stop));
+    }
+    if !config.hollow {
+        let log_dir = config.log_dir.clone();
+        supervisor.spawn(TaskKind::Housekeeping, "log rotation", move |stop| log_rotation::run(log_dir, runtime, stop));
+    }
+    let sources = Sources { pods, informers, api: mirror_api, static_pods, _keep: changes };
     supervisor.spawn(TaskKind::Node, "pods", {
         let (kubelet, supervisor) = (kubelet.clone(), supervisor.clone());
-        move |stop| follow_pods(kubelet, pods, informers, supervisor, stop)
+        move |stop| follow_pods(kubelet, sources, supervisor, stop)
     });
     Ok(kubelet)
 }
 
-/// Hands changes of pods to their workers.
-async fn follow_pods(
-    kubelet: Kubelet,
+/// Where pods come from.
+struct Sources {
     pods: Informer<PodView>,
     informers: Informers,
-    supervisor: Supervisor,
-    stop: CancellationToken,
-) {
-    let mut changes = pods.channel();
+    api: Api,
+    static_pods: mpsc::UnboundedReceiver<static_pods::Change>,
+    /// Keeps the channel open on a node without static pods.
+    _keep: mpsc::UnboundedSender<static_pods::Change>,
+}
+
+/// Hands changes of pods to their workers.
+async fn follow_pods(kubelet: Kubelet, mut sources: Sources, supervisor: Supervisor, stop: CancellationToken) {
+    let mut changes = sources.pods.channel();
     let (ended, mut ends) = mpsc::unbounded_channel();
-    // Environments need the services; and nothing is an orphan before the pods are known.
-    tokio::select! {
-        () = stop.cancelled() => return,
-        () = informers.synced() => {}
-    }
-    let known: HashSet<String> = pods.list().iter().map(|p| pod::uid(&p.object).to_owned()).collect();
-    let orphans = kubelet.clone();
-    supervisor.spawn(TaskKind::Worker, "orphans", move |_| async move { orphans.remove_orphans(&known).await });
+    let mut statics: HashMap<String, Arc<Pod>> = HashMap::new();
+    // Environments need the services, and nothing is an orphan before the pods are known. Static pods do not wait for
+    // an API server, which may be one of them.
+    let mut synced = false;
     loop {
-        tokio::select! {
+        let mirrors_changed = tokio::select! {
             () = stop.cancelled() => return,
-            change = changes.recv() => {
+            () = sources.informers.synced(), if !synced => {
+                synced = true;
+                let pods = sources.pods.list();
+                let known = pods.iter().map(|p| pod::uid(&p.object).to_owned()).chain(statics.keys().cloned());
+                let (known, orphans): (HashSet<String>, _) = (known.collect(), kubelet.clone());
+                supervisor.spawn(TaskKind::Worker, "orphans", move |_| async move {
+                    orphans.remove_orphans(&known).await;
+                });
+                true
+            }
+            change = changes.recv(), if synced => {
                 let Some(change) = change else { return };
-                kubelet.take(change.object().object.clone(), change.is_deleted(), &supervisor, &ended);
+                let pod = change.object().object.clone();
+                if pod::is_mirror(&pod) {
+                    let uid = (!change.is_deleted()).then(|| pod::uid(&pod).to_owned());
+                    kubelet.context.status.mirror(&pod, uid);
+                    true
+                } else {
+                    kubelet.take(pod, change.is_deleted(), &supervisor, &ended);
+                    false
+                }
+            }
+            Some((pod, gone)) = sources.static_pods.recv() => {
+                let uid = pod::uid(&pod).to_owned();
+                match gone {
+                    true => statics.remove(&uid),
+                    false => statics.insert(uid, pod.clone()),
+                };
+                kubelet.take(pod, gone, &supervisor, &ended);
+                synced
             }
             Some(uid) = ends.recv() => {
                 kubelet.workers.lock().remove(&uid);
+                // A manifest that came back while its pod was ending.
+                if let Some(pod) = statics.get(&uid) {
+                    kubelet.take(pod.clone(), false, &supervisor, &ended);
+                }
+                false
+            }
+        };
+        if mirrors_changed {
+            let mirrors: Vec<_> =
+                sources.pods.list().iter().map(|p| p.object.clone()).filter(|p| pod::is_mirror(p)).collect();
+            if !(mirrors.is_empty() && statics.is_empty()) {
+                let wanted: Vec<_> = statics.values().cloned().collect();
+                static_pods::sync_mirrors(&sources.api, &wanted, &mirrors).await;
             }
         }
     }

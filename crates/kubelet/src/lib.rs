@@ -9,7 +9,7 @@
 //! Invariant: the runtime's labels and annotations hold all that a restarted kubelet needs; containers keep running
 //! over its restarts.
 //!
-//! Missing, against upstream: gRPC probes, static pods, eviction, image garbage collection, log rotation, persistent
+//! Missing, against upstream: gRPC probes, eviction, image garbage collection, persistent
 //! volumes and CSI, devices, in-place resize, user namespaces, and the kubelet's own admission of pods.
 
 pub mod act;
@@ -19,6 +19,7 @@ pub mod dns;
 pub mod env;
 pub mod images;
 mod kubelet;
+pub mod log_rotation;
 pub mod logs;
 pub mod node;
 pub mod node_context;
@@ -30,6 +31,7 @@ pub mod resources;
 pub mod retry;
 pub mod server;
 pub mod spec;
+pub mod static_pods;
 pub mod status;
 pub mod views;
 pub mod volumes;

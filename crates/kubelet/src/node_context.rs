@@ -32,6 +32,9 @@ pub struct NodeFacts {
     pub storage: i64,
 }
 
+/// The services that containers of a namespace are told of.
+pub type ServicesOf = Box<dyn Fn(&str) -> Vec<Service> + Send + Sync>;
+
 /// What workers share.
 pub struct NodeContext {
     /// The node's name.
@@ -57,7 +60,7 @@ pub struct NodeContext {
     /// Probes.
     pub probes: Probes,
     /// Services of the cluster, for environments.
-    pub services: Box<dyn Fn(&str) -> Vec<Service> + Send + Sync>,
+    pub services: ServicesOf,
     /// `/var/log/pods`.
     pub log_dir: PathBuf,
     /// Where seccomp profiles are.

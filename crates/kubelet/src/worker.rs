@@ -271,14 +271,13 @@ impl Worker {
         if self.mounted.is_some() && (!Volumes::can_change(pod) || self.refreshed.elapsed() < VOLUME_REFRESH) {
             return None;
         }
-        if self.mounted.is_none() {
-            if let Some(cgroups) = &cx.cgroups
-                && let Err(error) = cgroups.create_pod(pod)
-            {
-                let message = format!("error: failed to create the cgroup of the pod: {error}");
-                cx.event(pod, EventType::Warning, "FailedCreatePodContainer", message);
-                return Some(Duration::from_secs(10));
-            }
+        if self.mounted.is_none()
+            && let Some(cgroups) = &cx.cgroups
+            && let Err(error) = cgroups.create_pod(pod)
+        {
+            let message = format!("error: failed to create the cgroup of the pod: {error}");
+            cx.event(pod, EventType::Warning, "FailedCreatePodContainer", message);
+            return Some(Duration::from_secs(10));
         }
         match cx.volumes.setup(pod, &cx.env_facts(pod, observed)).await {
             Ok(mounted) => {

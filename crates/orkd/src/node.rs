@@ -47,6 +47,7 @@ pub async fn in_server(
     config.log_dir.clone_from(&args.node.pod_log_dir);
     config.cluster_dns = vec![crate::server::cluster_dns(args.cluster.cluster_dns, args.cluster.service_cidr)?];
     config.cluster_domain.clone_from(&args.cluster.cluster_domain);
+    config.manifest_dir.clone_from(&args.node.manifest_dir);
     let informers = Informers::new(client.clone(), supervisor.clone());
     let network = orkd_network::agent::Config {
         node_name: name.to_owned(),

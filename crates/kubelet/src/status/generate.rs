@@ -144,7 +144,7 @@ fn container_statuses(
                 // It ran and the runtime has forgotten it: it ended, nobody knows how.
                 let vanished = observed.latest(&container.name).is_none()
                     && before_state.is_some_and(|s| s.running.is_some())
-                    && !before.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
+                    && before.last_state.as_ref().is_none_or(|s| s.terminated.is_none());
                 if vanished {
                     status.last_state = Some(ContainerState {
                         terminated: Some(ContainerStateTerminated {

@@ -36,6 +36,8 @@ pub struct StatusManager(Arc<Inner>);
 struct Inner {
     entries: Mutex<HashMap<String, Entry>>,
     changed: Mutex<Vec<String>>,
+    /// Uids of mirror pods, by namespace and name.
+    mirrors: Mutex<HashMap<(String, String), String>>,
     wake: Notify,
 }
 
@@ -86,6 +88,29 @@ impl StatusManager {
         }
         drop(changed);
         self.0.wake.notify_one();
+    }
+
+    /// Tells of the mirror pod of a static pod; it is told the status anew.
+    pub fn mirror(&self, mirror: &Pod, uid: Option<String>) {
+        let name = (pod::namespace(mirror).to_owned(), pod::name(mirror).to_owned());
+        let changed = match uid {
+            Some(uid) => self.0.mirrors.lock().insert(name.clone(), uid.clone()) != Some(uid),
+            None => self.0.mirrors.lock().remove(&name).is_some(),
+        };
+        if !changed {
+            return;
+        }
+        let mut found = None;
+        for (uid, entry) in self.0.entries.lock().iter_mut() {
+            let same = pod::namespace(&entry.pod) == name.0 && pod::name(&entry.pod) == name.1;
+            if same && pod::is_static(&entry.pod) {
+                entry.sent = None;
+                found = Some(uid.clone());
+            }
+        }
+        if let Some(uid) = found {
+            self.touch(uid);
+        }
     }
 
     /// Forgets a pod that is gone from the API.
@@ -149,11 +174,17 @@ impl StatusManager {
         else {
             return Ok(());
         };
-        if pod::is_static(&pod) && !pod::is_mirror(&pod) {
-            return Ok(());
-        }
         let target = PODS.at(pod::namespace(&pod), pod::name(&pod));
-        if let Some(patch) = status_patch(uid, sent.as_ref(), &status) {
+        let api_uid = match pod::is_static(&pod) {
+            false => uid.to_owned(),
+            // A static pod is shown by its mirror.
+            true => {
+                let name = (pod::namespace(&pod).to_owned(), pod::name(&pod).to_owned());
+                let Some(mirror) = self.0.mirrors.lock().get(&name).cloned() else { return Ok(()) };
+                mirror
+            }
+        };
+        if let Some(patch) = status_patch(&api_uid, sent.as_ref(), &status) {
             match api.patch::<serde::de::IgnoredAny>(&target.sub("status"), &Patch::Strategic(patch)).await {
                 Ok(_) => {
                     if let Some(entry) = self.0.entries.lock().get_mut(uid) {
@@ -162,7 +193,7 @@ impl StatusManager {
                 }
                 // Gone, or another pod of this name.
                 Err(e) if e.is_not_found() || e.is_conflict() => {
-                    if e.is_not_found() {
+                    if e.is_not_found() && !pod::is_static(&pod) {
                         self.forget(uid);
                     }
                     return Ok(());

@@ -50,7 +50,7 @@ impl Tokens {
         let lifetime = Duration::from_secs(seconds.unsigned_abs());
         let (value, expires) = objects.token(pod, &account, asked, lifetime).await?;
         let life = expires.as_second() - now.as_second();
-        let refresh = (life * 4 / 5).min(24 * 3600).max(1);
+        let refresh = (life * 4 / 5).clamp(1, 24 * 3600);
         let refresh_at = Timestamp::from_second(now.as_second() + refresh).unwrap_or(now);
         self.0.lock().insert(key, Token { value: value.clone(), refresh_at });
         Ok(value)
