@@ -14,7 +14,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use orkd_api::kind::Scope;
 use orkd_api::status::{Details, Status};
-use tracing::error;
+use tracing::{Instrument, error};
 
 use crate::authn::Verdict;
 use crate::authz::{Attributes, Decision, forbidden};
@@ -270,21 +270,46 @@ async fn verb(
         // A kind that is not stored is served by a handler or not at all.
         return Err(Status::no_such_path());
     }
-    let cx = Context { server, user: &user, info, resource, query, parts: &parts, warnings: &flight.warnings };
-    match info.verb.as_str() {
-        "get" => read::get(&cx).await,
-        "list" => verbs::list::list(&cx).await,
-        "watch" => watch::watch(&cx).await,
-        "create" => boxed(write::create(&cx, body)).await,
-        "update" => boxed(write::update(&cx, body)).await,
-        "patch" => boxed(write::patch(&cx, body)).await,
-        "delete" => boxed(write::delete(&cx, body)).await,
-        "deletecollection" => boxed(write::delete_collection(&cx, body)).await,
-        _ => Err(method_not_allowed()),
+    if matches!(info.verb.as_str(), "get" | "list" | "watch") {
+        let cx = Context { server, user: &user, info, resource, query, parts: &parts, warnings: &flight.warnings };
+        return match info.verb.as_str() {
+            "get" => read::get(&cx).await,
+            "list" => verbs::list::list(&cx).await,
+            _ => watch::watch(&cx).await,
+        };
+    }
+    // A change that has begun is ended, also when its client has gone: what a hook took for it (an address, a port)
+    // is kept or given back.
+    let (server, info, query, warnings) = (server.clone(), info.clone(), query.clone(), flight.warnings.clone());
+    let change = async move {
+        let cx = Context {
+            server: &server,
+            user: &user,
+            info: &info,
+            resource,
+            query: &query,
+            parts: &parts,
+            warnings: &warnings,
+        };
+        match info.verb.as_str() {
+            "create" => boxed(write::create(&cx, body)).await,
+            "update" => boxed(write::update(&cx, body)).await,
+            "patch" => boxed(write::patch(&cx, body)).await,
+            "delete" => boxed(write::delete(&cx, body)).await,
+            "deletecollection" => boxed(write::delete_collection(&cx, body)).await,
+            _ => Err(method_not_allowed()),
+        }
+    };
+    match tokio::spawn(change.in_current_span()).await {
+        Ok(answer) => answer,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Status::unavailable("the server is shutting down")),
+        },
     }
 }
 
-/// Large futures live on the heap, so that a read does not carry the size of a write.
+/// Large futures live on the heap, each by itself.
 fn boxed<'f, T>(future: impl Future<Output = T> + Send + 'f) -> Pin<Box<dyn Future<Output = T> + Send + 'f>> {
     Box::pin(future)
 }

@@ -34,9 +34,7 @@ pub async fn impersonate(server: &ApiServer, user: UserInfo, parts: &mut Parts) 
         }
     }
     if name.is_empty() {
-        return Err(Status::internal(
-            "requested [{Group  } {UID  } {UserExtra  }] without impersonating a user name".to_owned(),
-        ));
+        return Err(Status::internal("requested groups, a UID or extra facts without impersonating a user name"));
     }
     let ask = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| RequestInfo {
         is_resource: true,

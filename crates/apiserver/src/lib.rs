@@ -8,7 +8,10 @@
 //!
 //! Invariant: this crate alone opens the store. Invariant: handlers take `&ResourceInfo` and no type parameter.
 //!
-//! Start reading at [`pipeline`].
+//! Start reading at [`pipeline`] for composition and at [`handler`] for the way of a request.
+//!
+//! Not here yet: audit, priority and fairness (limits on requests in flight stand in its place), OpenAPI v2 (406),
+//! custom resources, aggregation, admission webhooks and CEL policies, encryption at rest, watches over WebSocket.
 
 pub mod admission;
 pub mod alloc;

@@ -10,6 +10,7 @@ use crate::cache::entry::Entry;
 use crate::cache::{Caches, WatchCache, is_stored};
 use crate::registry::Hook;
 use crate::rest::Rest;
+use crate::selector::Filter;
 
 /// One served resource.
 pub struct Resource {
@@ -62,6 +63,14 @@ impl Resource {
             self.kind.to_storage(object);
             self.head(object, cache.kind.info());
         }
+    }
+
+    /// Whether an object matches. Fields of a view are those of the form served.
+    pub fn matches(&self, filter: &Filter, entry: &Arc<Entry>) -> bool {
+        if self.view && filter.by_fields() {
+            return self.served(entry).is_some_and(|e| filter.matches(&e));
+        }
+        filter.matches(entry)
     }
 
     fn head(&self, object: &mut Value, info: &ResourceInfo) {

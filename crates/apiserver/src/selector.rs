@@ -414,6 +414,11 @@ impl Filter {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
+    /// Whether fields other than name and namespace count.
+    pub fn by_fields(&self) -> bool {
+        self.fields.0.iter().any(|t| t.label != "metadata.name" && t.label != "metadata.namespace")
+    }
+
     /// Whether an entry matches.
     pub fn matches(&self, entry: &Entry) -> bool {
         self.fields.matches(entry) && self.labels.matches(entry)

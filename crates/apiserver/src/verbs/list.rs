@@ -191,11 +191,11 @@ pub(crate) async fn read(cx: &Context<'_>, target: &Target<'_>) -> Result<Page, 
                 value["metadata"]["continue"] = json!(encode_token(-1, &start));
                 return Err(Failed::Expired(value));
             };
-            return Ok(page(&map, revision, &prefix, &start, limit, &filter));
+            return Ok(page(&map, revision, &prefix, &start, limit, cx, &filter));
         }
         super::not_older(server, None).await?;
         let snapshot = cache.snapshot();
-        return Ok(page(&snapshot.map, snapshot.revision, &prefix, &start, limit, &filter));
+        return Ok(page(&snapshot.map, snapshot.revision, &prefix, &start, limit, cx, &filter));
     }
     let exact = match query.text("resourceVersionMatch") {
         "Exact" => true,
@@ -205,14 +205,14 @@ pub(crate) async fn read(cx: &Context<'_>, target: &Target<'_>) -> Result<Page, 
     if let (true, Some(revision)) = (exact, asked) {
         super::not_older(server, Some(revision)).await?;
         let map = at_revision(cx, cache, revision).await?.ok_or_else(|| Status::expired(TOO_OLD))?;
-        return Ok(page(&map, revision, &prefix, "", limit, &filter));
+        return Ok(page(&map, revision, &prefix, "", limit, cx, &filter));
     }
     super::not_older(server, asked).await?;
     let limit = if asked == Some(0) { 0 } else { limit };
     if let Some(name) = filter.fields.exact("metadata.name").filter(|_| target.namespaced() != prefix.is_empty()) {
         // One object at most: no need to walk.
         let snapshot = cache.snapshot();
-        let entry = snapshot.map.get(&*format!("{prefix}{name}")).filter(|e| filter.matches(e)).cloned();
+        let entry = snapshot.map.get(&*format!("{prefix}{name}")).filter(|e| cx.resource.matches(&filter, e)).cloned();
         return Ok(Page {
             entries: entry.into_iter().collect(),
             revision: snapshot.revision,
@@ -221,7 +221,7 @@ pub(crate) async fn read(cx: &Context<'_>, target: &Target<'_>) -> Result<Page, 
         });
     }
     let snapshot = cache.snapshot();
-    Ok(page(&snapshot.map, snapshot.revision, &prefix, "", limit, &filter))
+    Ok(page(&snapshot.map, snapshot.revision, &prefix, "", limit, cx, &filter))
 }
 
 /// The objects as of a revision, from the history or from the store.
@@ -260,19 +260,20 @@ async fn at_revision(cx: &Context<'_>, cache: &WatchCache, revision: u64) -> Res
 }
 
 /// Cuts a page out of a map. `start` is below `prefix`.
-fn page(map: &Map, revision: u64, prefix: &str, start: &str, limit: usize, filter: &Filter) -> Page {
+fn page(map: &Map, revision: u64, prefix: &str, start: &str, limit: usize, cx: &Context<'_>, filter: &Filter) -> Page {
+    let matches = |e: &Arc<Entry>| cx.resource.matches(filter, e);
     let from = format!("{prefix}{start}");
     let everything = filter.is_empty();
     let range = map.range::<_, str>((Bound::Included(from.as_str()), Bound::Unbounded));
     let mut wanted = range.take_while(|(k, _)| k.starts_with(prefix)).map(|(_, e)| e);
     let mut entries: Vec<Arc<Entry>> = Vec::new();
     if limit == 0 {
-        entries.extend(wanted.filter(|e| everything || filter.matches(e)).cloned());
+        entries.extend(wanted.filter(|e| everything || matches(e)).cloned());
         return Page { entries, revision, next: String::new(), remaining: None };
     }
     let mut more = false;
     for entry in wanted.by_ref() {
-        if !(everything || filter.matches(entry)) {
+        if !(everything || matches(entry)) {
             continue;
         }
         if entries.len() == limit {

@@ -165,14 +165,14 @@ struct Stream {
 }
 
 /// Where a watch begins.
-fn bucket(filter: &Filter, namespace: &str, namespaced: bool) -> Bucket {
+fn bucket(filter: &Filter, namespace: &str, namespaced: bool, view: bool) -> Bucket {
     let name = filter.fields.exact("metadata.name");
     match (name, namespace) {
         (Some(name), "") if !namespaced => Bucket::Key(name.into()),
         (Some(name), ns) if namespaced && !ns.is_empty() => Bucket::Key(format!("{ns}/{name}").into()),
         _ => match (filter.fields.pinned(), namespace) {
             // The value of a field that is not set is empty, and so is that of one the kind does not know.
-            (Some((label, value)), _) if !value.is_empty() => Bucket::Field(label.into(), value.into()),
+            (Some((label, value)), _) if !value.is_empty() && !view => Bucket::Field(label.into(), value.into()),
             (_, "") => Bucket::All,
             (_, ns) => Bucket::Namespace(ns.into()),
         },
@@ -195,7 +195,7 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
     let bookmarks = query.flag("allowWatchBookmarks");
     let send_initial = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
     let cache = target.cache()?.clone();
-    let bucket = bucket(&filter, target.namespace, target.namespaced());
+    let bucket = bucket(&filter, target.namespace, target.namespaced(), cx.resource.is_view());
     let mut failed = None;
     let mut initial = VecDeque::new();
     let mut initial_end = None;
@@ -218,7 +218,7 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
                         range
                             .take_while(|(k, _)| k.starts_with(&prefix))
                             .map(|(_, e)| e)
-                            .filter(|e| filter.matches(e))
+                            .filter(|e| cx.resource.matches(&filter, e))
                             .cloned(),
                     );
                     if send_initial == Some(true) && bookmarks {
@@ -278,7 +278,9 @@ fn too_old(asked: u64, gone: Gone) -> Status {
 impl Stream {
     /// What a change is to this watcher: an object that begins to match is added, one that ceases to is deleted.
     fn kind(&self, change: &Change) -> Option<Kind> {
-        let matches = |e: &Option<Arc<Entry>>| e.as_ref().is_some_and(|e| self.all || self.filter.matches(e));
+        let matches = |e: &Option<Arc<Entry>>| {
+            e.as_ref().is_some_and(|e| self.all || self.writer.resource.matches(&self.filter, e))
+        };
         match (matches(&change.old), matches(&change.new)) {
             (true, true) => Some(Kind::Modified),
             (false, true) => Some(Kind::Added),

@@ -440,3 +440,38 @@ async fn long_lists_stream_in_every_form() {
         assert_eq!(list, expected);
     }
 }
+
+#[tokio::test]
+async fn metadata_comes_in_protobuf_too() {
+    let c = cluster().await;
+    c.post(CM, config_map("a", "1")).await;
+    let accept = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    let response = c.raw("GET", CM, b"", &[("accept", accept)]).await;
+    assert_eq!(response.headers()["content-type"], "application/vnd.kubernetes.protobuf");
+    let bytes = http_body_util::BodyExt::collect(response.into_body()).await.expect("body").to_bytes();
+    let meta = orkd_api::codec::protobuf::identify(&bytes).expect("envelope");
+    assert_eq!((meta.kind.as_str(), meta.api_version.as_str()), ("PartialObjectMetadataList", "meta.k8s.io/v1"));
+}
+
+#[tokio::test]
+async fn events_of_both_groups_are_one_storage() {
+    let c = cluster().await;
+    let body = json!({
+        "metadata": {"name": "e"}, "reason": "Why", "message": "what", "type": "Normal", "source": {"component": "me"},
+        "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
+    });
+    let (code, v) = c.post("/api/v1/namespaces/default/events", body).await;
+    assert_eq!(code, 201, "{v}");
+    let (code, v) = c.get("/apis/events.k8s.io/v1/namespaces/default/events/e").await;
+    assert_eq!(
+        (code, v["note"].as_str(), v["apiVersion"].as_str()),
+        (200, Some("what"), Some("events.k8s.io/v1")),
+        "{v}"
+    );
+    let count = |v: &Value| v["items"].as_array().map(Vec::len);
+    let core = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3D";
+    assert_eq!(count(&c.get(&format!("{core}p")).await.1), Some(1));
+    assert_eq!(count(&c.get(&format!("{core}q")).await.1), Some(0));
+    let new = "/apis/events.k8s.io/v1/namespaces/default/events?fieldSelector=reason%3DWhy";
+    assert_eq!(count(&c.get(new).await.1), Some(1));
+}
