@@ -61,6 +61,40 @@ pub fn apply(
         .unwrap_or_else(|| Err(Status::internal("this kind has no schema to apply by")))
 }
 
+/// Where the number of replicas stands in every kind that has a scale.
+const REPLICAS: &[&str] = &["spec", "replicas"];
+
+/// Applies `patch` to the scale of `live` for `manager`: the scale, and the managed fields its object then has.
+pub fn apply_scale(
+    live: &Value,
+    scale: &Value,
+    patch: &Value,
+    manager: &str,
+    force: bool,
+    api_version: &str,
+    now: Timestamp,
+) -> Result<(Value, Option<Value>), Status> {
+    let failed = |text: String| Status::new(500, "", text);
+    let node = Node::of_kind("autoscaling", "v1", "Scale").ok_or_else(|| Status::internal("no schema of Scale"))?;
+    let mut scale = scale.clone();
+    if let Some(list) = apply::scale::to_scale(live, api_version, REPLICAS).map_err(failed)? {
+        scale["metadata"]["managedFields"] = list;
+    }
+    let cx = Cx {
+        node,
+        api_version: apply::scale::SCALE_VERSION,
+        kind: "Scale",
+        manager,
+        subresource: Some("scale"),
+        reset_fields: &[],
+        now,
+    };
+    let applied = apply::apply(&cx, Some(&scale), patch, force)?;
+    let owners = applied["metadata"].get("managedFields");
+    let managed = apply::scale::to_parent(live, owners, api_version, REPLICAS).map_err(failed)?;
+    Ok((applied, managed))
+}
+
 /// Where nothing but the times of managed fields differs, takes the times that stand, so that a write of no change
 /// is none.
 pub fn keep_times(new: &mut Value, old: &Value) {

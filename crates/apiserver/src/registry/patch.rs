@@ -207,14 +207,55 @@ pub async fn scale(
     patch: &Patch,
     options: &WriteOptions,
 ) -> Result<Value, Status> {
+    if patch.form == Form::Apply {
+        let maker = ScaleApplying { patch, cx, target, options };
+        return update::run(cx, target, &maker, options).await.map(|(object, _)| object);
+    }
     let change = |object: &mut Value| {
         let mut scale = scale::from_object(object);
-        match patch.form {
-            // The scale has one field to wish for, so applying it is merging it.
-            Form::Apply => forms::merge::apply(&mut scale, patch.value.clone())?,
-            _ => patch.apply_to(&mut scale, ("autoscaling", "v1", "Scale"), &cx.warnings)?,
-        }
+        patch.apply_to(&mut scale, ("autoscaling", "v1", "Scale"), &cx.warnings)?;
         scale::into_object(target, &scale, object)
     };
     update::update_with(cx, target, &change, options).await
+}
+
+struct ScaleApplying<'a> {
+    patch: &'a Patch,
+    cx: &'a Request<'a>,
+    target: &'a Target<'a>,
+    options: &'a WriteOptions,
+}
+
+impl Maker for ScaleApplying<'_> {
+    fn make<'f>(&'f self, current: Option<&'f Value>) -> Making<'f> {
+        Box::pin(async move {
+            let Some(current) = current else { return Err(self.target.not_found()) };
+            let (scale, managed) = managed::apply_scale(
+                current,
+                &scale::from_object(current),
+                &self.patch.value,
+                &self.options.field_manager,
+                self.options.force,
+                &self.target.resource.api_version(),
+                self.cx.now,
+            )?;
+            let mut object = current.clone();
+            scale::into_object(self.target, &scale, &mut object)?;
+            if let Some(meta) = super::metadata(&mut object) {
+                match managed {
+                    Some(list) => meta.insert("managedFields".into(), list),
+                    None => meta.remove("managedFields"),
+                };
+            }
+            Ok(Made::Object(object))
+        })
+    }
+
+    fn option_kind(&self) -> &'static str {
+        "PatchOptions"
+    }
+
+    fn creates(&self) -> bool {
+        false
+    }
 }

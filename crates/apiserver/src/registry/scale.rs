@@ -1,8 +1,7 @@
 //! The `scale` subresource of the workload kinds (`autoscaling/v1.Scale`).
 //!
 //! Upstream: `pkg/registry/apps/deployment/storage.ScaleREST` and its siblings. Whoever writes a scale owns
-//! `spec.replicas` of the object through the door `scale`. An apply of a scale is recorded as an update: conflicts
-//! with other appliers of the replicas are not found by it.
+//! `spec.replicas` of the object, through the door `scale`.
 
 use orkd_api::status::Status;
 use serde_json::{Value, json};

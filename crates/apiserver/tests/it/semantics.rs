@@ -371,6 +371,16 @@ async fn a_scale_is_a_view_of_its_parent() {
     let (_, v) = c.get(&format!("{base}/d")).await;
     assert_eq!(v["spec"]["replicas"], 1);
     assert_eq!(v["metadata"]["generation"], 3, "{v}");
+    let applied =
+        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": 7}});
+    let apply = |force: bool| format!("{url}?fieldManager=me&force={force}");
+    let (code, v) = c.patch(&format!("{url}?fieldManager=me"), "application/apply-patch+yaml", applied.clone()).await;
+    assert_eq!(code, 409, "the replicas are another's: {v}");
+    let (code, v) = c.patch(&apply(true), "application/apply-patch+yaml", applied).await;
+    assert_eq!((code, v["spec"]["replicas"].as_i64()), (200, Some(7)), "{v}");
+    let (_, v) = c.get(&format!("{base}/d")).await;
+    let owner = v["metadata"]["managedFields"].as_array().into_iter().flatten().find(|m| m["manager"] == "me");
+    assert_eq!(owner.map(|m| (&m["operation"], &m["subresource"])), Some((&json!("Apply"), &json!("scale"))), "{v}");
 }
 
 #[tokio::test]

@@ -65,6 +65,33 @@ async fn kubectl_works_through_the_socket() {
     check(run(&["create", "deployment", "d", "--image=x"], "").await, "deployment.apps/d created");
     check(run(&["scale", "deployment", "d", "--replicas=3"], "").await, "deployment.apps/d scaled");
     check(run(&["get", "deployment", "d"], "").await, "0/3");
+    let wait = ["wait", "--for=jsonpath={.data.k}=2", "cm/b", "--timeout=15s"];
+    check(kubectl(&wait, "").await.expect("joins"), "configmap/b condition met");
+    check(run(&["get", "cm", "b", "-o", "yaml"], "").await, "  k: \"2\"");
+    check(run(&["get", "cm", "b", "-o", "wide", "--show-labels"], "").await, "x=y");
+    let again = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata: {k: '3'}\n";
+    check(run(&["diff", "-f", "-"], again).await, "+  k: \"3\"");
+    check(run(&["apply", "--dry-run=server", "-f", "-"], again).await, "configmap/b configured (server dry run)");
+    check(
+        run(&["apply", "--dry-run=server", "-f", "-"], "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: new}\n")
+            .await,
+        "created (server dry run)",
+    );
+    check(run(&["replace", "-f", "-"], again).await, "configmap/b replaced");
+    let json_patch =
+        ["patch", "cm", "b", "--type=json", "-p", "[{\"op\":\"add\",\"path\":\"/data/x\",\"value\":\"y\"}]"];
+    check(kubectl(&json_patch, "").await.expect("joins"), "configmap/b patched");
+    check(run(&["annotate", "cm", "b", "a=b"], "").await, "configmap/b annotated");
+    let typo = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: e}\nspec: {replica: 1}\n";
+    check(run(&["apply", "-f", "-"], typo).await, "unknown field \"spec.replica\"");
+    check(run(&["explain", "pod", "--recursive"], "").await, "containers");
+    check(run(&["explain", "deployment.spec.strategy"], "").await, "rollingUpdate");
+    check(run(&["get", "all", "-A"], "").await, "deployment.apps/d");
+    check(run(&["set", "image", "deployment/d", "x=y:2"], "").await, "deployment.apps/d image updated");
+    check(run(&["get", "deployment", "d", "-o", "wide"], "").await, "y:2");
+    check(run(&["get", "events", "-A"], "").await, "No resources found");
+    check(run(&["get", "widgets"], "").await, "the server doesn't have a resource type \"widgets\"");
+    check(run(&["delete", "deployment", "--all"], "").await, "deployment.apps \"d\" deleted");
     check(run(&["delete", "cm", "a"], "").await, "configmap \"a\" deleted");
     check(run(&["get", "cm", "a"], "").await, "Error from server (NotFound): configmaps \"a\" not found");
     stop.cancel();
