@@ -133,6 +133,28 @@ async fn services_get_addresses_and_ports_once() {
     let released =
         world.call(&admin(), "GET", &format!("/apis/networking.k8s.io/v1/ipaddresses/{ip}"), Value::Null).await;
     assert_eq!(released.0, 404);
+
+    // Through every type and back: what a type does not have is given back, what it has is taken.
+    let path = format!("{path}/e");
+    let change = async |spec: Value| {
+        let patch = Request::patch(&path).header("content-type", "application/merge-patch+json");
+        let patch = patch.extension(InProcess(admin())).body(Body::from(json!({ "spec": spec }).to_string()));
+        let (status, service) = world.send(patch.expect("request")).await;
+        assert_eq!(status, 200, "{service}");
+        service["spec"].clone()
+    };
+    let alias = change(json!({"type": "ExternalName", "externalName": "a.example.com"})).await;
+    assert_eq!((alias.get("clusterIP"), alias["ports"][0].get("nodePort")), (None, None), "{alias}");
+    assert_eq!(count().await, 1);
+    let plain = change(json!({"type": "ClusterIP", "externalName": null})).await;
+    assert!(plain["clusterIP"].as_str().is_some_and(|ip| ip.starts_with("10.43.")), "{plain}");
+    assert_eq!(count().await, 2);
+    let balanced = change(json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"})).await;
+    let port = |v: &Value| v.as_i64().is_some_and(|p| (30000..=32767).contains(&p));
+    assert!(port(&balanced["ports"][0]["nodePort"]) && port(&balanced["healthCheckNodePort"]), "{balanced}");
+    assert_eq!(balanced["clusterIP"], plain["clusterIP"]);
+    let again = change(json!({"type": "ClusterIP"})).await;
+    assert_eq!((again["ports"][0].get("nodePort"), again.get("healthCheckNodePort")), (None, None), "{again}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,6 @@
 //!
 //! Not here yet, of those upstream turns on by default: ResourceQuota (it needs its controller), PodSecurity,
 //! PersistentVolumeClaimResize, PodTopologyLabels, ClusterTrustBundleAttest, webhooks and the policies in CEL.
-//! StorageObjectInUseProtection is part of the two kinds it is about.
 
 pub mod certificates;
 pub mod default_class;
@@ -14,6 +13,7 @@ pub mod node_restriction;
 pub mod priority;
 pub mod runtime_class;
 pub mod service_account;
+pub mod storage_in_use;
 pub mod taint_nodes_by_condition;
 
 use std::collections::BTreeSet;
@@ -117,6 +117,7 @@ pub fn all(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
         Arc::new(priority::Priority::new(objects())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_class::DefaultStorageClass::new(objects())),
+        Arc::new(storage_in_use::StorageObjectInUseProtection),
         Arc::new(runtime_class::RuntimeClass::new(objects())),
         Arc::new(certificates::CertificateApproval::new(authorizer())),
         Arc::new(certificates::CertificateSigning::new(authorizer())),
@@ -125,8 +126,12 @@ pub fn all(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
     ]
 }
 
-/// The plugins that are on: all but those disabled. A name that is not known is an error; `enable` is there because
-/// operators name plugins that are on anyway.
+/// Plugins that are on only where they are enabled by name. StorageObjectInUseProtection, which upstream turns on, puts
+/// finalizers on claims and volumes; until the two controllers that take them off are here, nothing could be deleted.
+pub const OFF_BY_DEFAULT: [&str; 1] = ["StorageObjectInUseProtection"];
+
+/// The plugins that are on: all but those disabled and those of [`OFF_BY_DEFAULT`] that are not enabled. A name that is
+/// not known is an error.
 pub fn selected(parts: &Parts, enable: &[String], disable: &[String]) -> Result<Vec<Arc<dyn Plugin>>, String> {
     let plugins = all(parts);
     let known: BTreeSet<&str> = plugins.iter().map(|p| p.name()).collect();
@@ -137,7 +142,8 @@ pub fn selected(parts: &Parts, enable: &[String], disable: &[String]) -> Result<
     if let Some(name) = enable.iter().find(|n| disable.contains(n)) {
         return Err(format!("admission plugin {name:?} is both enabled and disabled"));
     }
-    Ok(plugins.into_iter().filter(|p| !disable.iter().any(|d| d == p.name())).collect())
+    let is_on = |name: &str| !OFF_BY_DEFAULT.contains(&name) || enable.iter().any(|n| n == name);
+    Ok(plugins.into_iter().filter(|p| is_on(p.name()) && !disable.iter().any(|d| d == p.name())).collect())
 }
 
 impl Request<'_> {
@@ -226,7 +232,10 @@ mod tests {
         assert_eq!(names.len(), all(&parts).len());
         let text = |n: &str| vec![n.to_owned()];
         let left = selected(&parts, &[], &text("Priority")).expect("known");
-        assert!(left.iter().all(|p| p.name() != "Priority") && left.len() + 1 == names.len());
+        assert!(left.iter().all(|p| p.name() != "Priority"));
+        assert_eq!(left.len() + 1 + OFF_BY_DEFAULT.len(), names.len());
+        let more = selected(&parts, &text(OFF_BY_DEFAULT[0]), &[]).expect("known");
+        assert_eq!(more.len(), names.len());
         assert!(selected(&parts, &text("Nope"), &[]).is_err());
         assert!(selected(&parts, &text("Priority"), &text("Priority")).is_err());
     }

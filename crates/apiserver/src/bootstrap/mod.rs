@@ -56,7 +56,12 @@ pub async fn run(server: &ApiServer, facts: &Facts, now: Timestamp) -> Result<()
     let roles = roles::all();
     let (roles, maps, rest) = futures_util::future::join3(
         join_all(roles.iter().map(|o| cx.role(o))),
-        join_all(config_maps(facts).into_iter().map(|(namespace, name, data)| cx.config_map(namespace, name, data))),
+        async {
+            let maps = config_maps(facts).into_iter().map(|(ns, name, data)| cx.config_map(ns, name, data));
+            let (mut maps, since) = futures_util::future::join(join_all(maps), cx.token_tracking(now)).await;
+            maps.push(since);
+            maps
+        },
         async {
             let classes = join_all(PRIORITY_CLASSES.map(|(name, value, description)| {
                 let object = json!({
@@ -183,6 +188,14 @@ impl Cx<'_> {
             }
         };
         done.map_err(|s| about(s, resource, name))
+    }
+
+    /// Since when the use of legacy tokens is watched: set once.
+    async fn token_tracking(&self, now: Timestamp) -> Result<(), Status> {
+        const NAME: &str = "kube-apiserver-legacy-service-account-token-tracking";
+        let since = now.strftime("%Y-%m-%d").to_string();
+        let object = json!({ "metadata": { "name": NAME, "namespace": "kube-system" }, "data": { "since": since } });
+        self.ensure("", "configmaps", "kube-system", NAME, object).await
     }
 
     async fn config_map(&self, namespace: &str, name: &str, data: Value) -> Result<(), Status> {

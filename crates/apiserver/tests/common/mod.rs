@@ -50,7 +50,12 @@ impl World {
         let kinds = orkd_api::kinds::all().into_iter().map(Arc::from).collect();
         let caches = Caches::open(Arc::new(store), kinds).await.expect("caches");
         let cidr = "10.43.0.0/16".parse().expect("cidr");
-        let options = Options { service_cidrs: vec![cidr], ..Options::default() };
+        let options = Options {
+            service_cidrs: vec![cidr],
+            // As upstream has it, for the comparison with the recording.
+            enable_admission: vec!["StorageObjectInUseProtection".into()],
+            ..Options::default()
+        };
         let builder = ApiServer::builder(caches.clone());
         let (builder, guard) = security::secure(builder, &caches, &pki, &options).expect("secured");
         let server = builder.build();

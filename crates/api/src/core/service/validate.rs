@@ -328,13 +328,9 @@ fn traffic(errs: &mut ErrorList, spec: &View<'_>) {
             }
         }
     }
-    if internal.is_set() {
-        if !matches!(internal.str(), "Cluster" | "Local") {
-            errs.not_supported(internal.path(), internal.str(), &["Cluster", "Local"]);
-        }
-        if spec.get("type").str() == "ExternalName" {
-            errs.forbidden(internal.path(), "may not be set when `type` is 'ExternalName'");
-        }
+    // It may stay on a service that has become an alias: it was not looked at before, and stored objects have it.
+    if internal.is_set() && !matches!(internal.str(), "Cluster" | "Local") {
+        errs.not_supported(internal.path(), internal.str(), &["Cluster", "Local"]);
     }
     let distribution = spec.get("trafficDistribution");
     const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameNode", "PreferSameZone"];
