@@ -30,6 +30,8 @@ use crate::views::{PodView, ServiceView};
 use crate::volumes::Volumes;
 use crate::worker::{self, Handle};
 
+/// How long until a mirror pod that could not be made is tried again.
+const MIRROR_RETRY: Duration = Duration::from_secs(1);
 /// How long without an event until the runtime is looked over.
 const RELIST: Duration = Duration::from_secs(30);
 
@@ -434,6 +436,7 @@ async fn follow_pods(kubelet: Kubelet, mut sources: Sources, supervisor: Supervi
     // Environments need the services, and nothing is an orphan before the pods are known. Static pods do not wait for
     // an API server, which may be one of them.
     let mut synced = false;
+    let mut mirror_again = false;
     loop {
         let mirrors_changed = tokio::select! {
             () = stop.cancelled() => return,
@@ -468,6 +471,7 @@ async fn follow_pods(kubelet: Kubelet, mut sources: Sources, supervisor: Supervi
                 kubelet.take(pod, gone, &supervisor, &ended);
                 synced
             }
+            () = tokio::time::sleep(MIRROR_RETRY), if mirror_again => true,
             Some(uid) = ends.recv() => {
                 kubelet.workers.lock().remove(&uid);
                 // A manifest that came back while its pod was ending.
@@ -482,7 +486,8 @@ async fn follow_pods(kubelet: Kubelet, mut sources: Sources, supervisor: Supervi
                 sources.pods.list().iter().map(|p| p.object.clone()).filter(|p| pod::is_mirror(p)).collect();
             if !(mirrors.is_empty() && statics.is_empty()) {
                 let wanted: Vec<_> = statics.values().cloned().collect();
-                static_pods::sync_mirrors(&sources.api, &wanted, &mirrors).await;
+                let name = &kubelet.context.node_name;
+                mirror_again = !static_pods::sync_mirrors(&sources.api, name, &wanted, &mirrors).await;
             }
         }
     }

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::pod::{self, keys};
 
 const PODS: Resource = Resource::new("", "v1", "pods", "Pod", true);
+const NODES: Resource = Resource::new("", "v1", "nodes", "Node", false);
 /// A larger manifest is not read.
 const MAX_MANIFEST: u64 = 10 << 20;
 
@@ -132,8 +133,10 @@ pub async fn watch(dir: PathBuf, node_name: String, changes: mpsc::UnboundedSend
     }
 }
 
-/// Makes the mirror pods those of the static pods: missing ones are created, foreign ones deleted.
-pub async fn sync_mirrors(api: &Api, statics: &[Arc<Pod>], mirrors: &[Arc<Pod>]) {
+/// Makes the mirror pods those of the static pods: missing ones are created, foreign ones deleted. Returns false if that
+/// has to be tried again.
+pub async fn sync_mirrors(api: &Api, node_name: &str, statics: &[Arc<Pod>], mirrors: &[Arc<Pod>]) -> bool {
+    let mut done = true;
     let name_of = |p: &Pod| (pod::namespace(p).to_owned(), pod::name(p).to_owned());
     let hash_of = |p: &Pod| pod::annotation(p, keys::CONFIG_HASH).map(str::to_owned);
     let wanted: HashMap<_, _> = statics.iter().map(|p| (name_of(p), p)).collect();
@@ -151,10 +154,20 @@ pub async fn sync_mirrors(api: &Api, statics: &[Arc<Pod>], mirrors: &[Arc<Pod>])
                 && !error.is_not_found()
             {
                 tracing::warn!(error = orkd_base::chain(&error).to_string(), "mirror pod not deleted");
+                done = false;
             }
         }
     }
-    for (name, pod) in wanted.iter().filter(|(name, _)| !present.contains(*name)) {
+    let missing: Vec<_> = wanted.iter().filter(|(name, _)| !present.contains(*name)).collect();
+    if missing.is_empty() {
+        return done;
+    }
+    // A mirror belongs to its node; admission insists on it.
+    let node = api.get::<serde_json::Value>(&NODES.at("", node_name)).await;
+    let Ok(node) = node else { return false };
+    let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": node_name,
+                        "uid": node.pointer("/metadata/uid"), "controller": true}]);
+    for (name, pod) in missing {
         let mut mirror = (***pod).clone();
         mirror.metadata.uid = None;
         let hash = hash_of(pod).unwrap_or_default();
@@ -164,13 +177,18 @@ pub async fn sync_mirrors(api: &Api, statics: &[Arc<Pod>], mirrors: &[Arc<Pod>])
             map.insert("apiVersion".to_owned(), json!("v1"));
             map.insert("kind".to_owned(), json!("Pod"));
         }
+        if let Some(metadata) = body.get_mut("metadata").and_then(|m| m.as_object_mut()) {
+            metadata.insert("ownerReferences".to_owned(), owner.clone());
+        }
         let made = api.create::<serde::de::IgnoredAny>(&PODS.collection(&name.0), &body).await;
         if let Err(error) = made
             && !error.is_already_exists()
         {
             tracing::warn!(error = orkd_base::chain(&error).to_string(), "mirror pod not created");
+            done = false;
         }
     }
+    done
 }
 
 #[cfg(test)]
