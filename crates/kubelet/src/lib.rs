@@ -9,7 +9,7 @@
 //! Invariant: the runtime's labels and annotations hold all that a restarted kubelet needs; containers keep running
 //! over its restarts.
 //!
-//! Missing, against upstream: gRPC probes, eviction, image garbage collection, persistent
+//! Missing, against upstream: eviction, image garbage collection, persistent
 //! volumes and CSI, devices, in-place resize, user namespaces, and the kubelet's own admission of pods.
 
 pub mod act;

@@ -3,7 +3,7 @@
 //! A worker is woken by changes of its pod, by container events, by probe results and by its own timers, and looks at
 //! everything anew each time. It ends when its pod is gone from the API and nothing of it is left on the node.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +75,9 @@ impl Handle {
     }
 }
 
+/// What of a pod its downward volumes tell and can change.
+type Told = (Option<BTreeMap<String, String>>, Option<BTreeMap<String, String>>);
+
 /// Why a pod must end although the API does not say so: phase, reason, message.
 type Forced = Option<(String, String, String)>;
 
@@ -84,6 +87,8 @@ struct Worker {
     memory: Memory,
     mounted: Option<Mounted>,
     refreshed: Instant,
+    /// The labels and annotations the volumes were last written with.
+    refreshed_for: Told,
     mount_wait: Duration,
     forced: Forced,
     messages: HashMap<String, String>,
@@ -97,6 +102,7 @@ pub async fn run(cx: Arc<NodeContext>, handle: Arc<Handle>, stop: CancellationTo
         memory: Memory::default(),
         mounted: None,
         refreshed: Instant::now(),
+        refreshed_for: Told::default(),
         mount_wait: Duration::from_millis(500),
         forced: None,
         messages: HashMap::new(),
@@ -190,7 +196,8 @@ impl Worker {
                 return Some(Duration::from_secs(2));
             }
         };
-        cx.probes.watch(&pod, &observed, &self.handle);
+        let ip = cx.env_facts(&pod, &observed).pod_ips.first().cloned().unwrap_or_default();
+        cx.probes.watch(&pod, &observed, &ip, &self.handle);
         let phase = self.show(&pod, &observed, false, false);
         if pod::is_terminal_phase(&phase) {
             let status = cx.status.get(&pod);
@@ -268,7 +275,9 @@ impl Worker {
         if cx.hollow {
             return None;
         }
-        if self.mounted.is_some() && (!Volumes::can_change(pod) || self.refreshed.elapsed() < VOLUME_REFRESH) {
+        let told = (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+        let fresh = self.refreshed.elapsed() < VOLUME_REFRESH && told == self.refreshed_for;
+        if self.mounted.is_some() && (!Volumes::can_change(pod) || fresh) {
             return None;
         }
         if self.mounted.is_none()
@@ -282,6 +291,7 @@ impl Worker {
         match cx.volumes.setup(pod, &cx.env_facts(pod, observed)).await {
             Ok(mounted) => {
                 self.mounted = Some(mounted);
+                self.refreshed_for = told;
                 self.refreshed = Instant::now();
                 self.mount_wait = Duration::from_millis(500);
                 None

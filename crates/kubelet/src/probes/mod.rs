@@ -1,8 +1,8 @@
 //! Probes: one task for each probe of each container. Follows upstream `pkg/kubelet/prober/worker.go`.
 //!
-//! Results are kept by container id; a change wakes the pod's worker. gRPC probes are not here yet: they count as
-//! failed, with a message that says so.
+//! Results are kept by container id; a change wakes the pod's worker.
 
+mod grpc;
 pub mod handler;
 
 use std::collections::HashMap;
@@ -84,13 +84,10 @@ impl Probes {
         self.state.lock().view.clone()
     }
 
-    /// Tells what runs, and starts the probes of a pod.
-    pub fn watch(&self, pod: &Arc<Pod>, observed: &Observed, handle: &Arc<Handle>) {
+    /// Tells what runs, and starts the probes of a pod, which is asked at `ip`.
+    pub fn watch(&self, pod: &Arc<Pod>, observed: &Observed, ip: &str, handle: &Arc<Handle>) {
         let spec = pod::spec(pod);
         let uid = pod::uid(pod).to_owned();
-        let ip = observed.ips().first().cloned().unwrap_or_default();
-        // A pod in the host's network is asked at the node's own address.
-        let ip = if pod::host_network(pod) { "127.0.0.1".to_owned() } else { ip };
         for (place, container) in pod::all_containers(&spec) {
             let probes = [
                 (Purpose::Liveness, &container.liveness_probe),
@@ -105,7 +102,7 @@ impl Probes {
             }
             let running =
                 observed.latest(&container.name).filter(|s| pod::state(s) == v1::ContainerState::ContainerRunning);
-            let run = running.map(|s| Run { id: s.id.clone(), started_at: s.started_at, ip: ip.clone() });
+            let run = running.map(|s| Run { id: s.id.clone(), started_at: s.started_at, ip: ip.to_owned() });
             let key = (uid.clone(), container.name.clone());
             let mut state = self.state.lock();
             match run {
@@ -293,8 +290,14 @@ impl Task {
             }
         } else if let Some(action) = &self.probe.tcp_socket {
             handler::tcp(action, &self.container, &run.ip, timeout).await
+        } else if let Some(action) = &self.probe.grpc {
+            let service = action.service.as_deref().unwrap_or_default();
+            match u16::try_from(action.port) {
+                Ok(port) => grpc::check(&run.ip, port, service, timeout).await,
+                Err(_) => Err(format!("invalid port number: {}", action.port)),
+            }
         } else {
-            Err("this kind of probe is not supported on this node".to_owned())
+            Err("missing probe handler".to_owned())
         };
         match outcome {
             Ok(()) => true,
