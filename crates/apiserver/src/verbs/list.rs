@@ -229,10 +229,21 @@ async fn at_revision(cx: &Context<'_>, cache: &WatchCache, revision: u64) -> Res
     if cx.server.caches().progress().revision() < revision {
         return Err(too_large(revision, cx.server.caches().progress().revision()));
     }
+    let prefix = storage_key(cache, "");
+    // What the store has forgotten is gone for clients, too, however long the cache's memory: tokens expire. The
+    // probe asks for a key that nobody has.
+    let probe = RangeRequest {
+        prefix: format!("{prefix}\0"),
+        limit: 1,
+        revision: Some(Revision(revision)),
+        ..RangeRequest::default()
+    };
+    if matches!(cx.server.store().range(probe).await, Err(orkd_store::Error::Compacted { .. })) {
+        return Ok(None);
+    }
     if let Some(map) = cache.snapshot_at(revision) {
         return Ok(Some(map));
     }
-    let prefix = storage_key(cache, "");
     let mut map = Map::new();
     let mut request = RangeRequest {
         prefix: prefix.clone(),

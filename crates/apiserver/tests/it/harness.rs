@@ -44,7 +44,7 @@ impl Authorizer for Masters {
 
 pub struct Cluster {
     pub server: ApiServer,
-    _store: Arc<dyn Store>,
+    pub store: Arc<dyn Store>,
     _dir: tempfile::TempDir,
 }
 
@@ -59,7 +59,7 @@ pub async fn cluster_with(more: impl FnOnce(Builder) -> Builder) -> Cluster {
     let caches = Caches::open(store.clone(), kinds).await.expect("caches open");
     let builder = ApiServer::builder(caches).authenticator(Anyone).authorizer(Arc::new(Masters));
     let server = more(builder).build();
-    let cluster = Cluster { server, _store: store, _dir: dir };
+    let cluster = Cluster { server, store, _dir: dir };
     for ns in ["default", "kube-system"] {
         let body = format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{ns}"}}}}"#);
         let (code, value) = cluster.send("POST", "/api/v1/namespaces", body.as_bytes(), &[]).await;

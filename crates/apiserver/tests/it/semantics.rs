@@ -485,3 +485,22 @@ async fn events_of_both_groups_are_one_storage() {
     let new = "/apis/events.k8s.io/v1/namespaces/default/events?fieldSelector=reason%3DWhy";
     assert_eq!(count(&c.get(new).await.1), Some(1));
 }
+
+#[tokio::test]
+async fn a_token_expires_with_the_stores_history_and_says_how_to_go_on() {
+    let c = cluster().await;
+    for i in 0..4 {
+        c.post(CM, config_map(&format!("c{i}"), "1")).await;
+    }
+    let (_, page) = c.get(&format!("{CM}?limit=1")).await;
+    let token = page["metadata"]["continue"].as_str().unwrap_or_default();
+    c.post(CM, config_map("later", "1")).await;
+    let now = c.store.current_revision().await.expect("revision");
+    c.store.compact(now).await.expect("compacted");
+    let (code, v) = c.get(&format!("{CM}?limit=1&continue={token}")).await;
+    assert_eq!((code, v["reason"].as_str()), (410, Some("Expired")), "{v}");
+    let token = v["metadata"]["continue"].as_str().unwrap_or_default();
+    let (code, rest) = c.get(&format!("{CM}?continue={token}")).await;
+    assert_eq!((code, rest["items"].as_array().map(Vec::len)), (200, Some(4)), "{rest}");
+    assert_ne!(rv(&rest), rv(&page), "the rest is of now");
+}
