@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 kubeconfig=/etc/orkd/admin.kubeconfig
-socket=/var/lib/orkd/agent/containerd/containerd.sock
+socket=/run/orkd/containerd/containerd.sock
 say() { printf '\n== %s\n' "$*"; }
 
 [ "$(id -u)" -eq 0 ] || { echo "run this as root: sudo ./deploy/quickstart.sh" >&2; exit 1; }

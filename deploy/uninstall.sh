@@ -15,7 +15,7 @@ elif [ -s /run/orkd.pid ]; then
   kill "$(cat /run/orkd.pid)" 2>/dev/null || true
   rm -f /run/orkd.pid
 fi
-socket=/var/lib/orkd/agent/containerd/containerd.sock
+socket=/run/orkd/containerd/containerd.sock
 if [ -S "$socket" ] && command -v ctr >/dev/null; then
   for task in $(ctr --address "$socket" -n k8s.io tasks ls -q 2>/dev/null); do
     ctr --address "$socket" -n k8s.io tasks kill -s KILL "$task" 2>/dev/null || true

@@ -139,7 +139,7 @@ pub fn load_busybox(machine: &Machine) -> Result<()> {
     ensure!(out.status.success(), "busybox-image.sh: {}", String::from_utf8_lossy(&out.stderr));
     machine.sh(&format!(
         "ctr --address {} -n k8s.io images import {}",
-        machine.path("data/agent/containerd/containerd.sock").display(),
+        machine.path("data/run/containerd/containerd.sock").display(),
         archive.display()
     ))?;
     Ok(())

@@ -1,16 +1,56 @@
-//! The roles of a node: kubelet, proxy, DNS, network.
+//! The roles of a node: kubelet with its server, network, proxy, DNS.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use anyhow::{Context, ensure};
+use ipnet::IpNet;
+use orkd_apiserver::user::UserInfo;
 use orkd_base::{Supervisor, TaskKind};
+use orkd_cri::Fake;
+use orkd_kubelet::{Config, Kubelet, NodeSettings, RuntimeChoice, containerd};
+use orkd_pki::cert::{Certificate, Identity, Profile};
 use orkd_reconcile::Informers;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
-use crate::cli::{NodeArgs, ServerArgs};
+use crate::cli::{CommonArgs, NodeArgs, ServerArgs};
+use crate::host;
 use crate::progress::Progress;
-use crate::server::ControlPlane;
+use crate::server::{self, ControlPlane};
 
 /// The port where a node's DNS listens: pods reach it through the DNS service.
 pub const DNS_PORT: u16 = 10053;
+
+/// A node, as its roles are told about it.
+pub struct Node<'a> {
+    /// Where and how.
+    pub common: &'a CommonArgs,
+    /// What the operator said.
+    pub args: &'a NodeArgs,
+    /// The node's name.
+    pub name: String,
+    /// The node's address.
+    pub ip: IpAddr,
+    /// Addresses of pods.
+    pub cluster_cidr: Option<IpNet>,
+    /// The cluster's domain.
+    pub domain: String,
+    /// Address of the cluster DNS.
+    pub cluster_dns: Option<IpAddr>,
+    /// A runtime that only pretends.
+    pub hollow: bool,
+}
+
+/// What a node shows and trusts on its own port.
+pub struct ServerTrust {
+    /// What it shows.
+    pub identity: Identity,
+    /// Who signs its clients' certificates.
+    pub client_ca: Certificate,
+}
 
 /// Starts this machine as a node of the cluster whose server runs in this process.
 ///
@@ -21,87 +61,200 @@ pub async fn in_server(
     args: &ServerArgs,
     name: &str,
     supervisor: &Supervisor,
-    _progress: &Progress,
+    progress: &Progress,
 ) -> anyhow::Result<()> {
-    let ip = match args.node.node_ip {
-        Some(ip) => ip,
-        None => crate::host::address(None)?,
-    };
-    let user = orkd_apiserver::user::UserInfo {
-        name: format!("system:node:{name}"),
-        groups: vec!["system:nodes".to_owned(), "system:authenticated".to_owned()],
-        ..Default::default()
-    };
-    let client = control.client(user);
-    let dir = crate::server::agent_dir(&args.common);
-    let node = orkd_kubelet::NodeSettings {
+    let node = Node {
+        common: &args.common,
+        args: &args.node,
         name: name.to_owned(),
-        hostname: name.to_owned(),
-        ips: vec![ip],
-        max_pods: args.node.max_pods,
-        port: args.node.kubelet_port,
-        ..Default::default()
-    };
-    let mut config = orkd_kubelet::Config::new(node, &dir, &dir.join("run"));
-    config.cgroup_root.clone_from(&args.node.cgroup_root);
-    config.log_dir.clone_from(&args.node.pod_log_dir);
-    config.cluster_dns = vec![crate::server::cluster_dns(args.cluster.cluster_dns, args.cluster.service_cidr)?];
-    config.cluster_domain.clone_from(&args.cluster.cluster_domain);
-    config.manifest_dir.clone_from(&args.node.manifest_dir);
-    let informers = Informers::new(client.clone(), supervisor.clone());
-    let network = orkd_network::agent::Config {
-        node_name: name.to_owned(),
-        conf_dir: dir.join("cni/net.d"),
-        state_dir: dir.join("cni/state"),
+        ip: host::address(args.node.node_ip)?,
         cluster_cidr: Some(args.cluster.cluster_cidr),
+        domain: args.cluster.cluster_domain.clone(),
+        cluster_dns: Some(server::cluster_dns(args.cluster.cluster_dns, args.cluster.service_cidr)?),
+        hollow: false,
     };
-    supervisor.run(TaskKind::Node, "network", {
-        let informers = informers.clone();
-        move |stop| orkd_network::agent::run(network.clone(), informers.clone(), stop)
-    });
-    orkd_kubelet::start(config, client, supervisor).await?;
+    // The authority is at hand: no request is needed.
+    let dir = server::agent_dir(&args.common).join("tls");
+    orkd_pki::files::private_dir(&dir)?;
+    let mut profile = Profile::server(&format!("system:node:{name}"), vec![name.to_owned()], vec![node.ip]);
+    profile.organizations = vec!["system:nodes".into()];
+    let identity = orkd_pki::cluster::leaf(&dir, "serving", &control.pki.ca, &profile, jiff::Timestamp::now())?;
+    let trust = ServerTrust { identity, client_ca: control.pki.ca.certificate().clone() };
+    let kubelet = control.client(UserInfo::new(format!("system:node:{name}"), &["system:nodes"]));
+    let network = control.client(UserInfo::new("system:kube-proxy", &[]));
+    start(&node, kubelet, network, trust, supervisor, progress).await
+}
+
+/// Starts all roles of a node.
+///
+/// # Errors
+/// What keeps the node from starting, with what to do.
+pub async fn start(
+    node: &Node<'_>,
+    kubelet: kube::Client,
+    network: kube::Client,
+    trust: ServerTrust,
+    supervisor: &Supervisor,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let informers = Informers::new(network, supervisor.clone());
+    if !node.hollow {
+        preflight(node.args)?;
+        network_roles(node, &informers, supervisor);
+    }
+    let running = progress.wait("the container runtime", start_kubelet(node, kubelet.clone(), supervisor)).await?;
+    serve(node, running, kubelet, trust, supervisor).await?;
+    progress.done("the node runs");
     Ok(())
 }
 
-/// What the network roles of a node are told.
-pub struct NetworkRoles<'a> {
-    /// The node's name.
-    pub name: &'a str,
-    /// The node's address.
-    pub ip: IpAddr,
-    /// Addresses of pods.
-    pub cluster_cidr: Option<ipnet::IpNet>,
-    /// The cluster's domain.
-    pub domain: &'a str,
-    /// Address of the cluster DNS.
-    pub cluster_dns: Option<IpAddr>,
+/// Fails with the first thing that is missing and its remedy.
+fn preflight(args: &NodeArgs) -> anyhow::Result<()> {
+    for (name, finding) in crate::check::run(true) {
+        if let crate::check::Finding::Failure { seen, remedy } = finding {
+            let own_runtime = args.container_runtime_endpoint.is_some() && matches!(name, "containerd" | "runc");
+            ensure!(own_runtime, "{name}: {seen}; remedy: {remedy}; or run without a node: --disable-agent");
+        }
+    }
+    Ok(())
 }
 
-/// Starts proxy and DNS, as far as they are wanted.
-pub fn network_roles(roles: &NetworkRoles<'_>, args: &NodeArgs, informers: &Informers, supervisor: &Supervisor) {
+/// Where sockets and other things of this boot are.
+fn run_dir(common: &CommonArgs) -> PathBuf {
+    if common.data_dir == Path::new("/var/lib/orkd") { "/run/orkd".into() } else { common.data_dir.join("run") }
+}
+
+fn cni_conf_dir(node: &Node<'_>) -> PathBuf {
+    let own = || server::agent_dir(node.common).join("cni/net.d");
+    node.args.cni_conf_dir.clone().unwrap_or_else(own)
+}
+
+async fn start_kubelet(node: &Node<'_>, client: kube::Client, supervisor: &Supervisor) -> anyhow::Result<Kubelet> {
+    let args = node.args;
+    let mut labels = pairs("--node-labels", &args.node_labels)?;
+    if !args.disable_dns && !node.hollow {
+        labels.insert(orkd_dns::publish::PORT_LABEL.into(), DNS_PORT.to_string());
+    }
+    let settings = NodeSettings {
+        name: node.name.clone(),
+        ips: vec![node.ip],
+        labels,
+        taints: args.register_with_taints.iter().map(|t| taint(t)).collect::<anyhow::Result<_>>()?,
+        max_pods: args.max_pods,
+        port: args.kubelet_port,
+        hostname: host::node_name(None).unwrap_or_else(|_| node.name.clone()),
+    };
+    let data_dir = server::agent_dir(node.common);
+    let mut config = Config::new(settings, &data_dir, &run_dir(node.common));
+    config.log_dir = args.pod_log_dir.clone();
+    config.cgroup_root = args.cgroup_root.clone();
+    config.cluster_dns = node.cluster_dns.into_iter().collect();
+    config.cluster_domain = node.domain.clone();
+    config.hollow = node.hollow;
+    config.runtime = match &args.container_runtime_endpoint {
+        _ if node.hollow => RuntimeChoice::Given(Arc::new(Fake::new())),
+        Some(endpoint) => RuntimeChoice::Endpoint(endpoint.clone()),
+        None => {
+            let mut options = containerd::Options::under(&data_dir, &run_dir(node.common));
+            if let Some(program) = crate::check::find_program("containerd") {
+                options.program = program;
+            }
+            if let Some(dir) = args.cni_bin_dir.iter().find(|d| d.join("bridge").is_file()) {
+                options.cni_bin_dir = dir.clone();
+            }
+            options.cni_conf_dir = cni_conf_dir(node);
+            options.registry_config_dir = args.registry_config_dir.clone();
+            std::fs::create_dir_all(&options.cni_conf_dir)?;
+            RuntimeChoice::Supervised(options)
+        }
+    };
+    orkd_kubelet::start(config, client, supervisor).await.context("cannot start the node")
+}
+
+/// `KEY=VALUE` flags.
+fn pairs(flag: &str, texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let parse = |text: &String| {
+        let (key, value) = text.split_once('=').with_context(|| format!("{flag} {text}: expected KEY=VALUE"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    texts.iter().map(parse).collect()
+}
+
+/// `KEY=VALUE:EFFECT` or `KEY:EFFECT`.
+fn taint(text: &str) -> anyhow::Result<Value> {
+    let (rest, effect) = text
+        .rsplit_once(':')
+        .filter(|(_, effect)| matches!(*effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute"))
+        .with_context(|| format!("--register-with-taints {text}: expected KEY=VALUE:EFFECT, EFFECT as NoSchedule"))?;
+    let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+    Ok(json!({"key": key, "value": value, "effect": effect}))
+}
+
+/// Binds the node's port and serves on it.
+async fn serve(
+    node: &Node<'_>,
+    kubelet: Kubelet,
+    client: kube::Client,
+    trust: ServerTrust,
+    supervisor: &Supervisor,
+) -> anyhow::Result<()> {
+    let addr = SocketAddr::new(node.ip, node.args.kubelet_port);
+    let listener = TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("cannot listen on {addr}: another kubelet may run here; see --kubelet-port"))?;
+    let server = orkd_kubelet::server::Server::new(kubelet, client, &node.name, &trust.identity, &trust.client_ca)?;
+    supervisor.spawn(TaskKind::Listener, "node server", move |stop| server.run(listener, stop));
+    Ok(())
+}
+
+/// Starts network, proxy and DNS, as far as they are wanted.
+fn network_roles(node: &Node<'_>, informers: &Informers, supervisor: &Supervisor) {
+    let args = node.args;
+    if args.container_runtime_endpoint.is_none() || args.cni_conf_dir.is_some() {
+        let config = orkd_network::agent::Config {
+            node_name: node.name.clone(),
+            conf_dir: cni_conf_dir(node),
+            state_dir: server::agent_dir(node.common).join("cni/state"),
+            cluster_cidr: node.cluster_cidr,
+        };
+        let informers = informers.clone();
+        supervisor.run(TaskKind::Node, "network", move |stop| {
+            orkd_network::agent::run(config.clone(), informers.clone(), stop)
+        });
+    }
     if !args.disable_proxy {
-        let settings = orkd_proxy::backends::iptables::Settings { cluster_cidr: roles.cluster_cidr };
-        let config = orkd_proxy::sync::Config { node_name: roles.name.to_owned(), settings };
+        let settings = orkd_proxy::backends::iptables::Settings { cluster_cidr: node.cluster_cidr };
+        let config = orkd_proxy::sync::Config { node_name: node.name.clone(), settings };
         let informers = informers.clone();
         supervisor
             .run(TaskKind::Node, "proxy", move |stop| orkd_proxy::sync::run(config.clone(), informers.clone(), stop));
     }
     if !args.disable_dns {
-        let own: Vec<IpAddr> = roles.cluster_dns.into_iter().collect();
-        let upstream = if args.dns_upstream.is_empty() {
-            let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-            orkd_dns::forward::name_servers(&text, &own)
-        } else {
-            let lines: Vec<String> = args.dns_upstream.iter().map(|ip| format!("nameserver {ip}")).collect();
-            orkd_dns::forward::name_servers(&lines.join("\n"), &own)
+        let own: Vec<IpAddr> = node.cluster_dns.into_iter().collect();
+        let text = match args.dns_upstream.as_slice() {
+            [] => std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            told => told.iter().map(|ip| format!("nameserver {ip}\n")).collect(),
         };
         let config = orkd_dns::agent::Config {
-            listen: SocketAddr::new(roles.ip, DNS_PORT),
-            domain: roles.domain.to_owned(),
-            upstream,
+            listen: SocketAddr::new(node.ip, DNS_PORT),
+            domain: node.domain.clone(),
+            upstream: orkd_dns::forward::name_servers(&text, &own),
         };
         let informers = informers.clone();
         supervisor
             .run(TaskKind::Node, "dns", move |stop| orkd_dns::agent::run(config.clone(), informers.clone(), stop));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taints_and_labels() {
+        assert_eq!(taint("a=b:NoSchedule").expect("good"), json!({"key": "a", "value": "b", "effect": "NoSchedule"}));
+        assert_eq!(taint("a:NoExecute").expect("good"), json!({"key": "a", "value": "", "effect": "NoExecute"}));
+        assert!(taint("a=b").is_err());
+        assert!(pairs("--x", &["a".into()]).is_err());
     }
 }

@@ -10,8 +10,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::spdy::{Codec, Frame};
 
@@ -215,13 +216,18 @@ where
             () = tokio::time::sleep_until(deadline) => break 'session,
         }
     }
+    if status.is_empty() && protocol.status && waiting.is_empty() {
+        // A stream of errors that ended without a word: there was none.
+        status = br#"{"metadata":{},"status":"Success"}"#.to_vec();
+    }
     if !status.is_empty() {
         let told = if protocol.status { Some(status) } else { old_error(&status) };
         if let Some(told) = told {
             let _ = to_client.send(message(protocol, ERROR, &told)).await;
         }
     }
-    let _ = to_client.send(Message::Close(None)).await;
+    let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+    let _ = to_client.send(Message::Close(Some(normal))).await;
     let _ = to_client.close().await;
     Ok(())
 }
