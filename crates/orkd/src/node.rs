@@ -151,6 +151,7 @@ async fn start_kubelet(node: &Node<'_>, client: kube::Client, supervisor: &Super
     config.cluster_dns = node.cluster_dns.into_iter().collect();
     config.cluster_domain = node.domain.clone();
     config.hollow = node.hollow;
+    config.manifest_dir.clone_from(&args.manifest_dir);
     config.runtime = match &args.container_runtime_endpoint {
         _ if node.hollow => RuntimeChoice::Given(Arc::new(Fake::new())),
         Some(endpoint) => RuntimeChoice::Endpoint(endpoint.clone()),

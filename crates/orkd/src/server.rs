@@ -173,8 +173,7 @@ async fn open_store(common: &CommonArgs, api: &ApiArgs) -> anyhow::Result<Arc<dy
     if api.datastore_endpoint.is_empty() {
         let dir = common.data_dir.join("server/db");
         orkd_pki::files::private_dir(&dir)?;
-        let path = dir.join("orkd.redb");
-        let open = move || Embedded::open(path, embedded::Options::default());
+        let open = move || Embedded::open(dir, embedded::Options::default());
         let store = tokio::task::spawn_blocking(open).await?.context("cannot open the store")?;
         return Ok(Arc::new(store));
     }
