@@ -25,6 +25,7 @@ pub mod pod_gc;
 pub mod replica_set;
 pub mod root_ca;
 pub mod service_account;
+pub mod stateful_set;
 pub mod taint_eviction;
 pub mod token_cleaner;
 
@@ -43,6 +44,7 @@ pub fn all() -> Vec<ControllerSpec> {
         deployment::SPEC,
         replica_set::SPEC,
         daemon_set::SPEC,
+        stateful_set::SPEC,
         job::SPEC,
         job::TTL,
         endpoint_slice::SPEC,

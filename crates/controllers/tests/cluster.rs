@@ -359,6 +359,41 @@ async fn a_daemon_set_covers_nodes_and_rolls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stateful_set_comes_rolls_and_shrinks_in_order() {
+    let world = World::start().await;
+    world.play_kubelet();
+    let sets = "/apis/apps/v1/namespaces/default/statefulsets";
+    let mut body = deployment("db", 3);
+    body["kind"] = "StatefulSet".into();
+    body["spec"]["serviceName"] = "db".into();
+    world.create(sets, body).await;
+    let db = format!("{sets}/db");
+    let whole = |n: i64| {
+        move |s: &Value| {
+            let status = &s["status"];
+            status["readyReplicas"] == n
+                && status["updatedReplicas"] == n
+                && status["replicas"] == n
+                && status["currentRevision"] == status["updateRevision"]
+                && status["observedGeneration"] == s["metadata"]["generation"]
+        }
+    };
+    world.eventually("three pods run", &db, whole(3)).await;
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "example/two"}]}}}});
+    world.merge(&db, image).await;
+    world.eventually("rolled out", &db, whole(3)).await;
+    world.merge(&db, json!({"spec": {"replicas": 1}})).await;
+    world.eventually("one is left", &db, whole(1)).await;
+    let pods = world.items(PODS).await;
+    assert_eq!(pods.len(), 1);
+    assert_eq!(
+        (&pods[0]["metadata"]["name"], &pods[0]["spec"]["containers"][0]["image"]),
+        (&json!("db-0"), &json!("example/two"))
+    );
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_runs_to_its_end() {
     let world = World::start().await;
     let jobs = "/apis/batch/v1/namespaces/default/jobs";

@@ -1,0 +1,422 @@
+//! What is to be done for a stateful set.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use orkd_reconcile::Key;
+use serde_json::{Value, json};
+
+use super::{StatefulSet, StatefulSetStatus};
+use crate::daemon_set::{ControllerRevision, HASH_LABEL};
+use crate::deployment::template;
+use crate::owners::{self, Claim};
+use crate::pods;
+use crate::views::Pod;
+
+/// What is known of one stateful set.
+pub struct Observed {
+    pub set: Arc<StatefulSet>,
+    /// Pods that are its own or nobody's.
+    pub pods: Vec<Arc<Pod>>,
+    /// Its revisions.
+    pub revisions: Vec<Arc<ControllerRevision>>,
+    /// Whether the cache has seen our last deeds.
+    pub fresh: bool,
+}
+
+/// What is to be done for one stateful set.
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    /// First of all, and alone: the revision of the template.
+    pub revise: Option<Revise>,
+    pub adopt: Vec<Key>,
+    pub release: Vec<Key>,
+    /// In order.
+    pub actions: Vec<Action>,
+    /// Old revisions beyond the limit.
+    pub forget: Vec<Key>,
+    pub status: StatefulSetStatus,
+    pub again: Option<Duration>,
+}
+
+/// One write.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    /// Makes a pod, its claims first.
+    Create { claims: Vec<Value>, body: Value },
+    /// Deletes a pod.
+    Delete(Key),
+}
+
+/// What is to be done about the revision of the newest template.
+#[derive(Debug, PartialEq)]
+pub enum Revise {
+    /// It is new.
+    Create { name: String, body: Value },
+    /// It is an old one that has come back.
+    Renumber { name: String, revision: i64 },
+}
+
+pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
+    let set = &*observed.set;
+    let mut plan = Plan { status: set.status.clone(), ..Plan::default() };
+    if set.spec.selector.is_empty() || set.metadata.is_deleting() {
+        return plan;
+    }
+    let newest = match newest_revision(observed) {
+        Ok(revision) => revision,
+        Err(revise) => {
+            plan.revise = Some(revise);
+            return plan;
+        }
+    };
+    let current =
+        observed.revisions.iter().find(|r| *r.metadata.name == *set.status.current_revision).unwrap_or(newest);
+
+    let mut own: BTreeMap<i32, &Arc<Pod>> = BTreeMap::new();
+    for pod in &observed.pods {
+        // Only names of the set's own form are its pods.
+        let Some(ordinal) = ordinal(set, pod) else { continue };
+        match owners::claim(&set.metadata, &set.spec.selector, &pod.metadata) {
+            Claim::Keep => {
+                own.insert(ordinal, pod);
+            }
+            Claim::Adopt => {
+                plan.adopt.push(pod.metadata.key());
+                own.insert(ordinal, pod);
+            }
+            Claim::Release => plan.release.push(pod.metadata.key()),
+            Claim::Ignore => {}
+        }
+    }
+    plan.status = status(set, &own, current, newest, now);
+    if observed.fresh {
+        plan.actions = actions(set, &own, current, newest, now);
+        plan.forget = forget(observed, current, newest);
+    }
+    if set.spec.min_ready_seconds > 0 && plan.status.ready_replicas != plan.status.available_replicas {
+        let waits = own.values().filter_map(|p| pods::available_in(p, set.spec.min_ready_seconds, now));
+        plan.again = waits.filter(|s| *s > 0).min().map(|s| Duration::from_secs(s.unsigned_abs()));
+    }
+    plan
+}
+
+/// `NAME-ORDINAL`.
+fn ordinal(set: &StatefulSet, pod: &Pod) -> Option<i32> {
+    let rest = pod.metadata.name.strip_prefix(&*set.metadata.name)?.strip_prefix('-')?;
+    let plain = rest == "0" || !rest.starts_with('0');
+    rest.parse().ok().filter(|n: &i32| plain && *n >= 0)
+}
+
+fn revision_of(pod: &Pod) -> &str {
+    pod.metadata.label(HASH_LABEL).unwrap_or("")
+}
+
+fn newest_revision(observed: &Observed) -> Result<&Arc<ControllerRevision>, Revise> {
+    let set = &*observed.set;
+    let mut with_patch = set.spec.template.clone();
+    with_patch["$patch"] = "replace".into();
+    let highest = observed.revisions.iter().map(|r| r.revision).max().unwrap_or(0);
+    let same = |r: &&Arc<ControllerRevision>| template::same(&r.data["spec"]["template"], &with_patch);
+    if let Some(found) = observed.revisions.iter().filter(same).max_by_key(|r| r.revision) {
+        if found.revision < highest {
+            return Err(Revise::Renumber { name: found.metadata.name.to_string(), revision: highest + 1 });
+        }
+        return Ok(found);
+    }
+    let hash = template::hash(&set.spec.template, set.status.collision_count);
+    let name = format!("{}-{hash}", set.metadata.name);
+    let mut labels = set.spec.template["metadata"]["labels"].clone();
+    if !labels.is_object() {
+        labels = json!({});
+    }
+    labels["controller.kubernetes.io/hash"] = hash.into();
+    let body = json!({
+        "apiVersion": "apps/v1", "kind": "ControllerRevision",
+        "metadata": {
+            "name": name, "namespace": &*set.metadata.namespace, "labels": labels,
+            "annotations": set.metadata.annotations, "ownerReferences": [owners::controller_ref(set)],
+        },
+        "data": {"spec": {"template": with_patch}}, "revision": highest + 1,
+    });
+    Err(Revise::Create { name, body })
+}
+
+fn is_healthy(set: &StatefulSet, pod: &Pod, now: Timestamp) -> bool {
+    pod.status.phase == "Running"
+        && !pod.metadata.is_deleting()
+        && pods::is_available(pod, set.spec.min_ready_seconds, now)
+}
+
+/// The next writes (`updateStatefulSet`, `processReplica`, `processCondemned`).
+fn actions(
+    set: &StatefulSet,
+    own: &BTreeMap<i32, &Arc<Pod>>,
+    current: &ControllerRevision,
+    newest: &ControllerRevision,
+    now: Timestamp,
+) -> Vec<Action> {
+    let ordered = set.spec.pod_management_policy != "Parallel";
+    let first = set.spec.ordinals.start;
+    let end = first.saturating_add(set.spec.replicas.unwrap_or(1).max(0));
+    let mut actions = Vec::new();
+    for ordinal in first..end {
+        let Some(pod) = own.get(&ordinal) else {
+            actions.push(make(set, ordinal, current, newest));
+            if ordered {
+                return actions;
+            }
+            continue;
+        };
+        if pods::is_terminal(pod) && !pod.metadata.is_deleting() {
+            actions.push(Action::Delete(pod.metadata.key()));
+            if ordered {
+                return actions;
+            }
+            continue;
+        }
+        if ordered && !is_healthy(set, pod, now) {
+            return actions;
+        }
+    }
+    let condemned = own.iter().rev().filter(|(ordinal, _)| !(first..end).contains(*ordinal));
+    for (_, pod) in condemned {
+        if pod.metadata.is_deleting() {
+            if ordered {
+                return actions;
+            }
+            continue;
+        }
+        actions.push(Action::Delete(pod.metadata.key()));
+        if ordered {
+            return actions;
+        }
+    }
+    if set.spec.update_strategy.kind == "OnDelete" || !actions.is_empty() {
+        return actions;
+    }
+    let partition = first.saturating_add(set.spec.update_strategy.rolling_update.partition.unwrap_or(0));
+    for (_, pod) in own.range(partition.max(first)..end.max(partition.max(first))).rev() {
+        if revision_of(pod) != &*newest.metadata.name && !pod.metadata.is_deleting() {
+            return vec![Action::Delete(pod.metadata.key())];
+        }
+        if !is_healthy(set, pod, now) {
+            return Vec::new();
+        }
+    }
+    Vec::new()
+}
+
+/// A pod of an ordinal, of the revision it is due (`newVersionedStatefulSetPod`).
+fn make(set: &StatefulSet, ordinal: i32, current: &ControllerRevision, newest: &ControllerRevision) -> Action {
+    let first = set.spec.ordinals.start;
+    let keeps_current = set.spec.update_strategy.kind != "OnDelete"
+        && match set.spec.update_strategy.rolling_update.partition {
+            None => ordinal < first + set.status.current_replicas,
+            Some(partition) => ordinal < first + partition,
+        };
+    let revision = if keeps_current { current } else { newest };
+    let template = if *revision.metadata.name == *newest.metadata.name {
+        &set.spec.template
+    } else {
+        &revision.data["spec"]["template"]
+    };
+    let name = format!("{}-{ordinal}", set.metadata.name);
+    let mut metadata = json!({
+        "name": name, "namespace": &*set.metadata.namespace, "ownerReferences": [owners::controller_ref(set)],
+    });
+    for field in ["labels", "annotations", "finalizers"] {
+        if !template["metadata"][field].is_null() {
+            metadata[field] = template["metadata"][field].clone();
+        }
+    }
+    if !metadata["labels"].is_object() {
+        metadata["labels"] = json!({});
+    }
+    metadata["labels"]["statefulset.kubernetes.io/pod-name"] = name.as_str().into();
+    metadata["labels"]["apps.kubernetes.io/pod-index"] = ordinal.to_string().into();
+    metadata["labels"][HASH_LABEL] = (*revision.metadata.name).into();
+    let mut spec = template["spec"].clone();
+    spec["hostname"] = name.as_str().into();
+    if !set.spec.service_name.is_empty() {
+        spec["subdomain"] = set.spec.service_name.as_str().into();
+    }
+    let mut claims = Vec::new();
+    let mut volumes: Vec<Value> = spec["volumes"].as_array().cloned().unwrap_or_default();
+    for template in &set.spec.volume_claim_templates {
+        let volume = template["metadata"]["name"].as_str().unwrap_or("");
+        let claim_name = format!("{volume}-{name}");
+        let mut claim = json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": claim_name, "namespace": &*set.metadata.namespace}, "spec": template["spec"],
+        });
+        let mut labels = template["metadata"]["labels"].clone();
+        if !labels.is_object() {
+            labels = json!({});
+        }
+        for (key, value) in &set.spec.selector.match_labels {
+            labels[key] = value.as_str().into();
+        }
+        claim["metadata"]["labels"] = labels;
+        if template["metadata"]["annotations"].is_object() {
+            claim["metadata"]["annotations"] = template["metadata"]["annotations"].clone();
+        }
+        claims.push(claim);
+        // The claim takes the place of a volume of the name.
+        volumes.retain(|v| v["name"] != volume);
+        volumes.push(json!({"name": volume, "persistentVolumeClaim": {"claimName": claim_name}}));
+    }
+    if !volumes.is_empty() {
+        spec["volumes"] = volumes.into();
+    }
+    Action::Create { claims, body: json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}) }
+}
+
+fn status(
+    set: &StatefulSet,
+    own: &BTreeMap<i32, &Arc<Pod>>,
+    current: &ControllerRevision,
+    newest: &ControllerRevision,
+    now: Timestamp,
+) -> StatefulSetStatus {
+    let count =
+        |test: &dyn Fn(&Pod) -> bool| i32::try_from(own.values().filter(|p| test(p)).count()).unwrap_or(i32::MAX);
+    let of = |revision: &ControllerRevision| {
+        let name = revision.metadata.name.clone();
+        move |p: &Pod| !p.metadata.is_deleting() && *revision_of(p) == *name
+    };
+    let ready = |p: &Pod| p.status.phase == "Running" && pods::is_ready(p);
+    let mut status = StatefulSetStatus {
+        observed_generation: set.metadata.generation,
+        replicas: count(&|_| true),
+        ready_replicas: count(&ready),
+        available_replicas: count(&|p| ready(p) && pods::is_available(p, set.spec.min_ready_seconds, now)),
+        current_replicas: count(&of(current)),
+        updated_replicas: count(&of(newest)),
+        current_revision: current.metadata.name.to_string(),
+        update_revision: newest.metadata.name.to_string(),
+        collision_count: set.status.collision_count,
+        conditions: set.status.conditions.clone(),
+    };
+    // A roll-out that has come through makes the newest revision the current one.
+    let wanted = set.spec.replicas.unwrap_or(1);
+    let through = status.updated_replicas == wanted && status.replicas == wanted && status.ready_replicas == wanted;
+    if set.spec.update_strategy.kind != "OnDelete" && through {
+        status.current_revision = status.update_revision.clone();
+        status.current_replicas = status.updated_replicas;
+    }
+    status
+}
+
+/// Old revisions beyond the limit that nothing is of.
+fn forget(observed: &Observed, current: &ControllerRevision, newest: &ControllerRevision) -> Vec<Key> {
+    let limit = usize::try_from(observed.set.spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
+    let mut old: Vec<&Arc<ControllerRevision>> = observed
+        .revisions
+        .iter()
+        .filter(|r| ![&current.metadata.name, &newest.metadata.name].contains(&&r.metadata.name))
+        .filter(|r| !observed.pods.iter().any(|p| *revision_of(p) == *r.metadata.name))
+        .collect();
+    old.sort_by_key(|r| r.revision);
+    let surplus = old.len().saturating_sub(limit);
+    old.into_iter().take(surplus).map(|r| r.metadata.key()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(change: impl FnOnce(&mut Value)) -> Arc<StatefulSet> {
+        let mut json = json!({
+            "metadata": {"namespace": "n", "name": "db", "uid": "s"},
+            "spec": {"replicas": 2, "serviceName": "db", "selector": {"matchLabels": {"app": "x"}},
+                "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"image": "one"}]}},
+                "updateStrategy": {"type": "RollingUpdate"},
+                "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}]},
+            "status": {"currentRevision": "db-old"},
+        });
+        change(&mut json);
+        Arc::new(serde_json::from_value(json).expect("a stateful set"))
+    }
+
+    fn revision(name: &str, template: &Value, number: i64) -> Arc<ControllerRevision> {
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": {"namespace": "n", "name": name, "uid": name}, "revision": number,
+                "data": {"spec": {"template": template}},
+            }))
+            .expect("a revision"),
+        )
+    }
+
+    fn pod(name: &str, revision: &str, ready: bool) -> Arc<Pod> {
+        let ready = if ready { "True" } else { "False" };
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": {"namespace": "n", "name": name, "uid": name, "labels": {"app": "x", HASH_LABEL: revision},
+                    "ownerReferences": [{"uid": "s", "controller": true}]},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+            }))
+            .expect("a pod"),
+        )
+    }
+
+    fn check(set: &Arc<StatefulSet>, pods: Vec<Arc<Pod>>, expected: &[&str]) -> Plan {
+        let mut template = set.spec.template.clone();
+        template["$patch"] = "replace".into();
+        let revisions = vec![revision("db-old", &json!({"spec": {"old": true}}), 1), revision("db-new", &template, 2)];
+        let observed = Observed { set: set.clone(), pods, revisions, fresh: true };
+        let plan = plan(&observed, "2026-01-01T00:00:00Z".parse().expect("a time"));
+        let texts: Vec<String> = plan
+            .actions
+            .iter()
+            .map(|a| match a {
+                Action::Create { body, .. } => {
+                    let meta = &body["metadata"];
+                    format!(
+                        "+{} {}",
+                        meta["name"].as_str().unwrap_or(""),
+                        meta["labels"][HASH_LABEL].as_str().unwrap_or("")
+                    )
+                }
+                Action::Delete(key) => format!("-{}", key.name),
+            })
+            .collect();
+        assert_eq!(texts, expected);
+        plan
+    }
+
+    #[test]
+    fn pods_come_one_after_the_other() {
+        let plan = check(&set(|_| {}), vec![], &["+db-0 db-new"]);
+        let Some(Action::Create { claims, body }) = plan.actions.first() else { panic!("a creation") };
+        assert_eq!(claims[0]["metadata"]["name"], "data-db-0");
+        assert_eq!(body["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"], "data-db-0");
+        assert_eq!((body["spec"]["hostname"].as_str(), body["spec"]["subdomain"].as_str()), (Some("db-0"), Some("db")));
+        check(&set(|_| {}), vec![pod("db-0", "db-new", false)], &[]);
+        check(&set(|_| {}), vec![pod("db-0", "db-new", true)], &["+db-1 db-new"]);
+        let parallel = set(|s| s["spec"]["podManagementPolicy"] = "Parallel".into());
+        check(&parallel, vec![], &["+db-0 db-new", "+db-1 db-new"]);
+    }
+
+    #[test]
+    fn pods_go_the_other_way_round() {
+        let pods = ["db-0", "db-1", "db-2", "db-3"].map(|n| pod(n, "db-new", true)).to_vec();
+        check(&set(|_| {}), pods, &["-db-3"]);
+    }
+
+    #[test]
+    fn a_rolling_update_goes_down_to_the_partition() {
+        let old = || vec![pod("db-0", "db-old", true), pod("db-1", "db-old", true)];
+        check(&set(|_| {}), old(), &["-db-1"]);
+        check(&set(|_| {}), vec![pod("db-0", "db-old", true), pod("db-1", "db-new", false)], &[]);
+        check(&set(|_| {}), vec![pod("db-0", "db-old", true), pod("db-1", "db-new", true)], &["-db-0"]);
+        let partition = |n: i32| set(move |s| s["spec"]["updateStrategy"]["rollingUpdate"] = json!({"partition": n}));
+        check(&partition(1), vec![pod("db-0", "db-old", true), pod("db-1", "db-new", true)], &[]);
+        check(&partition(2), vec![pod("db-0", "db-old", true)], &["+db-1 db-old"]);
+        let plan = check(&set(|_| {}), vec![pod("db-0", "db-new", true), pod("db-1", "db-new", true)], &[]);
+        assert_eq!(plan.status.current_revision, "db-new");
+    }
+}
