@@ -11,6 +11,7 @@
 
 pub mod certificates;
 pub mod cluster_role;
+pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
@@ -47,6 +48,7 @@ pub fn all() -> Vec<ControllerSpec> {
         stateful_set::SPEC,
         job::SPEC,
         job::TTL,
+        cron_job::SPEC,
         endpoint_slice::SPEC,
         endpoints::SPEC,
         endpoint_slice_mirror::SPEC,

@@ -173,8 +173,7 @@ fn roll(
     let allowed = int_or_percent(&parameters.max_unavailable, desired, true).max(1);
     let mut unavailable = 0;
     let mut candidates = Vec::new();
-    for (node, fit) in fits.iter().filter(|(_, f)| f.should_run) {
-        debug_assert!(fit.may_stay);
+    for (node, _) in fits.iter().filter(|(_, f)| f.should_run) {
         let pods = by_node.get(node).map(Vec::as_slice).unwrap_or_default();
         let Some(pod) = pods.iter().find(|p| !p.metadata.is_deleting()) else {
             unavailable += 1;
@@ -182,7 +181,7 @@ fn roll(
         };
         let available = pods::is_available(pod, set.spec.min_ready_seconds, now);
         unavailable += i32::from(!available);
-        match (is_updated(pod, set, &plan.hash), available) {
+        match (is_updated(pod, &plan.hash), available) {
             (true, _) => {}
             // It does nobody good as it is.
             (false, false) => plan.delete.push(pod.metadata.key()),
@@ -193,7 +192,7 @@ fn roll(
     plan.delete.extend(candidates.into_iter().take(room));
 }
 
-fn is_updated(pod: &Pod, _set: &DaemonSet, hash: &str) -> bool {
+fn is_updated(pod: &Pod, hash: &str) -> bool {
     !hash.is_empty() && pod.metadata.label(HASH_LABEL) == Some(hash)
 }
 
@@ -239,7 +238,7 @@ fn status(
         status.current_number_scheduled += 1;
         status.number_ready += i32::from(pods::is_ready(pod));
         status.number_available += i32::from(pods::is_available(pod, set.spec.min_ready_seconds, now));
-        status.updated_number_scheduled += i32::from(is_updated(pod, set, hash));
+        status.updated_number_scheduled += i32::from(is_updated(pod, hash));
     }
     status.number_unavailable = status.desired_number_scheduled - status.number_available;
     status

@@ -1,0 +1,412 @@
+//! Cron jobs: a job whenever the schedule says so.
+//!
+//! Follows `pkg/controller/cronjob`: of the times that were missed only the last is made up for, and not when it is
+//! too late; the name of a job carries its minute, so that no time is served twice; old jobs are removed.
+
+mod schedule;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use orkd_base::BoxError;
+use orkd_reconcile::{
+    Api, Controller, DeleteOptions, EventType, Informer, Key, Meta, ObjectRef, Outcome, Propagation, Queue, Recorder,
+    Resource, View, null_default, run, time,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::job::Job;
+use crate::owners;
+use crate::replica_set::{BY_CONTROLLER, add_owner_indexes};
+use crate::views::view;
+use crate::{ControllerSpec, Cx};
+use schedule::Schedule;
+
+/// How the list of controllers names it.
+pub const SPEC: ControllerSpec =
+    ControllerSpec { name: "cronjob-controller", service_account: "cronjob-controller", run: |cx| Box::pin(start(cx)) };
+
+/// A cron job.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct CronJob {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Specification.
+    pub spec: CronJobSpec,
+    /// Status.
+    pub status: CronJobStatus,
+}
+view!(CronJob, "batch", "v1", "CronJob", "cronjobs");
+
+/// What is asked of a cron job.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CronJobSpec {
+    /// When.
+    pub schedule: String,
+    /// By which clock; UTC without.
+    pub time_zone: Option<String>,
+    /// How late a job may start, in seconds.
+    pub starting_deadline_seconds: Option<i64>,
+    /// `Allow`, `Forbid` or `Replace`.
+    pub concurrency_policy: String,
+    /// Whether it stands still.
+    #[serde(deserialize_with = "null_default")]
+    pub suspend: bool,
+    /// What jobs are made of.
+    pub job_template: Value,
+    /// How many jobs that succeeded are kept.
+    pub successful_jobs_history_limit: Option<i32>,
+    /// How many jobs that failed are kept.
+    pub failed_jobs_history_limit: Option<i32>,
+}
+
+/// The status of a cron job.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CronJobStatus {
+    /// Jobs that run.
+    #[serde(deserialize_with = "null_default")]
+    pub active: Vec<ObjectRef>,
+    /// The last time that was served.
+    pub last_schedule_time: Option<Timestamp>,
+    /// When a job last succeeded.
+    pub last_successful_time: Option<Timestamp>,
+}
+
+async fn start(cx: Cx) -> Result<(), BoxError> {
+    let crons: Informer<CronJob> = cx.informers.informer();
+    let jobs: Informer<Job> = cx.informers.informer();
+    add_owner_indexes(&jobs);
+    let queue = Queue::new(SPEC.name);
+    {
+        let queue = queue.clone();
+        crons.subscribe(move |event| queue.add(event.key()));
+    }
+    {
+        let queue = queue.clone();
+        jobs.subscribe(move |event| {
+            let meta = &event.object().metadata;
+            if let Some(owner) = meta.controller().filter(|c| c.kind == "CronJob") {
+                queue.add(Key::new(&meta.namespace, &owner.name));
+            }
+        });
+    }
+    crons.synced().await;
+    jobs.synced().await;
+    let controller = CronJobs { crons, jobs, api: cx.api, recorder: cx.recorder };
+    run(Arc::new(controller), queue, 5, cx.clock, cx.stop).await;
+    Ok(())
+}
+
+struct CronJobs {
+    crons: Informer<CronJob>,
+    jobs: Informer<Job>,
+    api: Api,
+    recorder: Recorder,
+}
+
+/// What is known of one cron job.
+pub struct Observed {
+    cron: Arc<CronJob>,
+    jobs: Vec<Arc<Job>>,
+}
+
+/// What is to be done for one cron job.
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Jobs to be removed: history, and what is replaced.
+    delete: Vec<Key>,
+    /// The job to be made, and the time it serves.
+    create: Option<(Value, Timestamp)>,
+    status: CronJobStatus,
+    events: Vec<(EventType, &'static str, String)>,
+    again: Option<Duration>,
+}
+
+#[async_trait]
+impl Controller for CronJobs {
+    type Key = Key;
+    type Observed = Observed;
+    type Plan = Plan;
+
+    async fn observe(&self, key: &Key) -> Result<Option<Observed>, BoxError> {
+        let Some(cron) = self.crons.get(key) else { return Ok(None) };
+        let jobs = self.jobs.by_index(BY_CONTROLLER, &cron.metadata.uid);
+        Ok(Some(Observed { cron, jobs }))
+    }
+
+    fn plan(&self, observed: &Observed, now: Timestamp) -> Plan {
+        plan(observed, now)
+    }
+
+    async fn act(&self, observed: &Observed, plan: Plan) -> Result<Outcome, BoxError> {
+        let cron = &observed.cron;
+        let about = ObjectRef::of(&**cron);
+        let resource = Resource::of::<Job>();
+        for (event_type, reason, message) in &plan.events {
+            self.recorder.event(&about, *event_type, reason, message.clone());
+        }
+        for job in &plan.delete {
+            let options = DeleteOptions::default().propagation(Propagation::Background);
+            match self.api.delete(&resource.at(&job.namespace, &job.name), &options).await {
+                Ok(()) => self.recorder.normal(&about, "SuccessfulDelete", format!("Deleted job {}", job.name)),
+                Err(err) if err.is_not_found() => {}
+                Err(err) => {
+                    self.recorder.warning(&about, "FailedDelete", format!("Deleted job: {}", err.message()));
+                    return Err(err.into());
+                }
+            }
+        }
+        let mut status = plan.status;
+        if let Some((body, at)) = &plan.create {
+            match self.api.create::<Job>(&resource.collection(&about.namespace), body).await {
+                Ok(job) => {
+                    let text = format!("Created job {}", job.metadata.name);
+                    self.recorder.normal(&about, "SuccessfulCreate", text);
+                    status.active.push(ObjectRef::of(&job));
+                }
+                // Made before, by us and not yet seen.
+                Err(err) if err.is_already_exists() => {}
+                Err(err) if err.has_cause("NamespaceTerminating") => return Ok(Outcome::Done),
+                Err(err) => {
+                    self.recorder.warning(&about, "FailedCreate", format!("Error creating job: {}", err.message()));
+                    return Err(err.into());
+                }
+            }
+            status.last_schedule_time = Some(*at);
+        }
+        if status != cron.status {
+            let active: Vec<Value> = status
+                .active
+                .iter()
+                .map(|r| {
+                    json!({"apiVersion": r.api_version, "kind": r.kind, "namespace": r.namespace, "name": r.name,
+                        "uid": r.uid, "resourceVersion": r.resource_version})
+                })
+                .collect();
+            let body = json!({
+                "active": if active.is_empty() { Value::Null } else { active.into() },
+                "lastScheduleTime": status.last_schedule_time.map(time),
+                "lastSuccessfulTime": status.last_successful_time.map(time),
+            });
+            owners::write_status(&self.api, &**cron, &body).await?;
+        }
+        Ok(plan.again.map_or(Outcome::Done, Outcome::RequeueAfter))
+    }
+}
+
+fn plan(observed: &Observed, now: Timestamp) -> Plan {
+    let cron = &*observed.cron;
+    let mut plan = Plan { status: cron.status.clone(), ..Plan::default() };
+    // Jobs that run, and those that ended meanwhile.
+    plan.status.active.retain(|r| observed.jobs.iter().any(|j| j.metadata.uid == r.uid));
+    for job in &observed.jobs {
+        let uid = &job.metadata.uid;
+        let listed = plan.status.active.iter().any(|r| r.uid == *uid);
+        match job.finished() {
+            Some(end) => {
+                if listed {
+                    plan.status.active.retain(|r| r.uid != *uid);
+                    let text = format!("Saw completed job: {}, condition: {}", job.metadata.name, end.kind);
+                    plan.events.push((EventType::Normal, "SawCompletedJob", text));
+                }
+                if end.kind == "Complete" && job.status.completion_time > plan.status.last_successful_time {
+                    plan.status.last_successful_time = job.status.completion_time;
+                }
+            }
+            None if !listed && !job.metadata.is_deleting() => plan.status.active.push(ObjectRef::of(&**job)),
+            None => {}
+        }
+    }
+    history(&mut plan, observed);
+    if cron.metadata.is_deleting() || cron.spec.suspend {
+        return plan;
+    }
+    let zone = match &cron.spec.time_zone {
+        None => TimeZone::UTC,
+        Some(name) => match TimeZone::get(name) {
+            Ok(zone) => zone,
+            Err(_) => {
+                let text = format!("invalid timeZone: {name:?}: unknown time zone {name}");
+                plan.events.push((EventType::Warning, "UnknownTimeZone", text));
+                return plan;
+            }
+        },
+    };
+    let Some(schedule) = Schedule::parse(&cron.spec.schedule) else {
+        let text = format!("unparseable schedule: {:?}", cron.spec.schedule);
+        plan.events.push((EventType::Warning, "UnparseableSchedule", text));
+        return plan;
+    };
+    if let Some(next) = schedule.next(now, &zone) {
+        let wait = next.duration_since(now);
+        plan.again = Some(Duration::from_millis(wait.as_millis().try_into().unwrap_or(0)) + Duration::from_millis(100));
+    }
+    let Some(due) = due(&mut plan, cron, &schedule, &zone, now) else { return plan };
+    let late = cron.spec.starting_deadline_seconds.is_some_and(|d| due.as_second() + d < now.as_second());
+    if late {
+        let text = format!("Missed scheduled time to start a job: {}", time(due));
+        plan.events.push((EventType::Warning, "MissSchedule", text));
+        return plan;
+    }
+    let running = !plan.status.active.is_empty();
+    match cron.spec.concurrency_policy.as_str() {
+        "Forbid" if running => {
+            let text = "Not starting job because prior execution is running and concurrency policy is Forbid";
+            plan.events.push((EventType::Normal, "JobAlreadyActive", text.into()));
+            return plan;
+        }
+        "Replace" => {
+            plan.delete.extend(plan.status.active.iter().map(|r| Key::new(&r.namespace, &r.name)));
+            plan.status.active.clear();
+        }
+        _ => {}
+    }
+    plan.create = Some((job(cron, due, &zone), due));
+    plan
+}
+
+/// The last time that should have been served and was not.
+fn due(plan: &mut Plan, cron: &CronJob, schedule: &Schedule, zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
+    let mut after = cron.status.last_schedule_time.or(cron.metadata.creation_timestamp)?;
+    if let Some(deadline) = cron.spec.starting_deadline_seconds {
+        let earliest = Timestamp::from_second(now.as_second().saturating_sub(deadline)).ok()?;
+        after = after.max(earliest);
+    }
+    let mut due = None;
+    let mut missed = 0;
+    while let Some(next) = schedule.next(after, zone).filter(|t| *t <= now) {
+        missed += 1;
+        after = next;
+        due = Some(next);
+        if missed > 100 {
+            // Long gone: search again close to now, an hour or a day or a year back.
+            for back in [3600, 86400, 366 * 86400] {
+                let from = Timestamp::from_second(now.as_second() - back).ok()?;
+                if from > after && schedule.next(from, zone).is_some_and(|t| t <= now) {
+                    after = from;
+                    break;
+                }
+            }
+        }
+        if missed > 100_000 {
+            break;
+        }
+    }
+    if missed > 100 {
+        let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+        plan.events.push((EventType::Warning, "TooManyMissedTimes", text.into()));
+    }
+    due
+}
+
+/// Finished jobs beyond the limits, oldest first.
+fn history(plan: &mut Plan, observed: &Observed) {
+    let spec = &observed.cron.spec;
+    for (kind, limit) in [
+        ("Complete", spec.successful_jobs_history_limit.unwrap_or(3)),
+        ("Failed", spec.failed_jobs_history_limit.unwrap_or(1)),
+    ] {
+        let mut ended: Vec<&Arc<Job>> = observed
+            .jobs
+            .iter()
+            .filter(|j| !j.metadata.is_deleting() && j.finished().is_some_and(|c| c.kind == kind))
+            .collect();
+        ended.sort_by_key(|j| (j.status.start_time, j.metadata.name.clone()));
+        let surplus = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+        plan.delete.extend(ended.into_iter().take(surplus).map(|j| j.metadata.key()));
+    }
+}
+
+/// The job that serves a time; its name carries the minute.
+fn job(cron: &CronJob, at: Timestamp, zone: &TimeZone) -> Value {
+    let template = &cron.spec.job_template;
+    let stamp = at.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string().replace("+00:00", "Z");
+    let mut metadata = json!({
+        "name": format!("{}-{}", cron.metadata.name, at.as_second() / 60),
+        "namespace": &*cron.metadata.namespace,
+        "ownerReferences": [owners::controller_ref(cron)],
+    });
+    for field in ["labels", "annotations"] {
+        if template["metadata"][field].is_object() {
+            metadata[field] = template["metadata"][field].clone();
+        }
+    }
+    if !metadata["annotations"].is_object() {
+        metadata["annotations"] = json!({});
+    }
+    metadata["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"] = stamp.into();
+    json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cron(change: impl FnOnce(&mut Value)) -> Arc<CronJob> {
+        let mut json = json!({
+            "metadata": {"namespace": "n", "name": "tick", "uid": "c", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"schedule": "*/10 * * * *", "concurrencyPolicy": "Forbid", "jobTemplate": {"spec": {}}},
+        });
+        change(&mut json);
+        Arc::new(serde_json::from_value(json).expect("a cron job"))
+    }
+
+    fn job_named(name: &str, end: &str) -> Arc<Job> {
+        let conditions = if end.is_empty() { json!([]) } else { json!([{"type": end, "status": "True"}]) };
+        let json = json!({
+            "metadata": {"namespace": "n", "name": name, "uid": name},
+            "status": {"conditions": conditions},
+        });
+        Arc::new(serde_json::from_value(json).expect("a job"))
+    }
+
+    fn check(cron: &Arc<CronJob>, jobs: Vec<Arc<Job>>, now: &str, created: &str, deleted: &[&str]) -> Plan {
+        let plan = plan(&Observed { cron: cron.clone(), jobs }, now.parse().expect("a time"));
+        let name = plan.create.as_ref().map(|(_, at)| time(*at)).unwrap_or_default();
+        let names: Vec<&str> = plan.delete.iter().map(|k| &*k.name).collect();
+        assert_eq!((name.as_str(), names.as_slice()), (created, deleted), "{:?}", plan.events);
+        plan
+    }
+
+    #[test]
+    fn the_last_missed_time_is_served() {
+        let plan = check(&cron(|_| {}), vec![], "2026-01-01T00:05:00Z", "", &[]);
+        assert_eq!(plan.again, Some(Duration::from_millis(300_100)));
+        check(&cron(|_| {}), vec![], "2026-01-01T00:35:00Z", "2026-01-01T00:30:00Z", &[]);
+        let served = cron(|c| c["status"]["lastScheduleTime"] = "2026-01-01T00:30:00Z".into());
+        check(&served, vec![], "2026-01-01T00:35:00Z", "", &[]);
+        let strict = cron(|c| c["spec"]["startingDeadlineSeconds"] = 60.into());
+        check(&strict, vec![], "2026-01-01T00:35:00Z", "", &[]);
+        check(&strict, vec![], "2026-01-01T00:30:30Z", "2026-01-01T00:30:00Z", &[]);
+        check(&cron(|_| {}), vec![], "2026-06-01T00:05:00Z", "2026-06-01T00:00:00Z", &[]);
+    }
+
+    #[test]
+    fn concurrency_is_as_asked() {
+        let running = || vec![job_named("a", "")];
+        check(&cron(|_| {}), running(), "2026-01-01T00:11:00Z", "", &[]);
+        let replace = cron(|c| c["spec"]["concurrencyPolicy"] = "Replace".into());
+        check(&replace, running(), "2026-01-01T00:11:00Z", "2026-01-01T00:10:00Z", &["a"]);
+        let allow = cron(|c| c["spec"]["concurrencyPolicy"] = "Allow".into());
+        check(&allow, running(), "2026-01-01T00:11:00Z", "2026-01-01T00:10:00Z", &[]);
+    }
+
+    #[test]
+    fn history_has_limits() {
+        let jobs = ["a", "b", "c", "d"].map(|n| job_named(n, "Complete")).to_vec();
+        check(&cron(|c| c["spec"]["suspend"] = true.into()), jobs, "2026-01-01T00:11:00Z", "", &["a"]);
+        let body = job(&cron(|_| {}), "2026-01-01T00:10:00Z".parse().expect("a time"), &TimeZone::UTC);
+        assert_eq!(body["metadata"]["name"], "tick-29453770");
+        assert_eq!(
+            body["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"],
+            "2026-01-01T00:10:00Z"
+        );
+    }
+}
