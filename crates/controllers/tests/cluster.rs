@@ -10,11 +10,11 @@ use orkd_apiserver::cache::Caches;
 use orkd_apiserver::pipeline::ApiServer;
 use orkd_apiserver::security::{self, Guard, Options};
 use orkd_apiserver::user::{InProcess, MASTERS, UserInfo};
-use orkd_base::{Clock, Supervisor, TaskKind};
+use orkd_base::{CancellationToken, Clock, Supervisor, TaskKind};
 use orkd_controllers::{Composition, Config, Signers, run_all};
 use orkd_pki::cluster::{ClusterPki, ServerNames};
 use orkd_pki::{Key as PrivateKey, Profile, csr};
-use orkd_reconcile::{Api, DeleteOptions, Informers, Patch, Propagation, Target};
+use orkd_reconcile::{Api, DeleteOptions, Informers, LeaderElection, LeaderElector, Patch, Propagation, Target};
 use orkd_store::backends::embedded;
 use serde_json::{Value, json};
 
@@ -467,6 +467,34 @@ async fn a_node_gets_its_range_its_taints_and_its_certificate() {
     let signed =
         world.eventually("signed", &format!("{requests}/n1"), |r| r["status"]["certificate"].is_string()).await;
     assert_eq!(signed["status"]["conditions"][0]["reason"], "AutoApproved");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_leads_and_hands_over() {
+    let world = World::start().await;
+    let elect = |who: &'static str, stop: CancellationToken, led: tokio::sync::mpsc::UnboundedSender<&'static str>| {
+        let config = LeaderElection { retry: Duration::from_millis(50), ..LeaderElection::new("test", who) };
+        let elector = LeaderElector::new(world.api.clone(), config, Clock::real());
+        tokio::spawn(elector.run(stop, move |token| async move {
+            let _ = led.send(who);
+            token.cancelled().await;
+        }))
+    };
+    let (sender, mut leaders) = tokio::sync::mpsc::unbounded_channel();
+    let (first, second) = (CancellationToken::new(), CancellationToken::new());
+    let a = elect("a", first.clone(), sender.clone());
+    assert_eq!(leaders.recv().await, Some("a"));
+    let b = elect("b", second.clone(), sender);
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/test";
+    world.eventually("a holds it", lease, |l| l["spec"]["holderIdentity"] == "a").await;
+    first.cancel();
+    let next = tokio::time::timeout(Duration::from_secs(20), leaders.recv()).await;
+    assert_eq!(next.ok().flatten(), Some("b"));
+    let held = world.eventually("b holds it", lease, |l| l["spec"]["holderIdentity"] == "b").await;
+    assert_eq!(held["spec"]["leaseTransitions"], 1);
+    second.cancel();
+    assert!(a.await.expect("ends").is_ok() && b.await.expect("ends").is_ok());
     world.stop().await;
 }
 
