@@ -255,11 +255,11 @@ impl Starting<'_> {
             .await
             .map_err(|e| self.fail("CreateContainerError", e.message))?;
         cx.owners.write().insert(id.clone(), pod::uid(pod).to_owned());
-        self.event(EventType::Normal, "Created", format!("Created container: {}", container.name));
+        self.event(EventType::Normal, "Created", "Container created".to_owned());
         if let Err(e) = cx.runtime.start_container(&id).await {
             return Err(self.fail("RunContainerError", e.message));
         }
-        self.event(EventType::Normal, "Started", format!("Started container {}", container.name));
+        self.event(EventType::Normal, "Started", "Container started".to_owned());
         self.forget_old().await;
         self.post_start(&id).await
     }

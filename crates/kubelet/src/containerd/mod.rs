@@ -1,6 +1,6 @@
 //! The containerd that orkd runs: its configuration, its start, its adoption after orkd was killed.
 //!
-//! Invariant: there is never more than one containerd for a state folder. A lock file held by the supervising
+//! Invariant: there is never more than one containerd for a root folder. A lock file held by the supervising
 //! process keeps a second orkd out; a pid file names the containerd, and it is believed only if that process runs
 //! with our configuration file on its command line.
 //!
@@ -114,7 +114,7 @@ impl Options {
     }
 
     fn pid_file(&self) -> PathBuf {
-        self.state.join("containerd.pid")
+        self.root.join("containerd.pid")
     }
 
     fn settings(&self) -> Settings {
@@ -154,7 +154,7 @@ impl Supervised {
         for dir in [&options.root, &options.state, &options.cni_conf_dir] {
             std::fs::create_dir_all(dir).map_err(file("create", dir))?;
         }
-        let lock_path = options.state.join("orkd.lock");
+        let lock_path = options.root.join("orkd.lock");
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -163,7 +163,7 @@ impl Supervised {
             .map_err(file("open", &lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(Error::Locked(options.state.clone())),
+            Err(std::fs::TryLockError::WouldBlock) => return Err(Error::Locked(options.root.clone())),
             Err(std::fs::TryLockError::Error(source)) => return Err(file("lock", &lock_path)(source)),
         }
         let client = Client::new(&options.socket().to_string_lossy())?;
