@@ -2,4 +2,5 @@
 
 mod control_plane;
 mod harness;
+mod join;
 mod node;

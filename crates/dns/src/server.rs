@@ -184,9 +184,9 @@ impl Responder {
                 answer.metadata.response_code = ResponseCode::NXDomain;
                 answer.add_authority(zone.soa());
             }
-            Answer::Alias(record, target) => {
+            Answer::Alias(alias) => {
                 drop(zone);
-                let alias = Some((record, target));
+                let alias = Some(*alias);
                 return Reply::Elsewhere(Box::new(Elsewhere { query, bytes: bytes.to_vec(), alias }));
             }
             Answer::NotOurs => {

@@ -60,7 +60,7 @@ pub enum Answer {
     /// Records; an empty list: the name exists, this type of record does not.
     Found(Vec<Record>),
     /// An alias for a name outside: its own addresses are the forwarder's to find.
-    Alias(Record, Name),
+    Alias(Box<(Record, Name)>),
     /// No such name.
     NoSuchName,
     /// Not a name of the cluster.
@@ -220,7 +220,8 @@ impl Zone {
         if let Some(target) = &service.external_name {
             return match Name::from_ascii(format!("{}.", target.trim_end_matches('.'))) {
                 Ok(target) if before.is_empty() => {
-                    Answer::Alias(Record::from_rdata(name.clone(), TTL, RData::CNAME(CNAME(target.clone()))), target)
+                    let record = Record::from_rdata(name.clone(), TTL, RData::CNAME(CNAME(target.clone())));
+                    Answer::Alias(Box::new((record, target)))
                 }
                 _ => Answer::NoSuchName,
             };
@@ -368,7 +369,7 @@ mod tests {
         let name = Name::from_ascii(name).expect("a name");
         let got = match zone().answer(&name, ty) {
             Answer::Found(records) => records.iter().map(|r| r.data.to_string()).collect::<Vec<_>>().join(" | "),
-            Answer::Alias(_, target) => format!("alias {target}"),
+            Answer::Alias(alias) => format!("alias {}", alias.1),
             Answer::NoSuchName => "no such name".into(),
             Answer::NotOurs => "not ours".into(),
         };

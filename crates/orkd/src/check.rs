@@ -134,14 +134,14 @@ fn overlay() -> Finding {
 }
 
 fn cgroups() -> Finding {
-    let v2 = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
-    let (version, has): (u8, Box<dyn Fn(&str) -> bool>) = match v2 {
-        Ok(list) => (2, Box::new(move |c| list.split_whitespace().any(|x| x == c))),
-        Err(_) => (1, Box::new(|c| Path::new("/sys/fs/cgroup").join(c).is_dir())),
+    let unified = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").ok();
+    let has = |controller: &&&str| match &unified {
+        Some(list) => list.split_whitespace().any(|c| c == **controller),
+        None => Path::new("/sys/fs/cgroup").join(controller).is_dir(),
     };
-    let missing: Vec<&str> = ["cpu", "memory", "pids"].into_iter().filter(|c| !has(c)).collect();
+    let missing: Vec<&str> = ["cpu", "memory", "pids"].iter().filter(|c| !has(c)).copied().collect();
     if missing.is_empty() {
-        Finding::Good(format!("version {version} with cpu, memory, pids"))
+        Finding::Good(format!("version {} with cpu, memory, pids", if unified.is_some() { 2 } else { 1 }))
     } else {
         let remedy = "enable them on the kernel command line, such as cgroup_enable=memory, and mount /sys/fs/cgroup";
         Finding::failure(format!("cgroup controllers missing: {}", missing.join(", ")), remedy)

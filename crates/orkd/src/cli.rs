@@ -219,6 +219,9 @@ pub struct AgentArgs {
     /// Node.
     #[command(flatten)]
     pub node: NodeArgs,
+    /// Addresses of pods, as the server was told
+    #[arg(long, value_name = "CIDR", default_value = "10.42.0.0/16")]
+    pub cluster_cidr: IpNet,
     /// Address of the cluster DNS [default: as the cluster says]
     #[arg(long, value_name = "IP")]
     pub cluster_dns: Option<IpAddr>,

@@ -79,13 +79,14 @@ pub async fn in_server(
     let mut profile = Profile::server(&format!("system:node:{name}"), vec![name.to_owned()], vec![node.ip]);
     profile.organizations = vec!["system:nodes".into()];
     let identity = orkd_pki::cluster::leaf(&dir, "serving", &control.pki.ca, &profile, jiff::Timestamp::now())?;
-    let trust = ServerTrust { identity, client_ca: control.pki.ca.certificate().clone() };
+    let trust = async { Ok(ServerTrust { identity, client_ca: control.pki.ca.certificate().clone() }) };
     let kubelet = control.client(UserInfo::new(format!("system:node:{name}"), &["system:nodes"]));
     let network = control.client(UserInfo::new("system:kube-proxy", &[]));
     start(&node, kubelet, network, trust, supervisor, progress).await
 }
 
-/// Starts all roles of a node.
+/// Starts all roles of a node. `trust` is awaited when the node is registered: the cluster signs the certificate of
+/// its server only for addresses the node has said it has.
 ///
 /// # Errors
 /// What keeps the node from starting, with what to do.
@@ -93,7 +94,7 @@ pub async fn start(
     node: &Node<'_>,
     kubelet: kube::Client,
     network: kube::Client,
-    trust: ServerTrust,
+    trust: impl Future<Output = anyhow::Result<ServerTrust>>,
     supervisor: &Supervisor,
     progress: &Progress,
 ) -> anyhow::Result<()> {
@@ -103,6 +104,7 @@ pub async fn start(
         network_roles(node, &informers, supervisor);
     }
     let running = progress.wait("the container runtime", start_kubelet(node, kubelet.clone(), supervisor)).await?;
+    let trust = progress.wait("the cluster to sign the certificate of this node's server", trust).await?;
     serve(node, running, kubelet, trust, supervisor).await?;
     progress.done("the node runs");
     Ok(())

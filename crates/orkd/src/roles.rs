@@ -10,7 +10,7 @@ use orkd_pki::kubeconfig::Kubeconfig;
 use orkd_reconcile::{Api, Informers, LeaderElection, LeaderElector};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{KubeletArgs, ProxyArgs, RoleArgs};
+use crate::cli::{ProxyArgs, RoleArgs};
 use crate::{client, host, server, signals};
 
 /// Runs `orkd controller-manager`.
@@ -97,14 +97,6 @@ async fn lead(
         }
     });
     signals::run_until_stopped(&supervisor).await
-}
-
-/// Runs `orkd kubelet`.
-///
-/// # Errors
-/// As [`controller_manager`].
-pub async fn kubelet(_args: KubeletArgs) -> anyhow::Result<()> {
-    anyhow::bail!("not there yet")
 }
 
 /// Runs `orkd proxy`.

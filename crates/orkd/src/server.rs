@@ -41,8 +41,6 @@ pub struct ControlPlane {
     pub server: ApiServer,
     /// Its authorities and certificates.
     pub pki: Arc<ClusterPki>,
-    /// Where it is reached from this machine.
-    pub url: String,
     store: Arc<dyn Store>,
 }
 
@@ -121,7 +119,7 @@ async fn start(
     let names = ServerNames {
         cluster_domain: cluster.cluster_domain.clone(),
         service_ips: cluster.service_cidr.hosts().next().into_iter().collect(),
-        node_ips: vec![advertise],
+        node_ips: [advertise, api.listen.ip()].into_iter().filter(|ip| !ip.is_unspecified()).collect(),
         extra: api.tls_san.iter().cloned().chain(host::node_name(None).ok()).collect(),
     };
     let pki = ClusterPki::load_or_create(&common.data_dir.join("server/tls"), names, now)
@@ -156,7 +154,7 @@ async fn start(
         .with_context(|| format!("cannot write {}", api.write_kubeconfig.display()))?;
     progress.done("the API server answers");
     info!(url, kubeconfig = %api.write_kubeconfig.display(), "use it: export KUBECONFIG={}", api.write_kubeconfig.display());
-    Ok(ControlPlane { server, pki, url, store })
+    Ok(ControlPlane { server, pki, store })
 }
 
 async fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {

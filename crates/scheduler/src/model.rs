@@ -239,7 +239,7 @@ impl Toleration {
         (self.effect.is_empty() || self.effect == taint.effect)
             && (self.key.is_empty() || self.key == taint.key)
             && match self.operator.as_str() {
-                "" | "Equal" => self.value == taint.value && !(self.key.is_empty() && !taint.key.is_empty()),
+                "" | "Equal" => self.value == taint.value && (taint.key.is_empty() || !self.key.is_empty()),
                 "Exists" => true,
                 "Lt" => number(&taint.value).zip(number(&self.value)).is_some_and(|(t, v)| t < v),
                 "Gt" => number(&taint.value).zip(number(&self.value)).is_some_and(|(t, v)| t > v),

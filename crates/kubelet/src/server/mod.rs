@@ -158,7 +158,7 @@ impl Server {
         if let Err(Refused(code, why)) = self.guard.check(chain, token, request.method(), &path).await {
             return text(StatusCode::from_u16(code).unwrap_or(StatusCode::FORBIDDEN), why);
         }
-        let parts: Vec<String> = path.split('/').skip(1).map(|p| percent_decode(p)).collect();
+        let parts: Vec<String> = path.split('/').skip(1).map(percent_decode).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         match parts.as_slice() {
             ["healthz"] => text(StatusCode::OK, "ok"),
