@@ -1,5 +1,6 @@
 //! Integration and node tests: real orkd processes, stock clients, real containers.
 
+mod compatibility;
 mod control_plane;
 mod harness;
 mod join;
