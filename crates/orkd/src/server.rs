@@ -2,8 +2,9 @@
 //! as a node.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
@@ -16,9 +17,9 @@ use orkd_apiserver::cache::Caches;
 use orkd_apiserver::handler::Router;
 use orkd_apiserver::pipeline::ApiServer;
 use orkd_apiserver::security::{Guard, Options, secure};
-use orkd_apiserver::serve::serve;
+use orkd_apiserver::serve::{Tls, serve};
 use orkd_apiserver::user::{MASTERS, UserInfo};
-use orkd_base::{Clock, Stage, Supervisor, TaskKind};
+use orkd_base::{BoxError, Clock, Stage, Supervisor, TaskKind};
 use orkd_pki::Authority;
 use orkd_pki::cluster::{ClusterPki, ServerNames};
 use orkd_reconcile::{Api, Informers, Recorder};
@@ -26,6 +27,7 @@ use orkd_store::Store;
 use orkd_store::backends::embedded::{self, Embedded};
 use orkd_store::backends::etcd::{Etcd, EtcdOptions};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::cli::{ApiArgs, ApiServerArgs, ClusterArgs, CommonArgs, ServerArgs};
@@ -122,8 +124,9 @@ async fn start(
         node_ips: [advertise, api.listen.ip()].into_iter().filter(|ip| !ip.is_unspecified()).collect(),
         extra: api.tls_san.iter().cloned().chain(host::node_name(None).ok()).collect(),
     };
-    let pki = ClusterPki::load_or_create(&common.data_dir.join("server/tls"), names, now)
-        .context("cannot set up the cluster's certificates")?;
+    let tls_dir = common.data_dir.join("server/tls");
+    let pki =
+        ClusterPki::load_or_create(&tls_dir, names.clone(), now).context("cannot set up the cluster's certificates")?;
     let pki = Arc::new(pki);
 
     let store = progress.wait("the store", open_store(common, api)).await?;
@@ -142,10 +145,15 @@ async fn start(
 
     let tls = Arc::new(ArcSwap::from_pointee(pki.server_config()?));
     let router = server.router();
-    supervisor.spawn(TaskKind::Listener, "api", move |stop| serve(listener, tls, router, stop));
-    let repaired = server.clone();
+    let served = tls.clone();
+    supervisor.spawn(TaskKind::Listener, "api", move |stop| serve(listener, served, router, stop));
+    let guard = Arc::new(guard);
+    let (repaired, repairer) = (server.clone(), guard.clone());
     supervisor.spawn(TaskKind::Housekeeping, "service repair", move |stop| async move {
-        guard.repair(&repaired, stop).await;
+        repairer.repair(&repaired, stop).await;
+    });
+    supervisor.run(TaskKind::Housekeeping, "certificates", move |stop| {
+        renew(tls_dir.clone(), names.clone(), tls.clone(), guard.clone(), stop)
     });
 
     let local = if api.listen.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { api.listen.ip() };
@@ -155,6 +163,25 @@ async fn start(
     progress.done("the API server answers");
     info!(url, kubeconfig = %api.write_kubeconfig.display(), "use it: export KUBECONFIG={}", api.write_kubeconfig.display());
     Ok(ControlPlane { server, pki, store })
+}
+
+/// Once a day: certificates in the last third of their life are made again and used from then on.
+async fn renew(
+    dir: PathBuf,
+    names: ServerNames,
+    tls: Tls,
+    guard: Arc<Guard>,
+    stop: CancellationToken,
+) -> Result<(), BoxError> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(Duration::from_secs(86_400)) => {}
+        }
+        let pki = ClusterPki::load_or_create(&dir, names.clone(), Timestamp::now())?;
+        tls.store(Arc::new(pki.server_config()?));
+        guard.renewed(&pki)?;
+    }
 }
 
 async fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
