@@ -17,12 +17,13 @@ use http::{Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use orkd_api::status::Status;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, WriteHalf};
 use tokio::sync::Mutex;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::dial::{Address, Dialer};
 use super::spdy::{Decoder, Encoder, Frame};
@@ -30,6 +31,9 @@ use crate::Body;
 
 /// The largest message taken from a client.
 const MAX_MESSAGE: usize = 4 << 20;
+
+/// How long a client may take to answer the end of a session.
+const CLOSE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -237,8 +241,7 @@ pub(super) async fn tunnel(
                     return;
                 }
             }
-            // The client may be gone already.
-            let _ = to_client.close().await;
+            end(&mut to_client).await;
         };
         // Either end's end is the end of both: what is left open would wait for nobody.
         tokio::select! {
@@ -262,8 +265,7 @@ pub(super) fn log(request: Request<Body>, body: Body) -> Result<Response<Body>, 
                     return;
                 }
             }
-            // The client may be gone already.
-            let _ = to_client.close().await;
+            end(&mut to_client).await;
         };
         let gone = async { while let Some(Ok(_)) = from_client.next().await {} };
         tokio::select! {
@@ -271,6 +273,15 @@ pub(super) fn log(request: Request<Body>, body: Body) -> Result<Response<Body>, 
             () = gone => {}
         }
     }))
+}
+
+/// Ends a session in order: a client takes a close without this code for a broken connection. What the client still
+/// sends is left to whoever reads.
+async fn end<S: AsyncRead + AsyncWrite + Unpin>(client: &mut SplitSink<WebSocketStream<S>, Message>) {
+    let normal = CloseFrame { code: CloseCode::Normal, reason: Default::default() };
+    // The client may be gone already.
+    let _ = client.send(Message::Close(Some(normal))).await;
+    let _ = client.close().await;
 }
 
 type Node<IO> = Mutex<WriteHalf<IO>>;
@@ -286,7 +297,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     IO: AsyncRead + AsyncWrite,
 {
-    let (to_client, from_client) = client.split();
+    let (to_client, mut from_client) = client.split();
     let (from_node, to_node) = tokio::io::split(node);
     let to_node: Node<IO> = Mutex::new(to_node);
     let mut encoder = Encoder::new()?;
@@ -307,15 +318,19 @@ where
     if to_node.lock().await.write_all(&opening).await.is_err() {
         return Ok(());
     }
-    tokio::select! {
-        () = up(from_client, &to_node, channels, &by_channel) => Ok(()),
+    let done = tokio::select! {
+        () = up(&mut from_client, &to_node, channels, &by_channel) => return Ok(()),
         done = down(from_node, &to_node, to_client, channels, &by_channel) => done,
-    }
+    };
+    // Until the client has answered the close: a connection with bytes unread would be reset, and lose the last words.
+    let gone = async { while let Some(Ok(_)) = from_client.next().await {} };
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, gone).await;
+    done
 }
 
 /// From the client to the node. Returns when the client is gone.
 async fn up<S: AsyncRead + AsyncWrite + Unpin, IO: AsyncRead + AsyncWrite>(
-    mut client: SplitStream<WebSocketStream<S>>,
+    client: &mut SplitStream<WebSocketStream<S>>,
     node: &Node<IO>,
     channels: Channels,
     by_channel: &HashMap<u8, u32>,
@@ -381,6 +396,7 @@ async fn down<S: AsyncRead + AsyncWrite + Unpin, IO: AsyncRead + AsyncWrite>(
         .map(|(channel, stream)| (*stream, *channel))
         .collect();
     let mut verdict = Vec::new();
+    let mut spoken = false;
     'session: while !open.is_empty() {
         while let Some(frame) = decoder.next()? {
             let (stream, bytes, fin) = match frame {
@@ -404,6 +420,7 @@ async fn down<S: AsyncRead + AsyncWrite + Unpin, IO: AsyncRead + AsyncWrite>(
             }
             if fin {
                 open.remove(&stream);
+                spoken |= channel == ERROR;
             }
         }
         if open.is_empty() {
@@ -415,13 +432,25 @@ async fn down<S: AsyncRead + AsyncWrite + Unpin, IO: AsyncRead + AsyncWrite>(
             _ => break,
         }
     }
+    if verdict.is_empty() {
+        verdict = silent(spoken);
+    }
     let verdict = told(channels, verdict);
     if !verdict.is_empty() && client.send(pack(channels, ERROR, &verdict)).await.is_err() {
         return Ok(());
     }
-    // The client may be gone already.
-    let _ = client.close().await;
+    end(&mut client).await;
     Ok(())
+}
+
+/// The verdict of a node that gave none: a success if it ended the error stream, a failure if its connection broke.
+fn silent(ended: bool) -> Vec<u8> {
+    let status = if ended {
+        json!({ "metadata": {}, "status": "Success" })
+    } else {
+        Status::internal("error reading from error stream: unexpected EOF").to_value()
+    };
+    status.to_string().into_bytes()
 }
 
 /// What the error channel says: a Status from version 4 on; before, the text of a failure.
@@ -492,12 +521,39 @@ mod tests {
 
         let mut messages = Vec::new();
         while let Some(Ok(message)) = client.next().await {
-            if let Message::Binary(bytes) = message {
-                messages.push(bytes);
+            match message {
+                Message::Binary(bytes) => messages.push(bytes),
+                Message::Close(frame) => assert_eq!(frame.map(|f| f.code), Some(CloseCode::Normal)),
+                _ => {}
             }
         }
         assert_eq!(messages, [&b"\x01out"[..], &b"\x03{\"status\":\"Success\"}"[..]]);
         session.await.expect("no panic").expect("no error");
+    }
+
+    #[tokio::test]
+    async fn a_session_without_a_verdict_ends_as_its_connection_did() {
+        for (answer, expected) in
+            [([Encoder::close(1), Encoder::close(3)].concat(), "Success"), (Vec::new(), "Failure")]
+        {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let (ours, mut node) = tokio::io::duplex(1 << 16);
+            let server = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
+            let streams = Streams { stdout: true, ..Streams::default() };
+            let session = tokio::spawn(bridge(server, ours, CHANNELS[0].1, streams));
+            let mut client = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
+            node.write_all(&answer).await.expect("written");
+            node.shutdown().await.expect("written");
+            let told = client.next().await.expect("a message").expect("whole").into_data();
+            assert_eq!(told[0], ERROR);
+            let told: Value = serde_json::from_slice(&told[1..]).expect("a Status");
+            assert_eq!(told["status"], expected);
+            let close = client.next().await.expect("a message").expect("whole");
+            let Message::Close(Some(frame)) = close else { panic!("{close:?}") };
+            assert_eq!(frame.code, CloseCode::Normal);
+            while client.next().await.is_some() {}
+            session.await.expect("no panic").expect("no error");
+        }
     }
 
     #[test]
