@@ -1,6 +1,6 @@
 //! A cluster under test: `orkd server` on a machine, and agents on others.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +17,8 @@ pub struct Cluster {
     pub machine: Machine,
     /// The network, for further machines.
     pub switch: Switch,
+    /// The binary that is started.
+    pub binary: PathBuf,
     args: Vec<String>,
 }
 
@@ -37,20 +39,36 @@ impl Cluster {
     }
 
     fn start(extra: &[&str]) -> Result<Cluster> {
+        let mut cluster = Cluster::prepare(extra)?;
+        cluster.boot()?;
+        Ok(cluster)
+    }
+
+    /// A machine on which nothing runs yet; [`Cluster::launch`] or [`Cluster::boot`] start the server. `extra` may
+    /// have another log level than the tests'.
+    pub fn prepare(extra: &[&str]) -> Result<Cluster> {
         let switch = Switch::new()?;
         let machine = switch.machine("server")?;
         let mut args = vec!["server".to_owned()];
         args.push(format!("--write-kubeconfig={}", machine.path("admin.kubeconfig").display()));
         args.extend(node_args(&machine));
+        if extra.iter().any(|a| a.starts_with("--log-level=")) {
+            args.retain(|a| !a.starts_with("--log-level="));
+        }
         args.extend(extra.iter().map(|a| (*a).to_owned()));
-        let mut cluster = Cluster { server: None, machine, switch, args };
-        cluster.boot()?;
-        Ok(cluster)
+        Ok(Cluster { server: None, machine, switch, binary: crate::orkd(), args })
+    }
+
+    /// Starts the server and waits for nothing.
+    pub fn launch(&mut self) -> Result<()> {
+        self.server = Some(self.machine.spawn(&self.binary, &self.args, "server.log")?);
+        Ok(())
     }
 
     /// Starts the server (again) and waits until it answers.
     pub fn boot(&mut self) -> Result<()> {
-        let mut process = self.machine.spawn(&crate::orkd(), &self.args, "server.log")?;
+        self.launch()?;
+        let mut process = self.server.take().context("it was started")?;
         let kubeconfig = self.kubeconfig();
         let ready = eventually("the server to be ready", Duration::from_secs(60), || {
             if process.has_ended() {
@@ -133,10 +151,21 @@ pub fn node_args(machine: &Machine) -> Vec<String> {
 
 /// Loads `orkd.local/busybox:latest` into the containerd of a machine.
 pub fn load_busybox(machine: &Machine) -> Result<()> {
+    let archive = busybox_archive(machine)?;
+    import(machine, &archive)
+}
+
+/// Makes the archive of `orkd.local/busybox:latest` in the directory of a machine.
+pub fn busybox_archive(machine: &Machine) -> Result<PathBuf> {
     let archive = machine.path("busybox.tar");
     let script = crate::root().join("deploy/busybox-image.sh");
     let out = std::process::Command::new(script).arg(&archive).output()?;
     ensure!(out.status.success(), "busybox-image.sh: {}", String::from_utf8_lossy(&out.stderr));
+    Ok(archive)
+}
+
+/// Imports an archive of images into the containerd of a machine.
+pub fn import(machine: &Machine, archive: &Path) -> Result<()> {
     machine.sh(&format!(
         "ctr --address {} -n k8s.io images import {}",
         machine.path("data/run/containerd/containerd.sock").display(),

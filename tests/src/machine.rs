@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -19,7 +20,7 @@ use crate::eventually;
 /// A layer-2 network between machines, 10.77.0.0/24, with 10.77.0.1 as its own address.
 pub struct Switch {
     holder: Holder,
-    next: std::cell::Cell<u8>,
+    next: AtomicU8,
 }
 
 /// A machine.
@@ -90,14 +91,13 @@ impl Switch {
     pub fn new() -> Result<Switch> {
         let holder = Holder::start("switch")?;
         holder.sh("ip link add br0 type bridge && ip addr add 10.77.0.1/24 dev br0 && ip link set br0 up")?;
-        Ok(Switch { holder, next: std::cell::Cell::new(2) })
+        Ok(Switch { holder, next: AtomicU8::new(2) })
     }
 
     /// A new machine on this switch.
     pub fn machine(&self, name: &str) -> Result<Machine> {
         let holder = Holder::start(name)?;
-        let host = self.next.get();
-        self.next.set(host + 1);
+        let host = self.next.fetch_add(1, Ordering::Relaxed);
         let ip = Ipv4Addr::new(10, 77, 0, host);
         let port = format!("p{host}");
         // Only the switch's network is entered, so that the machine is known by its pid out here.

@@ -3,6 +3,7 @@
 //! Start reading at [`Task`]. Each generator writes a file that is committed; `--check` says whether the
 //! committed file is what the generator would write.
 
+mod bench;
 mod gen_cri;
 mod gen_schema;
 
@@ -21,6 +22,11 @@ struct Cli {
 /// What can be done.
 #[derive(Subcommand)]
 enum Task {
+    /// Measures, and prints each number beside its budget.
+    Bench {
+        #[command(subcommand)]
+        what: bench::What,
+    },
     /// Writes the CRI messages and client from proto/.
     GenCri,
     /// Writes crates/api/src/schema/generated.rs from the facts of the API (../shared).
@@ -33,6 +39,7 @@ enum Task {
 
 fn main() -> Result<()> {
     match Cli::parse().task {
+        Task::Bench { what } => bench::run(&what),
         Task::GenCri => gen_cri::run(),
         Task::GenSchema { check } => gen_schema::run(check),
     }
