@@ -3,5 +3,6 @@
 mod compatibility;
 mod control_plane;
 mod harness;
+mod healing;
 mod join;
 mod node;
