@@ -6,3 +6,4 @@ mod harness;
 mod healing;
 mod join;
 mod node;
+mod tour;
