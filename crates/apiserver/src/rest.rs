@@ -14,7 +14,6 @@ pub(crate) mod handlers;
 pub mod pod_stream;
 pub mod proxy;
 pub mod review;
-mod spdy;
 pub mod token;
 mod tunnel;
 mod websocket;

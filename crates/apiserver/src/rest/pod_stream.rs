@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, Limited};
 use orkd_api::status::{Details, Status};
+use orkd_streaming::remote::Streams;
 use serde_json::{Value, json};
 
 use super::dial::{Address, Dialer, kubelet_of};
@@ -61,7 +62,7 @@ impl Rest for PodStream {
         let (pod, address) = locate(&call).await?;
         let address = address
             .ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", meta(&pod, "name"))))?;
-        let streams = websocket::Streams {
+        let streams = Streams {
             stdin: call.query.flag("stdin"),
             stdout: call.query.flag("stdout"),
             stderr: call.query.flag("stderr"),
@@ -85,7 +86,7 @@ impl Rest for PodStream {
 
 impl PodStream {
     /// The kubelet's path and query.
-    fn target(&self, call: &Call, pod: &Value, streams: websocket::Streams) -> Result<String, Status> {
+    fn target(&self, call: &Call, pod: &Value, streams: Streams) -> Result<String, Status> {
         if self.stream == Stream::PortForward {
             let ports: Vec<&str> = call.query.all("ports").flat_map(|p| p.split(',')).collect();
             let query = if ports.is_empty() { String::new() } else { encode([("port", ports.join(",").as_str())]) };

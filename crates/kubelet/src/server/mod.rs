@@ -1,15 +1,13 @@
 //! The node server on port 10250: logs, exec, attach, port-forward and health, for the API server.
 //!
 //! Paths are upstream's (`pkg/kubelet/server/server.go`). A session of SPDY is passed byte for byte between the client
-//! and the runtime's streaming server; one of WebSocket is translated ([`remote`]), because closing the input must
+//! and the runtime's streaming server; one of WebSocket is translated ([`orkd_streaming`]), because closing the input must
 //! reach the process and containerd 1.6 knows no WebSocket protocol that can say so.
 //!
 //! Not here yet: `/stats/summary`, `/metrics/*`, `/checkpoint`, port-forward over the old WebSocket channels.
 
 mod auth;
 mod log;
-pub mod remote;
-pub mod spdy;
 mod upgrade;
 
 use std::convert::Infallible;
@@ -42,7 +40,7 @@ use crate::pod;
 use crate::spec::log_directory;
 
 use auth::{Guard, Refused};
-use remote::Streams;
+use orkd_streaming::remote::Streams;
 
 /// Connections open at once.
 const CONNECTIONS: usize = 2000;

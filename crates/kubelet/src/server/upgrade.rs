@@ -7,10 +7,11 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use orkd_streaming::pass;
+use orkd_streaming::remote::{self, Streams};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::remote::{self, Streams};
 use super::{Body, text};
 
 /// Versions of the remote command protocol that a SPDY client may speak, and that of port-forward.
@@ -107,17 +108,16 @@ fn offered(headers: &HeaderMap) -> Vec<String> {
 /// Connects a SPDY client with the runtime, byte for byte.
 async fn pass(mut request: Request<Incoming>, url: &str, stop: CancellationToken) -> Response<Body> {
     let versions: Vec<HeaderValue> = request.headers().get_all(PROTOCOL_VERSION).iter().cloned().collect();
-    let (head, mut runtime) = match dial(url, &versions).await {
+    let (head, runtime) = match dial(url, &versions).await {
         Ok(connected) => connected,
         Err(why) => return text(StatusCode::INTERNAL_SERVER_ERROR, why),
     };
     let client = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(client) = client.await else { return };
-        let mut client = TokioIo::new(client);
         tokio::select! {
             () = stop.cancelled() => {}
-            ended = tokio::io::copy_bidirectional(&mut client, &mut runtime) => log_end(ended.map(drop)),
+            ended = pass::join(TokioIo::new(client), runtime) => log_end(ended),
         }
     });
     let mut response = switching();

@@ -171,7 +171,7 @@ impl Default for Codec {
 }
 
 impl Codec {
-    /// Opens a stream.
+    /// Opens a stream. Names go out in lower case.
     pub fn syn_stream(&mut self, stream: u32, headers: &[(&str, &str)]) -> Bytes {
         let block = self.deflate_headers(headers);
         let mut out = BytesMut::with_capacity(block.len() + 18);
@@ -359,6 +359,38 @@ mod tests {
             b = (b + a) % 65521;
         }
         assert_eq!((b << 16) | a, 0xe3c6_a7c2);
+    }
+
+    #[test]
+    fn header_blocks_name_the_dictionary_of_the_protocol() {
+        let frame = Codec::default().syn_stream(1, &[("streamType", "error")]);
+        assert_eq!(frame[..4], [0x80, 3, 0, 1]);
+        // A zlib head with the checksum that every SPDY/3 connection begins with.
+        assert_eq!(frame[18], 0x78);
+        assert_eq!(frame[20..24], [0xe3, 0xc6, 0xa7, 0xc2]);
+    }
+
+    #[test]
+    fn control_frames_come_out_whole_however_they_come_in() {
+        let mut wire = BytesMut::new();
+        control(&mut wire, 3, 0, 8);
+        wire.put_slice(&[0, 0, 0, 9, 0, 0, 0, 1]);
+        control(&mut wire, 7, 0, 8);
+        wire.put_slice(&[0; 8]);
+        control(&mut wire, 4, 0, 4);
+        wire.put_slice(&[0; 4]);
+        let mut codec = Codec::default();
+        let mut buffer = BytesMut::new();
+        let mut frames = Vec::new();
+        for byte in wire {
+            buffer.put_u8(byte);
+            frames.extend(codec.decode(&mut buffer).expect("good frames"));
+        }
+        assert_eq!(frames, [Frame::Reset { stream: 9 }, Frame::GoAway, Frame::Other]);
+        let bad = |bytes: &[u8]| Codec::default().decode(&mut BytesMut::from(bytes));
+        assert_eq!(bad(&[0x80, 2, 0, 1, 0, 0, 0, 0]), Err(Error::Malformed("version")));
+        assert_eq!(bad(&[0x80, 3, 0, 3, 0, 0, 0, 1, 0]), Err(Error::Malformed("short frame")));
+        assert_eq!(bad(&[0, 0, 0, 1, 0, 0x80, 0, 0]), Err(Error::TooLarge(0x80_0000)));
     }
 
     #[test]
