@@ -161,14 +161,13 @@ fn forward(cluster: &Cluster, k: &Kubectl<'_>) -> Result<()> {
         // Twice: a second connection in the same tunnel.
         cluster.machine.sh("curl -sf --max-time 2 127.0.0.1:18080/ http://127.0.0.1:18080/").map_err(|e| e.to_string())
     });
-    let pid = child.id();
     let _ = child.kill();
     let _ = child.wait();
-    // nsenter's child is kubectl: it ends with its listener.
+    // The child was nsenter; kubectl itself is ended by its command line, inside the machine.
     let _ = cluster
         .machine
-        .sh("for d in /proc/[0-9]*; do grep -qs port-forward $d/cmdline && kill ${d#/proc/}; done; true");
-    assert_eq!(answers.with_context(|| format!("kubectl {pid}"))?, "forwarded\nforwarded\n");
+        .sh("for d in /proc/[0-9]*; do grep -qs [p]ort-forward $d/cmdline && kill ${d#/proc/}; done; true");
+    assert_eq!(answers?, "forwarded\nforwarded\n");
     Ok(())
 }
 
@@ -188,10 +187,8 @@ fn describe(k: &Kubectl<'_>) -> Result<()> {
         let text = k.ok("describe pod shown").map_err(|e| e.to_string())?;
         if text.contains("Started") { Ok(text) } else { Err(text) }
     })?;
-    for line in
-        ["Status:           Running", "QoS Class:", "Successfully assigned tour-", "to server", "Created container"]
-    {
-        ensure!(text.contains(line) || text.contains("Container created"), "{line}: {text}");
+    for part in ["Running", "QoS Class:", "BestEffort", "Successfully assigned tour-", "/shown to server", "Created"] {
+        ensure!(text.contains(part), "{part}: {text}");
     }
     let text = k.ok("describe node server")?;
     for line in ["KubeletReady", "Container Runtime Version:", "containerd://", "Allocated resources:", "shown"] {
@@ -231,9 +228,8 @@ fn ends(k: &Kubectl<'_>) -> Result<()> {
         k.apply(&pod(name, "trap : TERM; while :; do sleep 1000; done").replace("Seconds: 1", "Seconds: 600"))?;
         k.ok(&format!("wait --for=condition=Ready pod/{name} --timeout=30s"))?;
     }
-    let namespace = k.ok("config view --minify -o jsonpath={..namespace}")?;
     let now = k.ok("delete pod now --now")?;
-    ensure!(now.starts_with("pod \"now\" deleted"), "{now} {namespace}");
+    ensure!(now.starts_with("pod \"now\" deleted"), "{now}");
     let force = k.run(&["delete", "pod", "force", "--force", "--grace-period=0"], "")?;
     ensure!(force.code == 0 && force.stderr.contains("Immediate deletion does not wait"), "{force:?}");
     ensure!(force.stdout.starts_with("pod \"force\" force deleted"), "{force:?}");
