@@ -2,8 +2,10 @@
 
 mod compatibility;
 mod control_plane;
+mod etcd;
 mod harness;
 mod healing;
 mod join;
 mod node;
+mod registry;
 mod tour;
