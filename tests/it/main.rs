@@ -8,4 +8,5 @@ mod healing;
 mod join;
 mod node;
 mod registry;
+mod roles;
 mod tour;

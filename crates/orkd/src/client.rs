@@ -22,10 +22,32 @@ pub fn in_process(router: Router, user: UserInfo) -> kube::Client {
 /// # Errors
 /// The file cannot be read, or what it names is not there.
 pub async fn from_kubeconfig(path: &Path) -> anyhow::Result<kube::Client> {
-    let what = || format!("cannot use kubeconfig {}", path.display());
-    let kubeconfig = kube::config::Kubeconfig::read_from(path).with_context(what)?;
-    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.with_context(what)?;
+    connect(path, config(path).await?)
+}
+
+/// A client that uses the address of a kubeconfig file and no credential.
+///
+/// # Errors
+/// As [`from_kubeconfig`].
+pub async fn without_credential(path: &Path) -> anyhow::Result<kube::Client> {
+    let mut config = config(path).await?;
+    config.auth_info = kube::config::AuthInfo::default();
+    connect(path, config)
+}
+
+async fn config(path: &Path) -> anyhow::Result<kube::Config> {
+    let kubeconfig = kube::config::Kubeconfig::read_from(path).with_context(|| unusable(path))?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await;
+    let mut config = config.with_context(|| unusable(path))?;
     // Watches are silent for as long as nothing happens.
     config.read_timeout = None;
-    kube::Client::try_from(config).with_context(what)
+    Ok(config)
+}
+
+fn connect(path: &Path, config: kube::Config) -> anyhow::Result<kube::Client> {
+    kube::Client::try_from(config).with_context(|| unusable(path))
+}
+
+fn unusable(path: &Path) -> String {
+    format!("cannot use kubeconfig {}", path.display())
 }

@@ -10,6 +10,7 @@ use orkd_pki::kubeconfig::Kubeconfig;
 use orkd_reconcile::{Api, Informers, LeaderElection, LeaderElector};
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::Accounts;
 use crate::cli::{ProxyArgs, RoleArgs};
 use crate::{client, host, server, signals};
 
@@ -19,16 +20,16 @@ use crate::{client, host, server, signals};
 /// What keeps it from starting, or that it lost its lease.
 pub async fn controller_manager(args: RoleArgs) -> anyhow::Result<()> {
     let client = client::from_kubeconfig(&args.kubeconfig).await?;
+    let accounts = Accounts::new(client.clone(), client::without_credential(&args.kubeconfig).await?);
     let config = controllers_config(&args)?;
     lead(&args, client.clone(), "kube-controller-manager", move |supervisor| {
-        let own = client.clone();
+        let accounts = accounts.clone();
         orkd_controllers::run_all(orkd_controllers::Composition {
             informers: Informers::new(client.clone(), supervisor.clone()),
             supervisor,
             clock: Clock::real(),
             config: config.clone(),
-            // Alone there is one credential for all: that of the kubeconfig.
-            client: Box::new(move |_| own.clone()),
+            client: Box::new(move |account| accounts.client(account)),
         });
     })
     .await
@@ -86,9 +87,10 @@ async fn lead(
     let tasks = supervisor.clone();
     let fatal = supervisor.clone();
     supervisor.spawn(TaskKind::Controller, "leader election", move |stop| async move {
-        let led = elector.run(stop.clone(), move |_lost: CancellationToken| async move {
+        let led = elector.run(stop.clone(), move |lost: CancellationToken| async move {
             begin(tasks);
-            std::future::pending::<()>().await;
+            // What it began ends with the process: stopped, or failed below.
+            lost.cancelled().await;
         });
         if let Err(lost) = led.await
             && !stop.is_cancelled()

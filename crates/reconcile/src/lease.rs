@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::{Api, ApiError, Meta, Patch, Resource, Target, View, micro_time};
+use crate::{Api, ApiError, Meta, Resource, Target, View, micro_time};
 
 /// What to be elected for and as whom.
 #[derive(Clone, Debug)]
@@ -178,9 +178,10 @@ impl LeaderElector {
     /// One try: `None` when the Lease is ours, else how long to wait.
     async fn try_hold(&mut self) -> Result<Option<Duration>, ApiError> {
         let target = self.target();
-        let lease = match self.api.get::<Lease>(&target).await {
-            Ok(lease) => Some(lease),
-            Err(err) if err.is_not_found() => None,
+        // Read raw and replaced whole: upstream's roles of those who elect may get and update, and not patch.
+        let (lease, raw) = match self.api.get::<Value>(&target).await {
+            Ok(raw) => (Some(decode(&target, &raw)?), raw),
+            Err(err) if err.is_not_found() => (None, Value::Null),
             Err(err) => return Err(err),
         };
         if let Some(lease) = &lease
@@ -209,9 +210,8 @@ impl LeaderElector {
                 } else {
                     self.spec(now, now, transitions + 1)
                 };
-                // The version makes it a comparison: of two who take over, one gets a conflict.
-                let patch = json!({"metadata": {"resourceVersion": lease.metadata.resource_version}, "spec": spec});
-                self.api.patch::<Lease>(&target, &Patch::Merge(patch)).await
+                // The version in it makes it a comparison: of two who take over, one gets a conflict.
+                self.api.update::<Lease>(&target, &with_spec(raw, spec)).await
             }
         };
         match written {
@@ -228,10 +228,14 @@ impl LeaderElector {
     async fn release(&mut self) {
         let now = micro_time(self.clock.now());
         let target = self.target();
-        let patch = Patch::Merge(json!({"spec": {
-            "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": now, "acquireTime": now,
-        }}));
-        let give_up = self.api.patch::<Value>(&target, &patch);
+        let spec = json!({"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": now, "acquireTime": now});
+        let give_up = self.api.modify(&target, "", |lease| {
+            let ours = lease["spec"]["holderIdentity"] == self.config.identity.as_str();
+            if ours {
+                *lease = with_spec(lease.take(), spec.clone());
+            }
+            ours
+        });
         // Whoever waits finds out by itself if this fails.
         let _ = tokio::time::timeout(self.config.retry, give_up).await;
     }
@@ -249,6 +253,20 @@ impl LeaderElector {
     fn target(&self) -> Target {
         Resource::of::<Lease>().at(&self.config.namespace, &self.config.name)
     }
+}
+
+fn decode(target: &Target, raw: &Value) -> Result<Lease, ApiError> {
+    Lease::deserialize(raw)
+        .map_err(|e| ApiError::Decode { op: format!("GET {}", target.as_str()), source: Box::new(e) })
+}
+
+/// The Lease with these fields of its spec; the others stay.
+fn with_spec(mut lease: Value, spec: Value) -> Value {
+    match (lease.get_mut("spec").and_then(Value::as_object_mut), spec) {
+        (Some(fields), Value::Object(new)) => fields.extend(new),
+        (_, spec) => lease["spec"] = spec,
+    }
+    lease
 }
 
 fn decide(lease: Option<&LeaseSpec>, identity: &str, unchanged: Duration) -> Step {
