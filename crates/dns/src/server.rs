@@ -40,14 +40,20 @@ struct Responder {
 }
 
 impl Server {
-    /// Binds both sockets.
+    /// Binds both sockets. With port 0 a number is looked for that is free in both.
     ///
     /// # Errors
     /// The address is not this machine's or is taken.
     pub async fn bind(addr: SocketAddr, zone: Arc<RwLock<Zone>>, forwarder: Forwarder) -> io::Result<Server> {
-        let udp = UdpSocket::bind(addr).await?;
-        let tcp = TcpListener::bind(udp.local_addr()?).await?;
-        Ok(Server { udp: Arc::new(udp), tcp, responder: Responder { zone, forwarder } })
+        let mut tries = if addr.port() == 0 { 32 } else { 1 };
+        loop {
+            tries -= 1;
+            let udp = UdpSocket::bind(addr).await?;
+            match TcpListener::bind(udp.local_addr()?).await {
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+                tcp => return Ok(Server { udp: Arc::new(udp), tcp: tcp?, responder: Responder { zone, forwarder } }),
+            }
+        }
     }
 
     /// Where it listens.
