@@ -27,10 +27,12 @@ pub fn all() -> Vec<Box<dyn Kind>> {
         crate::coordination::all(),
         crate::discovery::all(),
         crate::events::all(),
+        crate::flowcontrol::all(),
         crate::networking::all(),
         crate::node::all(),
         crate::policy::all(),
         crate::rbac::all(),
+        crate::resource::all(),
         crate::scheduling::all(),
         crate::storage::all(),
     ]

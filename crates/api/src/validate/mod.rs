@@ -13,10 +13,13 @@ use serde_json::Value;
 use crate::field::{ErrorList, Path};
 use crate::object::{View, at, same};
 
+pub mod conditions;
 pub mod labels;
 pub mod meta;
 pub mod pod_spec;
 pub mod selector;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod workload;
 
 /// The transport protocols of ports, in the order of error texts.

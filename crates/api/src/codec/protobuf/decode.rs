@@ -299,7 +299,11 @@ fn single(ty: Type, raw: Raw<'_>, before: Option<Value>, depth: usize) -> Result
                 value
             }
         },
-        (Builtin::ExtraValue, Raw::Bytes(b)) => strings(b)?,
+        // No text at all is Go's nil slice, as an entry without a value is.
+        (Builtin::ExtraValue, Raw::Bytes(b)) => match strings(b)? {
+            Value::Array(list) if list.is_empty() => Value::Null,
+            list => list,
+        },
         (Builtin::SchemaOrBool | Builtin::SchemaOrArray | Builtin::SchemaOrStrings, Raw::Bytes(b)) => {
             schema_or(builtin, b, depth + 1)?
         }

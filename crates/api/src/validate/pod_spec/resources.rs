@@ -14,6 +14,13 @@ fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
+/// Whether a name is that of a resource of somebody else's. Upstream: `IsExtendedResourceName`.
+pub fn is_extended(name: &str) -> bool {
+    !is_native(name)
+        && !name.starts_with("requests.")
+        && crate::names::qualified_name(&format!("requests.{name}")).is_empty()
+}
+
 /// Resources a node may promise more of than it has.
 fn may_be_overcommitted(name: &str) -> bool {
     is_native(name) && !name.starts_with(HUGE_PAGES)
