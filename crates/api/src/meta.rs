@@ -195,92 +195,9 @@ pub fn set_entry(object: &mut Value, field: &str, key: &str, value: Option<&str>
     }
 }
 
-/// The end of the JSON value that begins at `at`. The text is well formed: it was written by us.
-fn value_end(json: &[u8], at: usize) -> Option<usize> {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for (i, &b) in json.iter().enumerate().skip(at) {
-        if in_string {
-            match b {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => {
-                    in_string = false;
-                    if depth == 0 {
-                        return Some(i + 1);
-                    }
-                }
-                _ => {}
-            }
-            continue;
-        }
-        match b {
-            b'"' => in_string = true,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => match depth {
-                0 => return Some(i),
-                1 => return Some(i + 1),
-                _ => depth -= 1,
-            },
-            b',' if depth == 0 => return Some(i),
-            _ => {}
-        }
-    }
-    None
-}
-
-/// The members of a compact object that begins at `at`: where each key's quote, value and end are.
-fn members(json: &[u8], at: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    let mut next = (json.get(at) == Some(&b'{')).then_some(at + 1);
-    std::iter::from_fn(move || {
-        let key = next.take().filter(|k| json.get(*k) == Some(&b'"'))?;
-        let value = value_end(json, key).filter(|c| json.get(*c) == Some(&b':'))? + 1;
-        let end = value_end(json, value)?;
-        next = (json.get(end) == Some(&b',')).then_some(end + 1);
-        Some((key, value, end))
-    })
-}
-
-/// Inserts `metadata.resourceVersion` into an encoded object at its place in the schema (after `uid`) without
-/// decoding it. The object must be compact JSON as [`crate::codec::json::encode`] writes it, without a
-/// resourceVersion; anything else comes back unchanged.
-pub fn splice_resource_version(stored_json: &[u8], rv: u64) -> Vec<u8> {
-    const BEFORE: [&[u8]; 5] = [b"\"name\"", b"\"generateName\"", b"\"namespace\"", b"\"selfLink\"", b"\"uid\""];
-    let key_at = |key: usize, value: usize| stored_json.get(key..value - 1).unwrap_or_default();
-    let metadata = members(stored_json, 0).find(|(key, value, _)| key_at(*key, *value) == b"\"metadata\"");
-    let Some((_, start, _)) = metadata.filter(|m| stored_json.get(m.1) == Some(&b'{')) else {
-        return stored_json.to_vec();
-    };
-    // Behind the last of the fields that stand before it.
-    let mut at = start + 1;
-    let mut first = true;
-    for (key, value, end) in members(stored_json, start) {
-        if !BEFORE.contains(&key_at(key, value)) {
-            break;
-        }
-        at = end;
-        first = false;
-    }
-    let mut out = Vec::with_capacity(stored_json.len() + 44);
-    out.extend_from_slice(&stored_json[..at]);
-    if !first {
-        out.push(b',');
-    }
-    out.extend_from_slice(b"\"resourceVersion\":\"");
-    out.extend_from_slice(rv.to_string().as_bytes());
-    out.push(b'"');
-    if first && stored_json.get(at) != Some(&b'}') {
-        out.push(b',');
-    }
-    out.extend_from_slice(&stored_json[at..]);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::json as codec;
-    use crate::schema::Type;
-    use proptest::prelude::*;
 
     #[test]
     fn accessors_and_setters() {
@@ -304,31 +221,5 @@ mod tests {
         o["metadata"]["ownerReferences"] = json!([{"uid": "1"}, {"uid": "2", "controller": true}]);
         assert_eq!(controller(&o).map(|c| &c["uid"]), Some(&json!("2")));
         set_name(&mut Value::Null, "x");
-    }
-
-    #[test]
-    fn the_version_is_spliced_where_the_schema_has_it() {
-        let pod = Type::of_kind("", "v1", "Pod").expect("Pod");
-        for metadata in [
-            json!({}),
-            json!({"name": "x"}),
-            json!({"labels": {"uid": "}{\"\\"}}),
-            json!({"name": "a\"},", "uid": "u", "generation": 1}),
-            json!({"generateName": "a\\", "namespace": "n", "selfLink": "s", "annotations": {"metadata": "{\"name\":\"x\"}"}}),
-        ] {
-            let mut o = json!({"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": {"metadata": {}}});
-            let spliced = splice_resource_version(&codec::to_vec(&o, pod), 42);
-            set_resource_version(&mut o, "42");
-            assert_eq!(String::from_utf8_lossy(&spliced), String::from_utf8_lossy(&codec::to_vec(&o, pod)));
-        }
-        assert_eq!(splice_resource_version(b"[]", 1), b"[]");
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), tail in "[{}\\[\\]\",:a\\\\]{0,40}") {
-            let _ = splice_resource_version(&bytes, 1);
-            let _ = splice_resource_version(format!("{{\"metadata\":{{{tail}").as_bytes(), 1);
-        }
     }
 }

@@ -38,16 +38,21 @@ pub fn of(workload: &Value) -> Value {
     if count(&["spec", "replicas"]) != 0 {
         scale["spec"]["replicas"] = json!(count(&["spec", "replicas"]));
     }
-    let selector = at(workload, &["spec", "selector"]);
+    let selector = selector_text(at(workload, &["spec", "selector"]));
+    if !selector.is_empty() {
+        scale["status"]["selector"] = json!(selector);
+    }
+    scale
+}
+
+/// A selector as text: that of a replication controller is a plain map, others are label selectors.
+fn selector_text(selector: &Value) -> String {
     let text = if selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some() {
         crate::table::label_selector(selector)
     } else {
         crate::table::labels(selector)
     };
-    if text != "<none>" {
-        scale["status"]["selector"] = json!(text);
-    }
-    scale
+    Some(text).filter(|t| t != "<none>").unwrap_or_default()
 }
 
 /// Writes the number a scale asks for into the workload. The preconditions of the scale's metadata (uid,
@@ -71,5 +76,19 @@ mod tests {
         let mut scaled = deployment;
         apply(&scale, &mut scaled);
         assert_eq!(scaled["spec"]["replicas"], 0);
+    }
+
+    #[test]
+    fn selectors_read_as_upstream_prints_them() {
+        let check = |selector: Value, text: &str| assert_eq!(selector_text(&selector), text);
+        check(json!({"app": "x", "a": "b"}), "a=b,app=x");
+        check(
+            json!({"matchLabels": {"app": "x"}, "matchExpressions": [
+                {"key": "tier", "operator": "In", "values": ["b", "a"]},
+                {"key": "gone", "operator": "DoesNotExist"}]}),
+            "app=x,!gone,tier in (a,b)",
+        );
+        check(json!({}), "");
+        check(Value::Null, "");
     }
 }

@@ -193,6 +193,11 @@ fn skip_value(json: &[u8], at: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use orkd_api::codec::json as codec;
+    use orkd_api::schema::Type;
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
 
     fn check(input: &str, expected: &str) {
@@ -240,6 +245,31 @@ mod tests {
             ["", "{", "[]", "{}", r#"{"metadata":1}"#, r#"{"metadata":{"name":"x""#, r#"{"a":}"#, "nope", "{\"a\\"]
         {
             assert!(insert_version(bad.as_bytes(), 1).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_place_is_that_of_the_schema() {
+        let pod = Type::of_kind("", "v1", "Pod").expect("Pod");
+        for metadata in [
+            json!({"name": "x"}),
+            json!({"labels": {"uid": "}{\"\\"}}),
+            json!({"name": "a\"},", "uid": "u", "generation": 1}),
+            json!({"generateName": "a\\", "namespace": "n", "selfLink": "s", "annotations": {"metadata": "{\"name\":\"x\"}"}}),
+        ] {
+            let mut o = json!({"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": {"metadata": {}}});
+            let (spliced, _) = insert_version(&codec::to_vec(&o, pod), 42).expect("located");
+            o["metadata"]["resourceVersion"] = json!("42");
+            assert_eq!(String::from_utf8_lossy(&spliced), String::from_utf8_lossy(&codec::to_vec(&o, pod)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), tail in "[{}\\[\\]\",:a\\\\]{0,40}") {
+            let _ = insert_version(&bytes, 1);
+            let _ = metadata_of(&bytes);
+            let _ = insert_version(format!("{{\"metadata\":{{{tail}").as_bytes(), 1);
         }
     }
 }

@@ -34,6 +34,7 @@ pub type Map = OrdMap<Arc<str>, Arc<Entry>>;
 
 /// A change of one object.
 pub struct Change {
+    key: Arc<str>,
     /// Revision of the commit.
     pub revision: u64,
     /// The object before; `None` for a new one.
@@ -50,8 +51,11 @@ pub struct Change {
 }
 
 impl Change {
-    fn new(revision: u64, seq: u64, old: Option<Arc<Entry>>, new: Option<Arc<Entry>>) -> Self {
-        Change {
+    /// `None` where there is no object on either side, which is no change.
+    fn new(revision: u64, seq: u64, old: Option<Arc<Entry>>, new: Option<Arc<Entry>>) -> Option<Self> {
+        let key = new.as_ref().or(old.as_ref())?.key.clone();
+        Some(Change {
+            key,
             revision,
             seq,
             old,
@@ -61,15 +65,12 @@ impl Change {
             modified: OnceLock::new(),
             deleted: OnceLock::new(),
             gone: OnceLock::new(),
-        }
+        })
     }
 
     /// The object's key.
     pub fn key(&self) -> &Arc<str> {
-        match (&self.new, &self.old) {
-            (Some(e), _) | (None, Some(e)) => &e.key,
-            (None, None) => unreachable!("a change has an object"),
-        }
+        &self.key
     }
 
     /// The watch frame of the object as added, shared by all watchers.
@@ -236,10 +237,7 @@ impl WatchCache {
             None => inner.map.remove(key),
         };
         inner.last = revision;
-        if old.is_none() && new.is_none() {
-            return;
-        }
-        let change = Arc::new(Change::new(revision, inner.next_seq, old, new));
+        let Some(change) = Change::new(revision, inner.next_seq, old, new).map(Arc::new) else { return };
         inner.next_seq += 1;
         inner.remember(change.clone());
         inner.deliver(&change);
