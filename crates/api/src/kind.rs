@@ -220,6 +220,11 @@ pub trait Kind: Send + Sync + 'static {
     /// Turns a stored object into the form of this view.
     fn to_served(&self, _obj: &mut Value) {}
 
+    /// The OpenAPI v3 schema of a kind that is not in the schema table (a custom resource); `None` for built-in ones.
+    fn openapi_schema(&self) -> Option<Value> {
+        None
+    }
+
     /// How long a record of this kind lives, in seconds; `None` for ever. Events: 3600.
     fn ttl_seconds(&self) -> Option<u64> {
         None

@@ -161,6 +161,32 @@ macro_rules! facts {
 }
 pub(crate) use facts;
 
+/// Resources whose removal answers with the object; all others answer with a Status (`ReturnDeletedObject` of
+/// their stores).
+const RETURN_DELETED: &[(&str, &str)] = &[
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("", "pods"),
+    ("", "podtemplates"),
+    ("", "resourcequotas"),
+    ("", "serviceaccounts"),
+    ("", "services"),
+    ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "resourceclaims"),
+    ("resource.k8s.io", "resourceclaimtemplates"),
+    ("resource.k8s.io", "resourceslices"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("storage.k8s.io", "volumeattributesclasses"),
+];
+
+/// Whether the removal of an object answers with the object.
+pub fn returns_deleted(info: &ResourceInfo) -> bool {
+    RETURN_DELETED.iter().any(|(group, plural)| *group == info.group && *plural == info.plural)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! Between bytes and objects: the codecs of `orkd-api` in the words of this crate.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use orkd_api::codec::{self, Strictness};
+use orkd_api::codec::{self, StrictErrors, Strictness};
 use orkd_api::kind::Kind;
 use orkd_api::schema::Type;
 use orkd_api::status::Status;
@@ -135,46 +135,28 @@ fn check_type(door: Door<'_>, wanted: &str, have_version: &str, have_kind: &str)
 
 const SCHEME: &str = "pkg/api/legacyscheme/scheme.go:30";
 
-/// Decodes a patch: no type, but well formed.
+/// Decodes a patch: no type, but well formed. With it comes what strict decoding complains about, unless that is to be
+/// ignored.
 pub fn decode_patch(
     format: Format,
     bytes: &[u8],
     validation: FieldValidation,
-    warnings: &Warnings,
-) -> Result<Value, Status> {
-    let (value, strict) = match format {
+) -> Result<(Value, StrictErrors), Status> {
+    match format {
         Format::Yaml => codec::yaml::decode_untyped(bytes, validation.into())
-            .map_err(|e| bad(format!("error decoding YAML: {}", e.message)))?,
+            .map_err(|e| bad(format!("error decoding YAML: {}", e.message))),
         _ => codec::json::decode_untyped(bytes, validation.into())
-            .map_err(|e| bad(format!("error decoding patch: {}", e.message)))?,
-    };
-    if !strict.is_empty() {
-        match validation {
-            FieldValidation::Strict => return Err(bad(format!("error decoding patch: {}", strict.message()))),
-            FieldValidation::Warn => warnings.extend(strict.0),
-            FieldValidation::Ignore => {}
-        }
+            .map_err(|e| bad(format!("error decoding patch: {}", e.message))),
     }
-    Ok(value)
 }
 
-/// Normalises an object after a patch. The error is the text of what does not fit.
-pub fn normalize(
-    value: &mut Value,
-    door: Door<'_>,
-    validation: FieldValidation,
-    warnings: &Warnings,
-) -> Result<(), String> {
-    let Some(ty) = Type::of_kind(door.0, door.1, door.2) else { return Ok(()) };
-    let strict = codec::normalize(value, ty, validation.into()).map_err(|e| e.message)?;
-    if !strict.is_empty() {
-        match validation {
-            FieldValidation::Strict => return Err(strict.message()),
-            FieldValidation::Warn => warnings.extend(strict.0),
-            FieldValidation::Ignore => {}
-        }
+/// Normalises an object after a patch. The error is the text of what does not fit; what strict decoding complains
+/// about is given back.
+pub fn normalize(value: &mut Value, door: Door<'_>, validation: FieldValidation) -> Result<StrictErrors, String> {
+    match Type::of_kind(door.0, door.1, door.2) {
+        Some(ty) => codec::normalize(value, ty, validation.into()).map_err(|e| e.message),
+        None => Ok(StrictErrors::default()),
     }
-    Ok(())
 }
 
 /// Decodes `DeleteOptions`, which come in any group version.

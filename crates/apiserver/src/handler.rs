@@ -19,12 +19,12 @@ use tracing::{Instrument, error};
 use crate::authn::Verdict;
 use crate::authz::{Attributes, Decision, forbidden};
 use crate::flow::Permit;
-use crate::negotiation::{self, Offer};
+use crate::negotiation::{self, Offer, Wanted};
 use crate::pipeline::ApiServer;
 use crate::query::Query;
 use crate::rest::{Call, Reply};
 use crate::route::{self, RequestInfo};
-use crate::user::UserInfo;
+use crate::user::{InProcess, UserInfo};
 use crate::verbs::{self, Context, read, watch, write};
 use crate::warning::Warnings;
 use crate::{Body, discovery, health, impersonation, openapi, respond};
@@ -80,7 +80,7 @@ async fn handle(server: ApiServer, request: Request<Body>) -> Response<Body> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let info = route::route(request.method(), request.uri().path(), &query);
     // For answers of stages before the verb; a client that accepts nothing we have gets JSON.
-    let wanted = negotiation::negotiate(request.headers(), &query, Offer::Plain).unwrap_or_default();
+    let wanted = negotiation::negotiate(request.headers(), &query, Offer::Plain).unwrap_or_else(|_| Wanted::fallback());
     let outcome = match &info {
         None => Err(Status::new(400, "BadRequest", "unable to determine kind and namespace from url")),
         Some(info) => {
@@ -123,6 +123,9 @@ async fn stages(
     flight: &Flight,
 ) -> Result<Response<Body>, Status> {
     let (mut parts, body) = request.into_parts();
+    if let Some(refusal) = late(server, info, &parts) {
+        return Ok(refusal);
+    }
     let user = authenticate(server, &parts).await?;
     let user = impersonation::impersonate(server, user, &mut parts).await?;
     let permit = match is_long_running(info) {
@@ -147,6 +150,24 @@ async fn stages(
     };
     drop(permit);
     answer
+}
+
+/// Sends those away who come while the server ends: another server, or this one restarted, will have them. The loops
+/// of this process and questions about its health are answered to the end (`genericfilters.WithRetryAfter`).
+fn late(server: &ApiServer, info: &RequestInfo, parts: &Parts) -> Option<Response<Body>> {
+    let exempt = parts.extensions.get::<InProcess>().is_some()
+        || ["/healthz", "/livez", "/readyz", "/metrics"].iter().any(|p| info.path.starts_with(p));
+    if exempt || !server.stopping().is_cancelled() {
+        return None;
+    }
+    let mut response = respond::text(429, "The apiserver is shutting down, please try again later.\n");
+    let headers = response.headers_mut();
+    headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("5"));
+    // HTTP/2 has no such header; its connections are told to go by a frame.
+    if parts.version < http::Version::HTTP_2 {
+        headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Some(response)
 }
 
 /// Requests that stay open by their nature count against no limit.
@@ -333,8 +354,8 @@ async fn other_path(
         ["version"] => Some(discovery::version(server, &wanted)),
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &segments, query).await,
         ["metrics"] => Some(respond::text(200, server.metrics().text(server))),
-        ["openapi", "v3", ..] => openapi::serve(server, parts, &wanted, &segments[2..], query),
-        ["openapi", "v2"] => return Err(not_yet()),
+        ["openapi", "v3", ..] => openapi::v3(server, parts, &segments[2..], query),
+        ["openapi", "v2"] => Some(openapi::v2(server, parts)),
         _ => None,
     };
     match served {
@@ -347,9 +368,4 @@ async fn other_path(
             None => Ok(no_such_path()),
         },
     }
-}
-
-/// OpenAPI v2 is not made; clients fall back to v3 (its one user is told 406, as CRATES.md measured).
-fn not_yet() -> Status {
-    Status::new(406, "NotAcceptable", "only the following media types are accepted: application/json")
 }

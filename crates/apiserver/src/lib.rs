@@ -10,8 +10,8 @@
 //!
 //! Start reading at [`pipeline`] for composition and at [`handler`] for the way of a request.
 //!
-//! Not here yet: audit, priority and fairness (limits on requests in flight stand in its place), OpenAPI v2 (406),
-//! custom resources, aggregation, admission webhooks and CEL policies, encryption at rest, watches over WebSocket.
+//! Not here yet: audit, priority and fairness (limits on requests in flight stand in its place),
+//! custom resources, aggregation, admission webhooks and CEL policies, encryption at rest.
 
 pub mod admission;
 pub mod alloc;

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::request::Parts;
+use orkd_api::kind::ResourceInfo;
 use orkd_api::status::Status;
 use serde_json::Value;
 
@@ -54,6 +55,8 @@ pub struct Wanted {
     pub format: Format,
     /// Shape.
     pub shape: Shape,
+    /// Whether metadata are asked for as a list.
+    pub list: bool,
     /// With line breaks and indentation (JSON).
     pub pretty: bool,
     /// Whether the answer may be compressed.
@@ -81,6 +84,11 @@ struct Clause<'h> {
 }
 
 impl<'h> Clause<'h> {
+    fn fits(&self, media: &str) -> bool {
+        let (ty, subtype) = media.split_once('/').unwrap_or_default();
+        (self.ty == "*" && self.subtype == "*") || (self.ty == ty && (self.subtype == "*" || self.subtype == subtype))
+    }
+
     fn param(&self, name: &str) -> &'h str {
         self.params.iter().find(|(k, _)| k.eq_ignore_ascii_case(name)).map_or("", |(_, v)| v)
     }
@@ -109,8 +117,7 @@ fn clauses(header: &str) -> Vec<Clause<'_>> {
     all
 }
 
-/// The encoding and shape to answer with; 406 where there is none.
-pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Wanted, Status> {
+fn accept(headers: &HeaderMap) -> String {
     let mut header = String::new();
     for value in headers.get_all(ACCEPT) {
         if !header.is_empty() {
@@ -118,6 +125,12 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Wan
         }
         header.push_str(value.to_str().unwrap_or_default());
     }
+    header
+}
+
+/// The encoding and shape to answer with; 406 where there is none.
+pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Wanted, Status> {
+    let header = accept(headers);
     let base = Wanted { pretty: pretty(headers, query), gzip: accepts_gzip(headers), ..Wanted::default() };
     if header.trim().is_empty() {
         return Ok(base);
@@ -126,19 +139,29 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Wan
         if clause.quality <= 0.0 {
             continue;
         }
-        for format in offered(offer) {
-            let (ty, subtype) = format.media_type().split_once('/').unwrap_or_default();
-            let fits = (clause.ty == "*" && clause.subtype == "*")
-                || (clause.ty == ty && (clause.subtype == "*" || clause.subtype == subtype));
-            if !fits {
+        for format in [Format::Json, Format::Yaml, Format::Protobuf] {
+            if !clause.fits(format.media_type()) {
                 continue;
             }
-            if let Some(shape) = shape(&clause, offer, *format) {
-                return Ok(Wanted { format: *format, shape, ..base });
+            let Some((shape, list)) = shape(&clause, offer, format) else { continue };
+            // What fits first is taken, whether it can be streamed or not.
+            if offer == Offer::Watch && !offered(offer).contains(&format) {
+                return Err(not_acceptable(offer));
             }
+            let pretty = base.pretty || clause.param("pretty") == "1";
+            return Ok(Wanted { format, shape, list, pretty, ..base });
         }
     }
     Err(not_acceptable(offer))
+}
+
+/// The place of the first media type that the client takes, by its preference; without a header the first.
+pub fn first_accepted(headers: &HeaderMap, media: &[&str]) -> Option<usize> {
+    let header = accept(headers);
+    if header.trim().is_empty() {
+        return Some(0);
+    }
+    clauses(&header).iter().filter(|c| c.quality > 0.0).find_map(|c| media.iter().position(|m| c.fits(m)))
 }
 
 fn offered(offer: Offer) -> &'static [Format] {
@@ -148,11 +171,19 @@ fn offered(offer: Offer) -> &'static [Format] {
     }
 }
 
-/// The shape a clause asks for; `None` where it cannot be had.
-fn shape(clause: &Clause<'_>, offer: Offer, format: Format) -> Option<Shape> {
+/// The shape a clause asks for, and whether it names the list of it; `None` where it cannot be had.
+fn shape(clause: &Clause<'_>, offer: Offer, format: Format) -> Option<(Shape, bool)> {
     let (kind, group, version) = (clause.param("as"), clause.param("g"), clause.param("v"));
-    if kind.is_empty() {
-        return Some(Shape::Object);
+    match clause.param("stream") {
+        "" => {}
+        "watch" if format != Format::Yaml => {}
+        _ => return None,
+    }
+    if !matches!(clause.param("sv"), "" | "v1") {
+        return None;
+    }
+    if kind.is_empty() && group.is_empty() && version.is_empty() {
+        return Some((Shape::Object, false));
     }
     let version = match version {
         "v1" => "v1",
@@ -163,9 +194,42 @@ fn shape(clause: &Clause<'_>, offer: Offer, format: Format) -> Option<Shape> {
         return None;
     }
     match kind {
-        "Table" if format != Format::Protobuf => Some(Shape::Table(version)),
-        "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Shape::Metadata(version)),
+        "Table" if format != Format::Protobuf => Some((Shape::Table(version), false)),
+        "PartialObjectMetadata" => Some((Shape::Metadata(version), false)),
+        "PartialObjectMetadataList" => Some((Shape::Metadata(version), true)),
         _ => None,
+    }
+}
+
+impl Wanted {
+    /// For an answer to a client that accepts nothing we have: JSON for people.
+    pub fn fallback() -> Wanted {
+        Wanted { pretty: true, ..Wanted::default() }
+    }
+
+    /// 406 where metadata of a list are asked for of one object, or the other way round.
+    pub fn check_list(&self, info: &ResourceInfo, is_list: bool) -> Result<(), Status> {
+        if !matches!(self.shape, Shape::Metadata(_)) || self.list == is_list {
+            return Ok(());
+        }
+        // The name that upstream's type has in Go.
+        let package = match info.group.split('.').next().unwrap_or_default() {
+            "" | "events" => "core",
+            first => first,
+        };
+        let kind = &info.kind;
+        Err(Status::new(
+            406,
+            "NotAcceptable",
+            match is_list {
+                true => format!(
+                    "you requested PartialObjectMetadata, but the requested object is a list (*{package}.{kind}List)"
+                ),
+                false => format!(
+                    "you requested PartialObjectMetadataList, but the requested object is not a list (*{package}.{kind})"
+                ),
+            },
+        ))
     }
 }
 
@@ -181,16 +245,17 @@ fn not_acceptable(offer: Offer) -> Status {
 }
 
 fn pretty(headers: &HeaderMap, query: &Query) -> bool {
-    match query.get("pretty") {
-        Some(value) => matches!(value, "1" | "true" | ""),
-        None => headers
+    match query.text("pretty") {
+        value if !value.is_empty() => matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+        _ => headers
             .get(USER_AGENT)
             .and_then(|v| v.to_str().ok())
             .is_some_and(|ua| ["curl", "Wget", "Mozilla/5.0"].iter().any(|p| ua.starts_with(p))),
     }
 }
 
-fn accepts_gzip(headers: &HeaderMap) -> bool {
+/// Whether an answer may be compressed.
+pub fn accepts_gzip(headers: &HeaderMap) -> bool {
     headers
         .get(http::header::ACCEPT_ENCODING)
         .and_then(|v| v.to_str().ok())
@@ -264,6 +329,17 @@ mod tests {
             "Json Object",
         );
         check("application/yaml", Watch, "406");
+        check("application/yaml,application/json", Watch, "406");
+        check("application/json;stream=watch", Watch, "Json Object");
+        check("application/json;stream=other", Objects, "406");
+        check("application/yaml;stream=watch,application/json", Objects, "Json Object");
+        check("application/json;g=meta.k8s.io;v=v1", Objects, "406");
+        check("application/json;sv=v2", Objects, "406");
+        check("application/json;charset=utf-8", Objects, "Json Object");
+        check("application/json;q=0,application/yaml", Objects, "Yaml Object");
+        check("*/*;q=0.1,application/yaml;q=0.2", Objects, "Yaml Object");
+        check("application/*", Objects, "Json Object");
+        check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", Objects, "406");
         check("application/cbor", Objects, "406");
         check("text/html", Objects, "406");
     }

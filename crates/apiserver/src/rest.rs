@@ -16,7 +16,7 @@ pub mod proxy;
 pub mod review;
 pub mod token;
 mod tunnel;
-mod websocket;
+pub(crate) mod websocket;
 
 use async_trait::async_trait;
 use orkd_api::kind::Kind;

@@ -315,28 +315,10 @@ pub(super) async fn after_last_finalizer(
     }
 }
 
-/// Resources whose removal answers with the object; all others answer with a Status (`ReturnDeletedObject` of
-/// their stores).
-const RETURN_OBJECT: &[(&str, &str)] = &[
-    ("", "persistentvolumeclaims"),
-    ("", "persistentvolumes"),
-    ("", "pods"),
-    ("", "podtemplates"),
-    ("", "resourcequotas"),
-    ("", "serviceaccounts"),
-    ("", "services"),
-    ("storage.k8s.io", "csidrivers"),
-    ("storage.k8s.io", "csinodes"),
-    ("storage.k8s.io", "csistoragecapacities"),
-    ("storage.k8s.io", "storageclasses"),
-    ("storage.k8s.io", "volumeattachments"),
-    ("storage.k8s.io", "volumeattributesclasses"),
-];
-
 /// What a delete answers.
 pub fn answer(target: &Target<'_>, deleted: Deleted) -> Value {
     let info = target.resource.info();
-    let returns = RETURN_OBJECT.iter().any(|(g, r)| *g == info.group && *r == info.plural);
+    let returns = orkd_api::kinds::returns_deleted(info);
     if !deleted.gone || returns {
         return deleted.object;
     }

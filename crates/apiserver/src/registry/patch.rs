@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use orkd_api::codec::StrictErrors;
 use orkd_api::field::{ErrorList, Path};
 use orkd_api::patch as forms;
 use orkd_api::schema::Node;
@@ -51,6 +52,8 @@ pub struct Patch {
     form: Form,
     value: Value,
     validation: FieldValidation,
+    /// What strict decoding complained about.
+    strict: StrictErrors,
 }
 
 impl Patch {
@@ -60,12 +63,9 @@ impl Patch {
         bytes: &[u8],
         door: (&str, &str, &str),
         validation: FieldValidation,
-        warnings: &Warnings,
     ) -> Result<Patch, Status> {
-        let value = match form {
-            Form::Apply => codec::decode_patch(Format::Yaml, bytes, validation, warnings)?,
-            _ => codec::decode_patch(Format::Json, bytes, validation, warnings)?,
-        };
+        let format = if form == Form::Apply { Format::Yaml } else { Format::Json };
+        let (value, strict) = codec::decode_patch(format, bytes, validation)?;
         if form == Form::Apply {
             let api_version = crate::resources::api_version(door.0, door.1);
             let (have, kind) =
@@ -81,7 +81,7 @@ impl Patch {
                 ));
             }
         }
-        Ok(Patch { form, value, validation })
+        Ok(Patch { form, value, validation, strict })
     }
 
     /// Applies a patch of the three forms that change a document.
@@ -105,12 +105,41 @@ impl Patch {
                 map.insert(field.into(), value.clone());
             }
         }
-        let shown = document.to_string();
-        codec::normalize(document, door, self.validation, warnings).map_err(|text| {
+        let shown = match self.form {
+            Form::Strategic => forms::shown(&self.value),
+            _ => document.to_string(),
+        };
+        let invalid = |text: String| {
             let mut errors = ErrorList::new();
-            errors.invalid(&Path::new("patch"), &shown, text);
+            errors.invalid(&Path::new("patch"), shown.as_str(), text);
             Status::invalid("", "", "", &errors)
-        })
+        };
+        if self.form == Form::Strategic
+            && let Some(problem) =
+                Node::of_kind(door.0, door.1, door.2).and_then(|node| forms::strategic::type_problem(node, document))
+        {
+            return Err(invalid(problem));
+        }
+        let found = codec::normalize(document, door, self.validation).map_err(invalid)?;
+        let all = StrictErrors(self.strict.0.iter().cloned().chain(found.0).collect());
+        self.complain(&all, warnings, || invalid(all.message()))
+    }
+
+    /// Does with strict errors what the request asks for.
+    fn complain(
+        &self,
+        strict: &StrictErrors,
+        warnings: &Warnings,
+        failure: impl FnOnce() -> Status,
+    ) -> Result<(), Status> {
+        match self.validation {
+            FieldValidation::Strict if !strict.is_empty() => Err(failure()),
+            FieldValidation::Warn => {
+                warnings.extend(strict.0.iter().cloned());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -146,9 +175,12 @@ impl Maker for Patching<'_> {
                         return Err(self.target.conflict(&cause));
                     }
                 }
-                let quiet = Warnings::default();
-                codec::normalize(&mut object, self.door, FieldValidation::Ignore, &quiet)
-                    .map_err(|text| Status::new(400, "BadRequest", text))?;
+                self.patch.complain(&self.patch.strict, &self.cx.warnings, || {
+                    Status::bad_request(format!("error strict decoding YAML: {}", self.patch.strict.0.join(", ")))
+                })?;
+                codec::normalize(&mut object, self.door, FieldValidation::Ignore).map_err(|text| {
+                    Status::new(500, "", format!("failed to convert new typed object to object: {text}"))
+                })?;
                 strategy::default(self.target, &mut object);
                 return Ok(Made::Object(object));
             }
@@ -179,20 +211,10 @@ pub async fn patch(
     options: &WriteOptions,
 ) -> Result<(Value, bool), Status> {
     if patch.form == Form::Apply {
-        check_applied(cx, target, patch)?;
+        create::check_address(target, &mut patch.value.clone())?;
     }
     let maker = Patching { patch, cx, target, options, door: own_door(target) };
     update::run(cx, target, &maker, options).await
-}
-
-/// An applied configuration must be of this object and fit the schema; what it says beyond the schema is a warning
-/// or an error, as asked. It is applied as the client sent it.
-fn check_applied(cx: &Request<'_>, target: &Target<'_>, patch: &Patch) -> Result<(), Status> {
-    let mut probe = patch.value.clone();
-    create::check_address(target, &mut probe)?;
-    let (group, version, kind) = own_door(target);
-    codec::normalize(&mut probe, (group, version, kind), patch.validation, &cx.warnings)
-        .map_err(|text| Status::new(400, "BadRequest", orkd_api::codec::cannot_be_handled(kind, version, kind, &text)))
 }
 
 fn own_door<'t>(target: &'t Target<'_>) -> (&'t str, &'t str, &'t str) {

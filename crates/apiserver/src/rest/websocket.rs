@@ -7,6 +7,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
@@ -48,7 +49,11 @@ struct Handshake {
 impl Handshake {
     fn new(mut request: Request<Body>, protocol: &str) -> Result<Self, Status> {
         let upgrade = hyper::upgrade::on(&mut request);
-        let key = request.headers().get(header::SEC_WEBSOCKET_KEY);
+        Handshake::of(upgrade, request.headers(), protocol)
+    }
+
+    fn of(upgrade: OnUpgrade, headers: &HeaderMap, protocol: &str) -> Result<Self, Status> {
+        let key = headers.get(header::SEC_WEBSOCKET_KEY);
         let key = key.ok_or_else(|| Status::bad_request("the header Sec-WebSocket-Key is missing"))?;
         let mut answer = Response::new(Body::empty());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -173,6 +178,54 @@ pub(super) fn log(request: Request<Body>, body: Body) -> Result<Response<Body>, 
             let mut chunks = body.into_data_stream();
             while let Some(Ok(chunk)) = chunks.next().await {
                 let message = if base64 { Message::text(STANDARD.encode(&chunk)) } else { Message::Binary(chunk) };
+                if to_client.send(message).await.is_err() {
+                    return;
+                }
+            }
+            remote::end(&mut to_client).await;
+        };
+        let gone = async { while let Some(Ok(_)) = from_client.next().await {} };
+        tokio::select! {
+            () = send => {}
+            () = gone => {}
+        }
+    }))
+}
+
+/// Whether a request asks for a WebSocket.
+pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
+    let has = |name: header::HeaderName, word: &str| {
+        let values = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
+        values.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case(word))
+    };
+    has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
+}
+
+/// Sends the events of a watch, each as a message (`handlers.WatchServer.HandleWS`).
+pub(crate) fn messages(
+    parts: &http::request::Parts,
+    media_type: &'static str,
+    text: bool,
+    events: impl futures_util::Stream<Item = Bytes> + Send + 'static,
+) -> Result<Response<Body>, Status> {
+    let upgrade = parts.extensions.get::<OnUpgrade>().cloned();
+    let upgrade = upgrade.ok_or_else(|| Status::bad_request("this connection cannot switch to WebSocket"))?;
+    // Upstream names the protocol back where one alone is offered, and has none of its own.
+    let protocol = match offered(&parts.headers).as_slice() {
+        [one] => *one,
+        _ => "",
+    };
+    let mut handshake = Handshake::of(upgrade, &parts.headers, protocol)?;
+    handshake.answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    Ok(handshake.run(move |client| async move {
+        let (mut to_client, mut from_client) = remote::websocket(client).await.split();
+        let send = async {
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.next().await {
+                let message = match std::str::from_utf8(&event) {
+                    Ok(line) if text => Message::text(line),
+                    _ => Message::Binary(event),
+                };
                 if to_client.send(message).await.is_err() {
                     return;
                 }

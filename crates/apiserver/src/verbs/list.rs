@@ -29,7 +29,7 @@ use crate::negotiation::{self, Format, Offer, Shape, Wanted};
 use crate::query::Query;
 use crate::registry::{Target, storage_key, store_error};
 use crate::respond;
-use crate::selector::{FieldSelector, Filter, LabelSelector};
+use crate::selector::{FieldSelector, Filter, LabelSelector, check_fields};
 use crate::verbs::items;
 use crate::verbs::table::{self, Include};
 
@@ -40,9 +40,8 @@ pub(crate) fn filter(cx: &Context<'_>) -> Result<Filter, Status> {
     let mut text = cx.query.text("fieldSelector").to_owned();
     let fields = FieldSelector::parse(&text).map_err(bad)?;
     let known = cx.resource.kind.selectable_fields(&Value::Null);
-    fields
-        .check(|l| l == "metadata.name" || l == "metadata.namespace" || known.iter().any(|(k, _)| k == l))
-        .map_err(bad)?;
+    let known = |l: &str| l == "metadata.name" || l == "metadata.namespace" || known.iter().any(|(k, _)| k == l);
+    check_fields(&fields, known).map_err(bad)?;
     // The deprecated `/watch/RESOURCE/NAME` has its name in the path.
     if !cx.info.name.is_empty() && fields.exact("metadata.name").is_none() {
         if !text.is_empty() {
@@ -103,7 +102,7 @@ fn decode_token(token: &str) -> Result<(String, i64), Status> {
     })?;
     let parsed: Token = serde_json::from_slice(&raw).map_err(|_| bad(codec::go_json_error(&raw)))?;
     if parsed.v != "meta.k8s.io/v1" {
-        return Err(bad(format!("server does not recognize this encoded version {:?}", parsed.v)));
+        return Err(bad(format!("server does not recognize this encoded version {}", parsed.v)));
     }
     if parsed.rv == 0 {
         return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)".into()));
@@ -162,6 +161,10 @@ const TOO_OLD_TOKEN: &str = "The provided continue parameter is too old to displ
                              results in an inconsistent list - objects that were created, modified, or deleted between \
                              the time the first chunk was returned and now may show up in the list.";
 
+/// The same for a first page of an old revision, which has no token to go on with.
+const TOO_OLD_PAGE: &str = "The provided continue parameter is too old to display a consistent list result. You can \
+                            start a new list without the continue parameter.";
+
 const TOO_OLD: &str = "The resourceVersion for the provided list is too old.";
 
 /// Reads what the query asks for.
@@ -170,23 +173,20 @@ pub(crate) async fn read(cx: &Context<'_>, target: &Target<'_>) -> Result<Page, 
     let limit = usize::try_from(number(query, "limit")?.unwrap_or(0)).unwrap_or(0);
     let filter = filter(cx)?;
     check_options(query)?;
-    let asked = version(query.text("resourceVersion"))?;
     let token = query.text("continue");
     let cache = target.cache()?;
     let prefix = if target.namespace.is_empty() { String::new() } else { format!("{}/", target.namespace) };
     if !token.is_empty() {
-        if asked.is_some_and(|v| v != 0) {
-            return Err(Status::new(
-                400,
-                "BadRequest",
-                "specifying resource version is not allowed when using continue",
-            )
-            .into());
-        }
         let (start, revision) = decode_token(token)?;
+        if !matches!(query.text("resourceVersion"), "" | "0") {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue").into());
+        }
         if revision > 0 {
             let revision = u64::try_from(revision).unwrap_or(0);
             let Some(map) = at_revision(cx, cache, revision).await? else {
+                if limit == 0 {
+                    return Err(Status::expired(TOO_OLD).into());
+                }
                 let mut value = Status::expired(TOO_OLD_TOKEN).to_value();
                 value["metadata"]["continue"] = json!(encode_token(-1, &start));
                 return Err(Failed::Expired(value));
@@ -197,6 +197,7 @@ pub(crate) async fn read(cx: &Context<'_>, target: &Target<'_>) -> Result<Page, 
         let snapshot = cache.snapshot();
         return Ok(page(&snapshot.map, snapshot.revision, &prefix, &start, limit, cx, &filter));
     }
+    let asked = version(query.text("resourceVersion"))?;
     let exact = match query.text("resourceVersionMatch") {
         "Exact" => true,
         "" => limit > 0 && asked.is_some_and(|v| v > 0),
@@ -204,7 +205,8 @@ pub(crate) async fn read(cx: &Context<'_>, target: &Target<'_>) -> Result<Page, 
     };
     if let (true, Some(revision)) = (exact, asked) {
         super::not_older(server, Some(revision)).await?;
-        let map = at_revision(cx, cache, revision).await?.ok_or_else(|| Status::expired(TOO_OLD))?;
+        let too_old = if limit > 0 { TOO_OLD_PAGE } else { TOO_OLD };
+        let map = at_revision(cx, cache, revision).await?.ok_or_else(|| Status::expired(too_old))?;
         return Ok(page(&map, revision, &prefix, "", limit, cx, &filter));
     }
     super::not_older(server, asked).await?;
@@ -318,7 +320,8 @@ fn list_meta(page: &Page) -> String {
 /// Answers a LIST.
 pub async fn list(cx: &Context<'_>) -> Answer {
     let wanted = negotiation::negotiate(&cx.parts.headers, cx.query, Offer::Objects)?;
-    let include = Include::parse(cx.query)?;
+    wanted.check_list(cx.resource.info(), true)?;
+    let include = Include::parse(wanted.shape, cx.query)?;
     let target = cx.target();
     match read(cx, &target).await {
         Ok(page) => Ok(answer(cx, &wanted, include, page)),

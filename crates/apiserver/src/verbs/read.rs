@@ -13,6 +13,7 @@ pub async fn get(cx: &Context<'_>) -> Answer {
     let is_scale = cx.info.subresource == "scale";
     let offer = if is_scale { Offer::Plain } else { Offer::Objects };
     let wanted = negotiation::negotiate(&cx.parts.headers, cx.query, offer)?;
+    wanted.check_list(cx.resource.info(), false)?;
     super::not_older(cx.server, super::version(cx.query.text("resourceVersion"))?).await?;
     let cache = target.cache()?;
     let entry = cache.get(&key(target.namespace, target.name)).ok_or_else(|| target.not_found())?;

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Response;
+use orkd_api::field::quote;
 use orkd_api::status::Status;
 use serde_json::{Value, json};
 
@@ -26,13 +27,18 @@ pub enum Include {
 }
 
 impl Include {
-    /// Reads `includeObject`.
-    pub fn parse(query: &Query) -> Result<Include, Status> {
+    /// Reads `includeObject`, which counts for tables only.
+    pub fn parse(shape: Shape, query: &Query) -> Result<Include, Status> {
         match query.text("includeObject") {
+            _ if !matches!(shape, Shape::Table(_)) => Ok(Include::Metadata),
             "" | "Metadata" => Ok(Include::Metadata),
             "None" => Ok(Include::None),
             "Object" => Ok(Include::Object),
-            other => Err(Status::new(400, "BadRequest", format!("unrecognized includeObject value: {other:?}"))),
+            other => Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', \
+                 'None', or empty",
+                quote(other)
+            ))),
         }
     }
 }
@@ -133,7 +139,7 @@ pub fn one_json(resource: &Resource, shape: Shape, include: Include, entry: &Ent
 
 /// Answers with one object in a shape.
 pub fn one(cx: &Context<'_>, wanted: &Wanted, shape: Shape, entry: &Entry) -> Response<Body> {
-    let include = match Include::parse(cx.query) {
+    let include = match Include::parse(shape, cx.query) {
         Ok(include) => include,
         Err(status) => return respond::failure(wanted, &status),
     };

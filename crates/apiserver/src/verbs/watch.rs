@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use orkd_api::field::{ErrorList, Path};
+use orkd_api::selector::FieldTerm;
 use orkd_api::status::Status;
 use rand::Rng;
 use tokio::time::Instant;
@@ -28,6 +29,7 @@ use crate::codec;
 use crate::negotiation::{self, Format, Offer, Shape, Wanted};
 use crate::query::Query;
 use crate::resources::Resource;
+use crate::rest::websocket;
 use crate::selector::Filter;
 
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -170,7 +172,7 @@ fn bucket(filter: &Filter, namespace: &str, namespaced: bool, view: bool) -> Buc
     match (name, namespace) {
         (Some(name), "") if !namespaced => Bucket::Key(name.into()),
         (Some(name), ns) if namespaced && !ns.is_empty() => Bucket::Key(format!("{ns}/{name}").into()),
-        _ => match (filter.fields.pinned(), namespace) {
+        _ => match (filter.pinned(), namespace) {
             // The value of a field that is not set is empty, and so is that of one the kind does not know.
             (Some((label, value)), _) if !value.is_empty() && !view => Bucket::Field(label.into(), value.into()),
             (_, "") => Bucket::All,
@@ -183,7 +185,7 @@ fn bucket(filter: &Filter, namespace: &str, namespaced: bool, view: bool) -> Buc
 pub async fn watch(cx: &Context<'_>) -> Answer {
     let query = cx.query;
     let wanted = negotiation::negotiate(&cx.parts.headers, query, Offer::Watch)?;
-    let include = Include::parse(query)?;
+    let include = Include::parse(wanted.shape, query)?;
     let target = cx.target();
     let filter = filter(cx)?;
     check_options(query)?;
@@ -249,24 +251,55 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
         failed,
         stop: cx.server.stopping().clone(),
     };
-    let body = Body::from_stream(stream::unfold(state, |mut state| async move {
+    let chunks = stream::unfold(state, |mut state| async move {
         let chunk = state.next().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(chunk), state))
-    }));
-    let mut response = Response::new(body);
+    });
     let media_type = match wanted.format {
         Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         _ => "application/json",
     };
+    if websocket::is_asked_for(&cx.parts.headers) {
+        let format = wanted.format;
+        let events = chunks.map(move |Ok(chunk)| stream::iter(events(format, &chunk))).flatten();
+        return websocket::messages(cx.parts, media_type, format != Format::Protobuf, events);
+    }
+    let mut response = Response::new(Body::from_stream(chunks));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(response)
 }
 
+/// The events of a chunk, each a message of its own: lines of JSON, or protobuf without its frame.
+fn events(format: Format, chunk: &Bytes) -> Vec<Bytes> {
+    let mut events = Vec::new();
+    let mut rest = chunk.clone();
+    while !rest.is_empty() {
+        if format == Format::Protobuf {
+            let Some(head) = rest.first_chunk::<4>() else { break };
+            let len = usize::try_from(u32::from_be_bytes(*head)).unwrap_or(usize::MAX);
+            if len > rest.len() - 4 {
+                break;
+            }
+            let mut event = rest.split_off(4);
+            rest = event.split_off(len);
+            events.push(event);
+        } else {
+            let end = rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |at| at + 1);
+            events.push(rest.split_to(end));
+        }
+    }
+    events
+}
+
 /// A watch by a pinned field in one namespace filters the namespace itself.
 fn with_namespace(mut filter: Filter, namespace: &str) -> Filter {
     if !namespace.is_empty() {
-        filter.fields.require("metadata.namespace", namespace);
+        filter.fields.terms.push(FieldTerm {
+            field: "metadata.namespace".to_owned(),
+            value: namespace.to_owned(),
+            equal: true,
+        });
     }
     filter
 }
@@ -380,5 +413,19 @@ impl Stream {
             }
         }
         out.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_come_apart_into_events() {
+        let lines = events(Format::Json, &Bytes::from_static(b"{\"a\":1}\n{\"b\":2}\n"));
+        assert_eq!(lines, [&b"{\"a\":1}\n"[..], b"{\"b\":2}\n"]);
+        let frames = events(Format::Protobuf, &Bytes::from_static(b"\0\0\0\x02ab\0\0\0\0\0\0\0\x01c"));
+        assert_eq!(frames, [&b"ab"[..], b"", b"c"]);
+        assert!(events(Format::Protobuf, &Bytes::from_static(b"\xff\xff\xff\xffab")).is_empty());
     }
 }

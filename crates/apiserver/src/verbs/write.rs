@@ -27,11 +27,14 @@ fn written(cx: &Context<'_>, wanted: &Wanted, code: u16, object: &Value) -> Resp
     if wanted.shape == Shape::Object || object["kind"] == "Status" {
         return respond::object(wanted, code, object);
     }
+    if let Err(status) = wanted.check_list(cx.resource.info(), false) {
+        return respond::failure(wanted, &status);
+    }
     let bytes: Bytes = codec::encode(object);
     let key = crate::registry::key(meta_text(object, "namespace"), meta_text(object, "name"));
     let revision = meta_text(object, "resourceVersion").parse().unwrap_or(0);
     let entry = Entry::new(&*cx.resource.kind, false, Arc::from(key), &bytes, revision);
-    match (entry, Include::parse(cx.query)) {
+    match (entry, Include::parse(wanted.shape, cx.query)) {
         (Some(entry), Ok(include)) => {
             let json = table::one_json(&cx.resource, wanted.shape, include, &entry, true);
             match wanted.format {
@@ -95,7 +98,7 @@ pub async fn patch(cx: &Context<'_>, body: Body) -> Answer {
     let form = patch::Form::of(&cx.parts.headers)?;
     let options = WriteOptions::parse(cx.query, cx.user_agent(), "PatchOptions", form == patch::Form::Apply)?;
     let bytes = crate::body::read(body).await?;
-    let patch = patch::Patch::decode(form, &bytes, door(cx), options.field_validation, cx.warnings)?;
+    let patch = patch::Patch::decode(form, &bytes, door(cx), options.field_validation)?;
     let target = cx.target();
     if cx.info.subresource == "scale" {
         let object = patch::scale(&request(cx), &target, &patch, &options).await?;
@@ -132,7 +135,7 @@ const DELETES_AT_ONCE: usize = 16;
 /// DELETE of a collection: everything a list with the same options would show.
 pub async fn delete_collection(cx: &Context<'_>, body: Body) -> Answer {
     let wanted = wanted(cx)?;
-    let include = Include::parse(cx.query)?;
+    let include = Include::parse(wanted.shape, cx.query)?;
     let options = delete_options(cx, body).await?;
     let target = cx.target();
     let page = match list::read(cx, &target).await {

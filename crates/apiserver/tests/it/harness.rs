@@ -74,6 +74,14 @@ async fn open_store(dir: &std::path::Path) -> Arc<dyn Store> {
 }
 
 impl Cluster {
+    /// Another server on the same store.
+    pub async fn restarted(self) -> Cluster {
+        let kinds = orkd_api::kinds::all().into_iter().map(Arc::from).collect();
+        let caches = Caches::open(self.store.clone(), kinds).await.expect("caches open");
+        let server = ApiServer::builder(caches).authenticator(Anyone).authorizer(Arc::new(Masters)).build();
+        Cluster { server, ..self }
+    }
+
     /// Sends a request; the raw response.
     pub async fn raw(&self, method: &str, url: &str, body: &[u8], headers: &[(&str, &str)]) -> Response<Body> {
         let mut request = Request::builder().method(method).uri(url);
@@ -132,6 +140,11 @@ pub struct Events {
 }
 
 impl Events {
+    /// The events of an answer.
+    pub fn of(response: Response<Body>) -> Events {
+        Events { body: response.into_body(), buffer: Vec::new() }
+    }
+
     /// The next event; `None` at the end of the stream. Waits ten seconds at most.
     pub async fn next(&mut self) -> Option<Value> {
         loop {

@@ -8,7 +8,7 @@ use orkd_apiserver::serve::serve;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::cluster;
+use crate::harness::{Cluster, cluster};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubectl_works_through_the_socket() {
@@ -17,13 +17,7 @@ async fn kubectl_works_through_the_socket() {
         return;
     }
     let c = cluster().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let port = listener.local_addr().expect("address").port();
-    let identity = identity();
-    let config = orkd_pki::tls::server_config(&identity, &[]).expect("TLS configuration");
-    let tls = Arc::new(ArcSwap::from_pointee(config));
-    let stop = CancellationToken::new();
-    let server = tokio::spawn(serve(listener, tls, c.server.router(), stop.clone()));
+    let Listening { port, stop, task: server } = listening(&c).await;
     let dir = tempfile::tempdir().expect("temporary directory");
     let kubectl = |args: &[&str], stdin: &str| {
         let mut command = Command::new("kubectl");
@@ -96,6 +90,35 @@ async fn kubectl_works_through_the_socket() {
     check(run(&["get", "cm", "a"], "").await, "Error from server (NotFound): configmaps \"a\" not found");
     stop.cancel();
     tokio::time::timeout(std::time::Duration::from_secs(30), server).await.expect("the server ends").expect("cleanly");
+}
+
+/// A server that listens.
+pub struct Listening {
+    pub port: u16,
+    pub stop: CancellationToken,
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+/// Serves a cluster on a free port.
+pub async fn listening(c: &Cluster) -> Listening {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let port = listener.local_addr().expect("address").port();
+    let config = orkd_pki::tls::server_config(&identity(), &[]).expect("TLS configuration");
+    let tls = Arc::new(ArcSwap::from_pointee(config));
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(serve(listener, tls, c.server.router(), stop.clone()));
+    Listening { port, stop, task }
+}
+
+impl Listening {
+    /// Connects with HTTP/1.1.
+    pub async fn connect(&self) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        let mut config = orkd_pki::tls::unverified_client_config().expect("TLS configuration");
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.expect("connects");
+        let name = "localhost".try_into().expect("a name");
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("handshake")
+    }
 }
 
 fn identity() -> orkd_pki::cert::Identity {

@@ -1,14 +1,17 @@
 //! OpenAPI v3 documents from the schema table and the resources of a group and version.
 //!
 //! What `kubectl explain`, `apply` and clients' schema lookups read: definitions with the `x-kubernetes-*`
-//! extensions, defaults and required fields, and the paths with their parameters. Descriptions are left out: they
-//! are prose and not part of the table.
+//! extensions, defaults and required fields, and the paths with their parameters. Descriptions are our own
+//! ([`describe`]).
 //!
 //! Upstream: `k8s.io/kube-openapi`, `apiserver/pkg/endpoints/installer.go`.
 
+pub mod describe;
+mod gnostic;
 mod paths;
+pub mod v2;
 
-pub use paths::document;
+pub use paths::{SchemaOf, document, other_document};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,8 +100,81 @@ fn property(field: &Field) -> Value {
     schema
 }
 
+/// A number that changes whenever what documents are made of changes: the table of types and the descriptions.
+pub fn revision() -> u64 {
+    static REVISION: std::sync::LazyLock<u64> = std::sync::LazyLock::new(|| {
+        let mut hash = describe::digest();
+        let mut add = |text: &str, number: usize| {
+            for byte in text.bytes().chain(number.to_le_bytes()) {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        };
+        for ty in Type::all() {
+            add(ty.name(), ty.field_count());
+            for field in ty.fields() {
+                add(
+                    field.name(),
+                    field.ty().index() * 64 + usize::from(field.is_list()) * 2 + usize::from(field.is_map()),
+                );
+                add(field.default_text(), usize::from(field.required()));
+            }
+        }
+        hash
+    });
+    *REVISION
+}
+
+const KINDS: &str = "x-kubernetes-group-version-kind";
+
+/// Whether a kind is registered in every group and version.
+fn in_every_group(name: &str) -> bool {
+    name.ends_with(".meta.v1.DeleteOptions") || name.ends_with(".meta.v1.WatchEvent")
+}
+
+fn patch_definition() -> Value {
+    let mut schema = json!({"type": "object"});
+    describe::set(&mut schema, "A patch: the operations or the part of an object that a PATCH request sends.");
+    schema
+}
+
+/// Types of which at most one field is set: Go name, discriminator (empty for none), fields and their names.
+type Union = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const UNIONS: &[Union] = &[
+    ("k8s.io/api/core/v1.AppArmorProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
+    ("k8s.io/api/core/v1.PodSchedulingGroup", "", &[("podGroupName", "PodGroupName")]),
+    ("k8s.io/api/core/v1.SeccompProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
+    ("k8s.io/api/flowcontrol/v1.LimitResponse", "type", &[("queuing", "Queuing")]),
+    (
+        "k8s.io/api/flowcontrol/v1.PriorityLevelConfigurationSpec",
+        "type",
+        &[("exempt", "Exempt"), ("limited", "Limited")],
+    ),
+    (
+        "k8s.io/api/flowcontrol/v1.Subject",
+        "kind",
+        &[("group", "Group"), ("serviceAccount", "ServiceAccount"), ("user", "User")],
+    ),
+];
+
+fn union(ty: Type) -> Option<Value> {
+    let (_, discriminator, fields) = UNIONS.iter().find(|u| u.0 == ty.name())?;
+    let fields: Map = fields.iter().map(|(f, n)| ((*f).to_owned(), (*n).into())).collect();
+    let mut union = json!({ "fields-to-discriminateBy": fields });
+    if !discriminator.is_empty() {
+        union["discriminator"] = (*discriminator).into();
+    }
+    Some(json!([union]))
+}
+
 /// The definition of a type.
 pub fn definition(ty: Type) -> Value {
+    let mut schema = bare_definition(ty);
+    describe::set(&mut schema, describe::ty(ty));
+    schema
+}
+
+fn bare_definition(ty: Type) -> Value {
     if let Some(builtin) = ty.builtin() {
         return match builtin {
             Builtin::Quantity => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
@@ -114,7 +190,9 @@ pub fn definition(ty: Type) -> Value {
     let mut properties = Map::new();
     let mut required = Vec::new();
     for field in ty.fields() {
-        properties.insert(field.name().into(), property(field));
+        let mut schema = property(field);
+        describe::set(&mut schema, describe::field(ty, field.name()));
+        properties.insert(field.name().into(), schema);
         if field.required() {
             required.push(field.name());
         }
@@ -135,7 +213,10 @@ pub fn definition(ty: Type) -> Value {
         .map(|(group, version, kind, _)| json!({"group": group, "kind": kind, "version": version}))
         .collect();
     if !kinds.is_empty() {
-        schema["x-kubernetes-group-version-kind"] = kinds.into();
+        schema[KINDS] = kinds.into();
+    }
+    if let Some(union) = union(ty) {
+        schema["x-kubernetes-unions"] = union;
     }
     schema
 }
@@ -156,104 +237,4 @@ pub fn definitions(roots: impl IntoIterator<Item = Type>) -> BTreeMap<String, Va
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn without_prose(value: &mut Value) {
-        match value {
-            Value::Object(map) => {
-                if map.get("description").is_some_and(Value::is_string) {
-                    map.remove("description");
-                }
-                map.values_mut().for_each(without_prose);
-            }
-            Value::Array(list) => list.iter_mut().for_each(without_prose),
-            _ => {}
-        }
-    }
-
-    fn recorded() -> Vec<Value> {
-        let root = match std::env::var_os("ORKD_SHARED") {
-            Some(dir) => std::path::PathBuf::from(dir),
-            None => std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        };
-        let Ok(files) = std::fs::read_dir(root.join("kubernetes-1.36/openapi/v3")) else {
-            eprintln!("skipped: no ../shared");
-            return Vec::new();
-        };
-        files
-            .map(|f| serde_json::from_slice(&std::fs::read(f.expect("entry").path()).expect("read")).expect("json"))
-            .collect()
-    }
-
-    #[test]
-    fn definitions_are_upstreams() {
-        let mut all = definitions(Type::all());
-        let mut checked = 0;
-        for mut document in recorded() {
-            without_prose(&mut document["components"]["schemas"]);
-            for (name, want) in document["components"]["schemas"].as_object().into_iter().flatten() {
-                // Alpha types have no row; kinds of these two depend on the document.
-                let Some(got) = all.get_mut(name) else { continue };
-                let mut want = want.clone();
-                want.as_object_mut().map(|map| map.remove("x-kubernetes-unions"));
-                if let (Some(Value::Array(g)), Some(Value::Array(w))) =
-                    (got.get_mut("required"), want.get_mut("required"))
-                {
-                    g.sort_by_key(Value::to_string);
-                    w.sort_by_key(Value::to_string);
-                }
-                if name.ends_with(".DeleteOptions") || name.ends_with(".WatchEvent") {
-                    want["x-kubernetes-group-version-kind"] = got["x-kubernetes-group-version-kind"].clone();
-                }
-                for (field, property) in want.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten()
-                {
-                    if property.get("$ref").is_some() {
-                        *property = json!({ "allOf": [property.take()] });
-                    }
-                    assert_eq!(got["properties"][field], *property, "{name}.{field}");
-                }
-                assert_eq!(*got, want, "{name}");
-                checked += 1;
-            }
-        }
-        assert!(checked == 0 || checked > 700, "only {checked}");
-    }
-
-    #[test]
-    fn paths_are_upstreams() {
-        let documents = recorded();
-        let mut checked = 0;
-        for kind in crate::kinds::all() {
-            let info = kind.info();
-            let ours = document(&info.group, &info.version, &[info], &|_| None);
-            let root = paths::root(&info.group, &info.version);
-            let Some(theirs) = documents.iter().find(|d| d["paths"].get(format!("{root}/")).is_some()) else {
-                continue;
-            };
-            let belongs = |path: &str| {
-                let rest = path.trim_start_matches(&root).trim_start_matches("/watch").trim_start_matches('/');
-                let rest = rest.strip_prefix("namespaces/{namespace}/").unwrap_or(rest);
-                rest.split('/').next() == Some(&*info.plural)
-            };
-            let paths = theirs["paths"].as_object().expect("paths");
-            for (path, item) in ours["paths"].as_object().expect("paths") {
-                let Some(want) = paths.get(path) else { panic!("{path} is not upstream's") };
-                for (method, operation) in item.as_object().expect("item") {
-                    for key in ["operationId", "tags", "x-kubernetes-action", "x-kubernetes-group-version-kind"] {
-                        if method != "parameters" {
-                            assert_eq!(operation.get(key), want[method].get(key), "{path} {method} {key}");
-                        }
-                    }
-                }
-                checked += 1;
-            }
-            for path in paths.keys().filter(|p| belongs(p)) {
-                if ours["paths"].get(path).is_none() {
-                    eprintln!("not ours: {path}");
-                }
-            }
-        }
-        assert!(documents.is_empty() || checked > 20, "only {checked}");
-    }
-}
+mod tests;
