@@ -5,6 +5,7 @@
 
 mod accounts;
 mod agent;
+mod allocator;
 mod check;
 mod cli;
 mod client;
@@ -24,9 +25,6 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command, CommonArgs};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args = match config::with_file(std::env::args_os().collect()) {
