@@ -4,11 +4,7 @@
 //! that have an address of their own; [`bodies`] are the kinds that occur only as the body of a subresource
 //! (`Scale`, `Eviction`, `TokenRequest`), which are defaulted and validated by the same calls.
 //!
-//! Not served, because what they configure does not exist yet: webhooks and policies of admission, flow control,
-//! `apiregistration.k8s.io`, custom resource definitions (both come with the servers that stand behind them),
-//! `resource.k8s.io`, `ComponentStatus`, alpha and beta versions. Served without the plugin or controller that gives
-//! them force: LimitRange and ResourceQuota (admission), and what the controllers of volumes, jobs, stateful and
-//! daemon sets, budgets and autoscaling would do.
+//! Every stable kind of v1.36 is here; alpha and beta versions are not served.
 
 use std::borrow::Cow;
 
@@ -18,6 +14,9 @@ use crate::kind::{Kind, ResourceInfo, Scope, SubresourceInfo, table};
 pub fn all() -> Vec<Box<dyn Kind>> {
     [
         crate::core::all(),
+        crate::admissionregistration::all(),
+        crate::apiextensions::all(),
+        crate::apiregistration::all(),
         crate::apps::all(),
         crate::authentication::all(),
         crate::authorization::all(),
@@ -143,9 +142,18 @@ impl Facts {
                 })
                 .collect(),
             storage_prefix: if self.prefix.is_empty() { self.plural } else { self.prefix }.into(),
-            type_name: format!("k8s.io/api/{package}/{}.{}", self.version, self.kind).into(),
+            type_name: format!("{}/{}.{}", go_package(package), self.version, self.kind).into(),
             columns: table(self.columns),
         }
+    }
+}
+
+/// The Go package of a group, without the version.
+fn go_package(group: &str) -> String {
+    match group {
+        "apiextensions" => "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions".into(),
+        "apiregistration" => "k8s.io/kube-aggregator/pkg/apis/apiregistration".into(),
+        _ => format!("k8s.io/api/{group}"),
     }
 }
 

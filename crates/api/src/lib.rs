@@ -26,6 +26,9 @@ pub mod table;
 pub mod time;
 pub mod validate;
 
+pub mod admissionregistration;
+pub mod apiextensions;
+pub mod apiregistration;
 pub mod apps;
 pub mod authentication;
 pub mod authorization;

@@ -37,6 +37,14 @@ pub(crate) fn next_generation(new: &mut Value, old: &Value, fields: &[&str]) {
     }
 }
 
+/// An update of the status leaves the metadata alone, but for the record of who changed what.
+/// Upstream: `metav1.ResetObjectMetaForStatus`.
+pub(crate) fn reset_meta_for_status(new: &mut Value, old: &Value) {
+    for field in ["deletionTimestamp", "generation", "labels", "annotations", "finalizers", "ownerReferences"] {
+        restore(new, old, &["metadata", field]);
+    }
+}
+
 /// An update through the main resource leaves the status alone; through `status` it leaves the spec alone.
 /// `generation` follows the spec. Returns whether the door was the status.
 pub(crate) fn separate_status(new: &mut Value, old: &Value, subresource: Option<&str>) -> bool {

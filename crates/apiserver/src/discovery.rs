@@ -80,7 +80,12 @@ fn priority(version: &str) -> (u8, u32, u32) {
 
 /// A hash of the version in which a kind is stored.
 fn storage_version_hash(info: &ResourceInfo) -> String {
-    let digest = Sha256::digest(format!("{}/{}/{}", info.group, info.version, info.kind));
+    // Upstream stores these in an older version; clients compare the hash, so it is upstream's.
+    let version = match &*info.kind {
+        "CustomResourceDefinition" | "MutatingAdmissionPolicy" | "MutatingAdmissionPolicyBinding" => "v1beta1",
+        _ => &info.version,
+    };
+    let digest = Sha256::digest(format!("{}/{version}/{}", info.group, info.kind));
     STANDARD.encode(&digest[..8])
 }
 

@@ -8,6 +8,7 @@
 
 pub mod binding;
 mod body;
+pub mod component_status;
 pub mod dial;
 pub mod eviction;
 pub(crate) mod handlers;

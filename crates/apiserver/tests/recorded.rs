@@ -20,23 +20,6 @@ fn recording(name: &str) -> Option<Vec<Value>> {
     Some(serde_json::from_str(&text).expect("recording is JSON"))
 }
 
-/// Whether the resource of a path is served.
-fn is_served(path: &str) -> bool {
-    let path = path.split('?').next().unwrap_or_default();
-    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    let (group, rest) = match parts.as_slice() {
-        ["api", _, rest @ ..] => ("", rest),
-        ["apis", group, _, rest @ ..] => (*group, rest),
-        _ => return true,
-    };
-    let resource = match rest {
-        ["namespaces", _, resource, ..] | [resource, ..] => *resource,
-        [] => return true,
-    };
-    resource == "widgets"
-        || orkd_api::kinds::all().iter().any(|k| k.info().group == group && k.info().plural == resource)
-}
-
 async fn ask(world: &World, case: &Value) -> (u16, Value) {
     let text = |f: &str| case[f].as_str().unwrap_or_default();
     let (path, query) = (text("path"), text("query"));
@@ -65,7 +48,7 @@ async fn bad_requests_get_the_recorded_answer() {
     let Some(cases) = recording("errors.json") else { return };
     let world = world_with_defaults().await;
     let mut wrong = Vec::new();
-    for case in cases.iter().filter(|c| is_served(c["path"].as_str().unwrap_or_default())) {
+    for case in &cases {
         let (status, mut answer) = ask(&world, case).await;
         let mut expected = case["response"].clone();
         if case["case"] == "E rv too large" {
@@ -101,7 +84,7 @@ async fn good_requests_get_the_recorded_defaults() {
     let Some(cases) = recording("defaulting.json") else { return };
     let world = world_with_defaults().await;
     let mut wrong = Vec::new();
-    for case in cases.iter().filter(|c| is_served(c["path"].as_str().unwrap_or_default())) {
+    for case in &cases {
         let (status, mut answer) = ask(&world, case).await;
         let mut expected = case["response"].clone();
         for object in [&mut answer, &mut expected] {
@@ -123,4 +106,34 @@ async fn good_requests_get_the_recorded_defaults() {
         }
     }
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_store_is_a_component() {
+    let world = world_with_defaults().await;
+    let (code, list) = world.call(&admin(), "GET", "/api/v1/componentstatuses", Value::Null).await;
+    assert_eq!((code, &list["kind"]), (200, &json!("ComponentStatusList")), "{list}");
+    assert_eq!(list["items"][0]["metadata"]["name"], "etcd-0");
+    let (code, one) = world.call(&admin(), "GET", "/api/v1/componentstatuses/etcd-0", Value::Null).await;
+    assert_eq!((code, &one["conditions"][0]["status"]), (200, &json!("True")), "{one}");
+    assert_eq!(world.call(&admin(), "GET", "/api/v1/componentstatuses/x", Value::Null).await.0, 404);
+    assert_eq!(world.call(&admin(), "DELETE", "/api/v1/componentstatuses/etcd-0", Value::Null).await.0, 405);
+    let request =
+        Request::get("/api/v1/componentstatuses").header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+    let (_, table) = world.send(request.extension(InProcess(admin())).body(Body::empty()).expect("request")).await;
+    assert_eq!(table["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]), "{table}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_born_with_its_own_api_services() {
+    let Some(theirs) = recording("bootstrap/apiservices.json") else { return };
+    let world = world_with_defaults().await;
+    let (_, list) = world.call(&admin(), "GET", "/apis/apiregistration.k8s.io/v1/apiservices", Value::Null).await;
+    let plain = |service: &Value| {
+        let mut condition = service["status"]["conditions"][0].clone();
+        condition.as_object_mut().expect("condition").remove("lastTransitionTime");
+        json!([service["metadata"]["name"], service["metadata"]["labels"], service["spec"], condition])
+    };
+    let ours: Vec<Value> = list["items"].as_array().into_iter().flatten().map(plain).collect();
+    assert_eq!(ours, theirs.iter().map(plain).collect::<Vec<_>>());
 }

@@ -3,6 +3,7 @@
 use crate::kind::Kind;
 
 pub mod binding;
+pub mod component_status;
 pub mod config_map;
 pub mod endpoints;
 pub mod event;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Box<dyn Kind>> {
         Box::new(endpoints::Endpoints),
         Box::new(event::Event),
         Box::new(binding::Binding),
+        Box::new(component_status::ComponentStatus),
         Box::new(replication_controller::ReplicationController),
         Box::new(pod_template::PodTemplate),
         Box::new(limit_range::LimitRange),

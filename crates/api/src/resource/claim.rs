@@ -9,7 +9,7 @@ use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, list, restore, set};
-use crate::strategy::reset_spec_or_status;
+use crate::strategy::{reset_meta_for_status, reset_spec_or_status};
 use crate::table::{age, name};
 use crate::validate::immutable_field;
 
@@ -43,7 +43,12 @@ impl Kind for ResourceClaim {
     }
 
     fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
-        restore(new, old, if cx.subresource == Some("status") { &["spec"] } else { &["status"] });
+        if cx.subresource == Some("status") {
+            restore(new, old, &["spec"]);
+            reset_meta_for_status(new, old);
+        } else {
+            restore(new, old, &["status"]);
+        }
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {

@@ -20,6 +20,7 @@ pub mod pod_spec;
 pub mod selector;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod webhook;
 pub mod workload;
 
 /// The transport protocols of ports, in the order of error texts.

@@ -1,10 +1,11 @@
-//! What a cluster is born with: system namespaces, roles and bindings, priority classes, the `kubernetes` Service with
-//! its endpoints, the ServiceCIDR and a few ConfigMaps.
+//! What a cluster is born with: system namespaces, roles and bindings, priority classes, APIServices, the `kubernetes`
+//! Service with its endpoints, the ServiceCIDR and a few ConfigMaps.
 //!
 //! Runs at every start, before the server is ready: what is missing is made, what is less than it should be is
 //! completed, what operators have added stays. All writes go through the registry; after the namespaces they run at
 //! once, so that one group commit of the store takes them all.
 
+pub mod api_services;
 pub mod roles;
 
 use std::net::IpAddr;
@@ -70,8 +71,14 @@ pub async fn run(server: &ApiServer, facts: &Facts, now: Timestamp) -> Result<()
                 });
                 cx.ensure("scheduling.k8s.io", "priorityclasses", "", name, object)
             }));
-            let (classes, network) = futures_util::future::join(classes, cx.network(facts, now)).await;
-            first_error(classes).and(network)
+            let services = api_services::all().collect::<Vec<_>>();
+            let services =
+                join_all(services.iter().map(|(name, object)| {
+                    cx.ensure("apiregistration.k8s.io", "apiservices", "", name, object.clone())
+                }));
+            let (classes, services, network) =
+                futures_util::future::join3(classes, services, cx.network(facts, now)).await;
+            first_error(classes).and(first_error(services)).and(network)
         },
     )
     .await;

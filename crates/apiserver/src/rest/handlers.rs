@@ -6,6 +6,7 @@ use orkd_pki::jwt::{Signer, Verifier};
 use serde_json::json;
 
 use super::binding::Binding;
+use super::component_status::ComponentStatuses;
 use super::eviction::Eviction;
 use super::pod_stream::{Log, PodStream, Stream};
 use super::proxy::{Proxy, To};
@@ -40,6 +41,7 @@ pub(crate) fn add(builder: Builder, guard: &Guard, signer: &Arc<Signer>, verifie
         .rest("", "serviceaccounts", "token", Arc::new(Token::new(Arc::clone(signer), audiences)))
         .rest("", "pods", "binding", Arc::new(Binding))
         .rest("", "bindings", "", Arc::new(Binding))
+        .rest("", "componentstatuses", "", Arc::new(ComponentStatuses))
         .rest("", "pods", "eviction", Arc::new(Eviction))
         .rest("", "pods", "log", Arc::new(Log::new(dialer())))
         .rest("", "pods", "exec", stream(Stream::Exec))

@@ -1,0 +1,102 @@
+//! `MutatingAdmissionPolicy`. Upstream: `pkg/registry/admissionregistration/mutatingadmissionpolicy`.
+
+use serde_json::{Value, json};
+
+use super::{hooks, policy};
+use crate::field::ErrorList;
+use crate::kind::{Cells, Cx, Kind};
+use crate::kinds::{AGE, Facts, NAME, facts};
+use crate::object::{View, list};
+use crate::strategy::{first_generation, next_generation};
+use crate::table::{age, name};
+use crate::validate::one_of;
+
+/// The kind `MutatingAdmissionPolicy`.
+pub struct MutatingAdmissionPolicy;
+
+impl Kind for MutatingAdmissionPolicy {
+    facts!(Facts {
+        kind: "MutatingAdmissionPolicy",
+        plural: "mutatingadmissionpolicies",
+        categories: super::CATEGORY,
+        columns: &[NAME, ("Mutations", "integer", "", 0), ("ParamKind", "string", "", 0), AGE],
+        ..Facts::cluster(super::GROUP, "v1")
+    });
+
+    fn default(&self, obj: &mut Value) {
+        policy::default_policy(obj);
+    }
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        first_generation(obj);
+    }
+
+    fn prepare_update(&self, _cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        next_generation(new, old, &["spec"]);
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        let spec = View::root(obj).get("spec");
+        policy::head(&mut errs, &spec);
+        let mutations = spec.get("mutations");
+        if mutations.is_empty() {
+            errs.required(mutations.path(), "mutations must contain at least one item");
+        }
+        mutations.list().iter().for_each(|m| mutation(&mut errs, m));
+        one_of(&mut errs, &spec.get("reinvocationPolicy"), &["Never", "IfNeeded"]);
+        errs
+    }
+
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let mutations = list(obj, &["spec", "mutations"]).len();
+        vec![json!(name(obj)), json!(mutations), json!(hooks::param_kind(obj)), json!(age(obj, now))]
+    }
+}
+
+fn mutation(errs: &mut ErrorList, m: &View<'_>) {
+    let ty = m.get("patchType");
+    one_of(errs, &ty, &["ApplyConfiguration", "JSONPatch"]);
+    let (wanted, other) = match ty.str() {
+        "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+        "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+        _ => return,
+    };
+    let (body, unwanted) = (m.get(wanted), m.get(other));
+    if unwanted.is_set() {
+        let rule = format!("{other} must not be specified when patchType is {}", ty.str());
+        errs.invalid(unwanted.path(), unwanted.value(), rule);
+    }
+    let expression = body.get("expression");
+    if !body.is_set() {
+        errs.required(body.path(), format!("{wanted} must be specified when patchType is {}", ty.str()));
+    } else if expression.str().trim().is_empty() {
+        errs.required(expression.path(), "expression is not specified");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::problems;
+
+    #[test]
+    fn specs() {
+        let mut obj = json!({"metadata": {"name": "p"}, "spec": {"reinvocationPolicy": "x", "mutations": [
+            {"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}, {"patchType": "ApplyConfiguration"}, {}]}});
+        MutatingAdmissionPolicy.default(&mut obj);
+        assert_eq!(
+            problems(&MutatingAdmissionPolicy, &obj),
+            [
+                "spec.matchConstraints: Required value",
+                "spec.mutations[1].applyConfiguration: Required value: applyConfiguration must be specified when patchType is ApplyConfiguration",
+                "spec.mutations[2].patchType: Required value",
+                "spec.reinvocationPolicy: Unsupported value: \"x\": supported values: \"Never\", \"IfNeeded\"",
+            ]
+        );
+    }
+}

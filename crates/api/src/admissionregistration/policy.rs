@@ -1,0 +1,234 @@
+//! What mutating and validating policies and their bindings have in common.
+
+use serde_json::{Value, json};
+
+use super::rules;
+use crate::field::ErrorList;
+use crate::kind::Cells;
+use crate::names::{dns_subdomain, dns1035_label, path_segment};
+use crate::object::{View, at, at_mut, default_value, list, text};
+use crate::table::{age, name};
+use crate::validate::{one_of, selector};
+
+fn default_match(obj: &mut Value, field: &str) {
+    let Some(resources) = at_mut(obj, &["spec", field]) else { return };
+    default_value(resources, "matchPolicy", "Equivalent");
+    default_value(resources, "namespaceSelector", json!({}));
+    default_value(resources, "objectSelector", json!({}));
+    rules::default(resources, "resourceRules");
+    rules::default(resources, "excludeResourceRules");
+}
+
+/// Defaults of a policy.
+pub(super) fn default_policy(obj: &mut Value) {
+    if let Some(spec) = at_mut(obj, &["spec"]) {
+        default_value(spec, "failurePolicy", "Fail");
+    }
+    default_match(obj, "matchConstraints");
+}
+
+/// Defaults of a binding.
+pub(super) fn default_binding(obj: &mut Value) {
+    default_match(obj, "matchResources");
+    if let Some(parameters) = at_mut(obj, &["spec", "paramRef"]) {
+        default_value(parameters, "parameterNotFoundAction", "Deny");
+    }
+}
+
+/// What every policy says first.
+pub(super) fn head(errs: &mut ErrorList, spec: &View<'_>) {
+    one_of(errs, &spec.get("failurePolicy"), &["Fail", "Ignore"]);
+    let kind = spec.get("paramKind");
+    if kind.is_set() {
+        param_kind(errs, &kind);
+    }
+    let constraints = spec.get("matchConstraints");
+    if constraints.is_set() {
+        matched(errs, &constraints);
+        let rules = constraints.get("resourceRules");
+        if rules.is_empty() {
+            errs.required(rules.path(), "");
+        }
+    } else {
+        errs.required(constraints.path(), "");
+    }
+    rules::conditions(errs, &spec.get("matchConditions"));
+    for variable in spec.items("variables") {
+        let (name, expression) = (variable.get("name"), variable.get("expression"));
+        if name.str().trim().is_empty() {
+            errs.required(name.path(), "name is not specified");
+        } else if !is_identifier(name.str()) {
+            errs.invalid(name.path(), name.str(), "name is not a valid CEL identifier");
+        }
+        if expression.str().trim().is_empty() {
+            errs.required(expression.path(), "expression is not specified");
+        }
+    }
+}
+
+/// An identifier of CEL: no reserved word.
+fn is_identifier(name: &str) -> bool {
+    const RESERVED: [&str; 21] = [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    ];
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && !RESERVED.contains(&name)
+}
+
+fn param_kind(errs: &mut ErrorList, v: &View<'_>) {
+    let (version, kind) = (v.get("apiVersion"), v.get("kind"));
+    match version.str().split('/').collect::<Vec<_>>().as_slice() {
+        [""] => errs.required(version.path(), ""),
+        [number] => group_version(errs, &version, "", number),
+        [group, number] => group_version(errs, &version, group, number),
+        _ => {
+            let text = version.str();
+            errs.invalid(version.path(), text, format!("unexpected GroupVersion string: {text}"));
+        }
+    }
+    let problems = dns1035_label(&kind.str().to_lowercase(), false);
+    if kind.is_empty() {
+        errs.required(kind.path(), "");
+    } else if !problems.is_empty() {
+        errs.invalid(
+            kind.path(),
+            kind.str(),
+            format!("may have mixed case, but should otherwise match: {}", problems.join(",")),
+        );
+    }
+}
+
+fn group_version(errs: &mut ErrorList, v: &View<'_>, group: &str, version: &str) {
+    let problems = dns_subdomain(group, false);
+    if !group.is_empty() && !problems.is_empty() {
+        errs.invalid(v.path(), group, problems.join(","));
+    }
+    let problems = dns1035_label(version, false);
+    if version.is_empty() {
+        errs.invalid(v.path(), v.str(), "version must be specified");
+    } else if !problems.is_empty() {
+        errs.invalid(v.path(), version, problems.join(","));
+    }
+}
+
+fn matched(errs: &mut ErrorList, v: &View<'_>) {
+    one_of(errs, &v.get("matchPolicy"), &["Equivalent", "Exact"]);
+    for field in ["namespaceSelector", "objectSelector"] {
+        let part = v.get(field);
+        if part.is_set() {
+            selector::label_selector(errs, &part);
+        } else {
+            errs.required(part.path(), "");
+        }
+    }
+    for field in ["resourceRules", "excludeResourceRules"] {
+        for rule in v.items(field) {
+            let mut seen = std::collections::BTreeSet::new();
+            for name in rule.items("resourceNames") {
+                for problem in path_segment(name.str(), false) {
+                    errs.invalid(name.path(), name.str(), problem);
+                }
+                if !seen.insert(name.str()) {
+                    errs.duplicate(name.path(), name.str());
+                }
+            }
+            rules::rule(errs, &rule);
+        }
+    }
+}
+
+/// What every binding says.
+pub(super) fn binding(errs: &mut ErrorList, spec: &View<'_>) {
+    let policy = spec.get("policyName");
+    if policy.is_empty() {
+        errs.required(policy.path(), "");
+    } else {
+        crate::validate::dns_subdomain_at(errs, &policy);
+    }
+    let parameters = spec.get("paramRef");
+    if parameters.is_set() {
+        param_ref(errs, &parameters);
+    }
+    let resources = spec.get("matchResources");
+    if resources.is_set() {
+        // Upstream's path is misspelt.
+        matched(errs, &View::at(spec.path().child("matchResouces"), resources.value()));
+    }
+}
+
+fn param_ref(errs: &mut ErrorList, v: &View<'_>) {
+    let (name, chosen) = (v.get("name"), v.get("selector"));
+    if !name.is_empty() {
+        for problem in path_segment(name.str(), false) {
+            errs.invalid(name.path(), name.str(), problem);
+        }
+        if chosen.is_set() {
+            errs.forbidden(name.path(), "name and selector are mutually exclusive");
+        }
+    }
+    if chosen.is_set() {
+        selector::label_selector(errs, &chosen);
+        if !name.is_empty() {
+            errs.forbidden(chosen.path(), "name and selector are mutually exclusive");
+        }
+    }
+    if name.is_empty() && !chosen.is_set() {
+        errs.required(v.path(), "one of name or selector must be specified");
+    }
+    one_of(errs, &v.get("parameterNotFoundAction"), &["Deny", "Allow"]);
+}
+
+/// Name, policy, parameters, age of a binding.
+pub(super) fn binding_cells(obj: &Value, now: jiff::Timestamp) -> Cells {
+    let parameters = at(obj, &["spec", "paramRef"]);
+    let (namespace, named) = (text(parameters, &["namespace"]), text(parameters, &["name"]));
+    let shown = if !named.is_empty() {
+        if namespace.is_empty() { named.to_owned() } else { format!("{namespace}/{named}") }
+    } else if parameters["selector"].is_object() {
+        go_selector(&parameters["selector"])
+    } else {
+        "<unset>".to_owned()
+    };
+    vec![json!(name(obj)), json!(text(obj, &["spec", "policyName"])), json!(shown), json!(age(obj, now))]
+}
+
+/// A selector as the generated `String` of Go prints it.
+fn go_selector(selector: &Value) -> String {
+    let pairs = at(selector, &["matchLabels"]).as_object().into_iter().flatten();
+    let labels: String = pairs.map(|(k, v)| format!("{k}: {},", v.as_str().unwrap_or_default())).collect();
+    let mut requirements = String::new();
+    for e in list(selector, &["matchExpressions"]) {
+        let values: Vec<&str> = list(e, &["values"]).iter().filter_map(Value::as_str).collect();
+        requirements.push_str(&format!(
+            "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},",
+            text(e, &["key"]),
+            text(e, &["operator"]),
+            values.join(" ")
+        ));
+    }
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},\
+         MatchExpressions:[]LabelSelectorRequirement{{{requirements}}},}}"
+    )
+}

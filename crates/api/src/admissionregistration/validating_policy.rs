@@ -1,0 +1,197 @@
+//! `ValidatingAdmissionPolicy`. Upstream: `pkg/registry/admissionregistration/validatingadmissionpolicy`.
+
+use serde_json::{Value, json};
+
+use super::{hooks, policy};
+use crate::field::ErrorList;
+use crate::kind::{Cells, Cx, Kind};
+use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
+use crate::object::{View, list, set};
+use crate::strategy::{first_generation, reset_meta_for_status, reset_spec_or_status, separate_status};
+use crate::table::{age, name};
+
+/// The kind `ValidatingAdmissionPolicy`.
+pub struct ValidatingAdmissionPolicy;
+
+impl Kind for ValidatingAdmissionPolicy {
+    facts!(Facts {
+        kind: "ValidatingAdmissionPolicy",
+        plural: "validatingadmissionpolicies",
+        categories: super::CATEGORY,
+        subresources: &[STATUS],
+        columns: &[NAME, ("Validations", "integer", "", 0), ("ParamKind", "string", "", 0), AGE],
+        ..Facts::cluster(super::GROUP, "v1")
+    });
+
+    fn default(&self, obj: &mut Value) {
+        policy::default_policy(obj);
+    }
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        set(obj, &["status"], json!({}));
+        first_generation(obj);
+    }
+
+    fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        if separate_status(new, old, cx.subresource) {
+            reset_meta_for_status(new, old);
+        }
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        validate(obj)
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, _old: &Value) -> ErrorList {
+        if cx.subresource == Some("status") { status(new) } else { validate(new) }
+    }
+
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let validations = list(obj, &["spec", "validations"]).len();
+        vec![json!(name(obj)), json!(validations), json!(hooks::param_kind(obj)), json!(age(obj, now))]
+    }
+
+    fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
+        reset_spec_or_status(subresource)
+    }
+}
+
+const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+
+fn validate(obj: &Value) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let root = View::root(obj);
+    let spec = root.get("spec");
+    policy::head(&mut errs, &spec);
+    let (validations, annotations) = (spec.get("validations"), spec.get("auditAnnotations"));
+    if validations.is_empty() && annotations.is_empty() {
+        for v in [&validations, &annotations] {
+            errs.required(v.path(), "validations or auditAnnotations must contain at least one item");
+        }
+        return errs;
+    }
+    validations.list().iter().for_each(|v| validation(&mut errs, v));
+    if annotations.len() > 20 {
+        errs.invalid(annotations.path(), annotations.value(), "must not have more than 20 auditAnnotations");
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    let policy = root.dig("metadata.name").str();
+    for annotation in annotations.list() {
+        let (key, value) = (annotation.get("key"), annotation.get("valueExpression"));
+        if policy.is_empty() {
+            errs.invalid(key.path(), key.str(), "requires metadata.name be non-empty");
+        } else {
+            let full = format!("{policy}/{}", key.str());
+            for problem in crate::names::qualified_name(&full) {
+                errs.invalid(key.path(), full.as_str(), problem);
+            }
+        }
+        let expression = value.str().trim();
+        if expression.is_empty() {
+            errs.required(value.path(), "valueExpression is not specified");
+        } else if expression.len() > 5 * 1024 {
+            errs.required(value.path(), "must not exceed 5120 bytes in length");
+        }
+        if !seen.insert(key.str()) {
+            errs.duplicate(key.path(), key.str());
+        }
+    }
+    errs
+}
+
+fn validation(errs: &mut ErrorList, v: &View<'_>) {
+    let (expression, message, of_message, reason) =
+        (v.get("expression"), v.get("message"), v.get("messageExpression"), v.get("reason"));
+    if expression.str().trim().is_empty() {
+        errs.required(expression.path(), "expression is not specified");
+    }
+    if !of_message.is_empty() && of_message.str().trim().is_empty() {
+        errs.invalid(of_message.path(), of_message.str(), "must be non-empty if specified");
+    }
+    let said = message.str().trim();
+    if !message.is_empty() && said.is_empty() {
+        errs.invalid(message.path(), message.str(), "message must be non-empty if specified");
+    } else if said.contains(['\n', '\r']) {
+        errs.invalid(message.path(), message.str(), "message must not contain line breaks");
+    }
+    if reason.is_set() && !REASONS.contains(&reason.str()) {
+        errs.not_supported(reason.path(), reason.str(), &REASONS);
+    }
+}
+
+fn status(obj: &Value) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let status = View::root(obj).get("status");
+    for warning in status.get("typeChecking").items("expressionWarnings") {
+        for field in ["warning", "fieldRef"] {
+            let v = warning.get(field);
+            if v.str().trim().is_empty() {
+                errs.required(v.path(), "");
+            }
+        }
+    }
+    crate::validate::conditions::conditions(&mut errs, &status.get("conditions"));
+    errs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::problems;
+
+    fn policy(spec: Value) -> Value {
+        let mut obj = json!({"metadata": {"name": "p.io"}, "spec": {"matchConstraints": {"resourceRules": [{
+            "apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["deployments"]}]}}});
+        for (k, v) in spec.as_object().into_iter().flatten() {
+            obj["spec"][k] = v.clone();
+        }
+        ValidatingAdmissionPolicy.default(&mut obj);
+        obj
+    }
+
+    #[test]
+    fn specs() {
+        let check =
+            |spec: Value, expected: &[&str]| assert_eq!(problems(&ValidatingAdmissionPolicy, &policy(spec)), expected);
+        check(json!({"validations": [{"expression": "true"}]}), &[]);
+        check(
+            json!({}),
+            &[
+                "spec.validations: Required value: validations or auditAnnotations must contain at least one item",
+                "spec.auditAnnotations: Required value: validations or auditAnnotations must contain at least one item",
+            ],
+        );
+        check(
+            json!({"matchConstraints": {}, "paramKind": {"apiVersion": "a/b/c"}, "variables": [{"name": "in"}],
+            "validations": [{"expression": "", "message": " ", "reason": "x"}]}),
+            &[
+                "spec.paramKind.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
+                "spec.paramKind.kind: Required value",
+                "spec.matchConstraints.resourceRules: Required value",
+                "spec.variables[0].name: Invalid value: \"in\": name is not a valid CEL identifier",
+                "spec.variables[0].expression: Required value: expression is not specified",
+                "spec.validations[0].expression: Required value: expression is not specified",
+                "spec.validations[0].message: Invalid value: \" \": message must be non-empty if specified",
+                "spec.validations[0].reason: Unsupported value: \"x\": supported values: \"Forbidden\", \"Invalid\", \"RequestEntityTooLarge\", \"Unauthorized\"",
+            ],
+        );
+        check(
+            json!({"auditAnnotations": [{"key": "a", "valueExpression": "'x'"}, {"key": "a"}]}),
+            &[
+                "spec.auditAnnotations[1].valueExpression: Required value: valueExpression is not specified",
+                "spec.auditAnnotations[1].key: Duplicate value: \"a\"",
+            ],
+        );
+    }
+
+    #[test]
+    fn cells() {
+        let obj = policy(json!({"validations": [{}, {}], "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"}}));
+        let cells = ValidatingAdmissionPolicy.cells(&obj, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(cells[1..3], [json!(2), json!("v1/ConfigMap")]);
+    }
+}

@@ -1,0 +1,275 @@
+//! `CustomResourceDefinition`.
+//!
+//! Upstream: `pkg/registry/customresourcedefinition/strategy.go` and `pkg/apis/apiextensions/v1/defaults.go` of
+//! `k8s.io/apiextensions-apiserver`. CEL rules are not compiled here, and default values are not validated by their
+//! schema.
+
+use serde_json::{Value, json};
+
+use super::validate;
+use crate::field::ErrorList;
+use crate::kind::{Cells, Cx, Kind};
+use crate::kinds::{Facts, NAME, STATUS, facts};
+use crate::object::{at_mut, default_text, default_value, list, restore, set, text};
+use crate::strategy::{first_generation, next_generation, reset_meta_for_status, reset_spec_or_status};
+use crate::table::name_and_created;
+
+/// The kind `CustomResourceDefinition`.
+pub struct CustomResourceDefinition;
+
+impl Kind for CustomResourceDefinition {
+    facts!(Facts {
+        kind: "CustomResourceDefinition",
+        plural: "customresourcedefinitions",
+        short_names: &["crd", "crds"],
+        categories: &["api-extensions"],
+        subresources: &[STATUS],
+        prefix: "apiextensions.k8s.io/customresourcedefinitions",
+        columns: &[NAME, ("Created At", "date", "", 0)],
+        ..Facts::cluster("apiextensions.k8s.io", "v1")
+    });
+
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = at_mut(obj, &["spec"]) {
+            let kind = text(spec, &["names", "kind"]).to_owned();
+            if let Some(names) = at_mut(spec, &["names"]) {
+                default_text(names, "singular", &kind.to_lowercase());
+                if !kind.is_empty() {
+                    default_text(names, "listKind", &format!("{kind}List"));
+                }
+            }
+            default_value(spec, "conversion", json!({"strategy": "None"}));
+            if let Some(service) = at_mut(spec, &["conversion", "webhook", "clientConfig", "service"]) {
+                default_value(service, "port", 443);
+            }
+        }
+        if list(obj, &["status", "storedVersions"]).is_empty() {
+            remember_storage_version(obj);
+        }
+    }
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        let nothing = json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": null});
+        set(obj, &["status"], nothing);
+        first_generation(obj);
+        remember_storage_version(obj);
+    }
+
+    fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        if cx.subresource == Some("status") {
+            restore(new, old, &["spec"]);
+            reset_meta_for_status(new, old);
+            return;
+        }
+        restore(new, old, &["status"]);
+        next_generation(new, old, &["spec"]);
+        remember_storage_version(new);
+    }
+
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        validate::name(&mut errs, obj);
+        validate::definition(&mut errs, obj, &Value::Null);
+        errs
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
+        if cx.subresource == Some("status") {
+            validate::status(&mut errs, new);
+        } else {
+            validate::definition(&mut errs, new, old);
+        }
+        errs
+    }
+
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
+    fn cells(&self, obj: &Value, _now: jiff::Timestamp) -> Cells {
+        name_and_created(obj)
+    }
+
+    fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
+        reset_spec_or_status(subresource)
+    }
+}
+
+/// The version that objects are stored in is among those that objects may be stored in.
+fn remember_storage_version(obj: &mut Value) {
+    let Some(version) = list(obj, &["spec", "versions"]).iter().find(|v| v["storage"] == true) else { return };
+    let name = version["name"].clone();
+    let mut stored = list(obj, &["status", "storedVersions"]).to_vec();
+    if name.is_string() && !stored.contains(&name) {
+        stored.push(name);
+        set(obj, &["status", "storedVersions"], stored);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update, with_cx};
+
+    fn definition(schema: Value) -> Value {
+        let mut obj = json!({"metadata": {"name": "foos.ex.io"}, "spec": {"group": "ex.io", "scope": "Namespaced",
+            "names": {"kind": "Foo", "plural": "foos"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
+        CustomResourceDefinition.default(&mut obj);
+        with_cx(None, |cx| CustomResourceDefinition.prepare_create(cx, &mut obj));
+        obj
+    }
+
+    fn check_schema(schema: Value, expected: &[&str]) {
+        let expected: Vec<String> = expected.iter().map(|e| format!("spec.validation.openAPIV3Schema{e}")).collect();
+        assert_eq!(problems(&CustomResourceDefinition, &definition(schema)), expected);
+    }
+
+    #[test]
+    fn defaults() {
+        let obj = definition(json!({"type": "object"}));
+        assert_eq!(
+            obj["spec"]["names"],
+            json!({"kind": "Foo", "plural": "foos", "singular": "foo", "listKind": "FooList"})
+        );
+        assert_eq!(obj["status"]["storedVersions"], json!(["v1"]));
+        assert_eq!(obj["metadata"]["generation"], 1);
+        assert_eq!(problems(&CustomResourceDefinition, &obj), [""; 0]);
+    }
+
+    #[test]
+    fn schemas_are_structural() {
+        check_schema(
+            json!({"type": "object", "properties": {"a": {"type": "array"}, "b": {"x-kubernetes-int-or-string": true}}}),
+            &[".properties[a].items: Required value: must be specified"],
+        );
+        check_schema(
+            json!({"type": "object", "properties": {"a": {"type": "string"}}, "anyOf": [{"properties": {"b": {"type": "string"}}}]}),
+            &[
+                ".anyOf[0].properties[b].type: Forbidden: must be empty to be structural",
+                ".properties[b]: Required value: because it is defined in spec.validation.openAPIV3Schema.anyOf[0].properties[b]",
+            ],
+        );
+        check_schema(
+            json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"labels": {"type": "object"}}}}}),
+            &[
+                ".properties[metadata]: Forbidden: must not specify anything other than name and generateName, but metadata is implicitly specified",
+            ],
+        );
+        check_schema(
+            json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 5}}},
+            "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}}}),
+            &[],
+        );
+    }
+
+    #[test]
+    fn schemas_use_what_is_supported() {
+        check_schema(
+            json!({"type": "object", "properties": {"a": {"type": "strin"}}}),
+            &[
+                ".properties[a].type: Unsupported value: \"strin\": supported values: \"array\", \"boolean\", \"integer\", \"number\", \"object\", \"string\"",
+            ],
+        );
+        check_schema(
+            json!({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true, "items": {"type": "object"},
+            "x-kubernetes-list-type": "map"}}}),
+            &[
+                ".properties[a].uniqueItems: Forbidden: uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+                ".properties[a].x-kubernetes-list-map-keys: Required value: must not be empty if x-kubernetes-list-type is map",
+            ],
+        );
+        check_schema(
+            json!({"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "string"}},
+            "additionalProperties": {"type": "string"}, "x-kubernetes-validations": [{"rule": " "}]}}}),
+            &[
+                ".properties[a].additionalProperties: Forbidden: additionalProperties and properties are mutual exclusive",
+                ".properties[a].x-kubernetes-validations[0].rule: Required value: rule is not specified",
+            ],
+        );
+        check_schema(
+            json!({"type": "object", "properties": {"l": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+            "items": {"type": "object", "properties": {"k": {"type": "string", "nullable": true}}}}}}),
+            &[
+                ".properties[l].items.properties[k].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
+                ".properties[l].items.properties[k].nullable: Forbidden: this property is in x-kubernetes-list-map-keys, so it cannot be nullable",
+            ],
+        );
+    }
+
+    #[test]
+    fn specs() {
+        let with = |change: &dyn Fn(&mut Value)| {
+            let mut obj = definition(json!({"type": "object"}));
+            change(&mut obj);
+            problems(&CustomResourceDefinition, &obj)
+        };
+        assert_eq!(
+            with(&|o| o["spec"]["scope"] = json!("x")),
+            ["spec.scope: Unsupported value: \"x\": supported values: \"Cluster\", \"Namespaced\""]
+        );
+        assert_eq!(
+            with(&|o| {
+                o["spec"]["group"] = json!("io");
+                o["metadata"]["name"] = json!("foos.io")
+            }),
+            ["spec.group: Invalid value: \"io\": should be a domain with at least one dot"]
+        );
+        assert_eq!(
+            with(&|o| o["metadata"]["name"] = json!("foo")),
+            ["metadata.name: Invalid value: \"foo\": must be spec.names.plural+\".\"+spec.group"]
+        );
+        assert_eq!(
+            with(&|o| o["spec"]["names"]["listKind"] = json!("Foo")),
+            ["spec.names.listKind: Invalid value: \"Foo\": kind and listKind may not be the same"]
+        );
+        assert_eq!(
+            with(&|o| o["spec"]["versions"][0]["additionalPrinterColumns"] =
+                json!([{"name": "a", "type": "x", "jsonPath": "a"}])),
+            [
+                "spec.additionalPrinterColumns[0].type: Invalid value: \"x\": must be one of boolean,date,integer,number,string",
+                "spec.additionalPrinterColumns[0].JSONPath: Invalid value: \"a\": must be a simple json path starting with .",
+            ]
+        );
+        assert_eq!(
+            with(&|o| o["spec"]["versions"][0]["subresources"] = json!({"scale": {"specReplicasPath": ".x"}})),
+            [
+                "spec.subresources.scale.specReplicasPath: Invalid value: \".x\": should be a json path under .spec",
+                "spec.subresources.scale.statusReplicasPath: Required value",
+            ]
+        );
+        assert_eq!(
+            with(&|o| o["spec"]["conversion"] = json!({"strategy": "Webhook"})),
+            [
+                "spec.conversion.webhookClientConfig: Required value: required when strategy is set to Webhook",
+                "spec.conversion.conversionReviewVersions: Required value",
+            ]
+        );
+        assert_eq!(
+            with(&|o| {
+                o["spec"]["group"] = json!("x.k8s.io");
+                o["metadata"]["name"] = json!("foos.x.k8s.io")
+            }),
+            [
+                "metadata.annotations[api-approved.kubernetes.io]: Required value: protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_established_keeps_its_names() {
+        let mut old = definition(json!({"type": "object"}));
+        old["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
+        let mut new = old.clone();
+        new["spec"]["scope"] = json!("Cluster");
+        new["spec"]["names"]["plural"] = json!("fooz");
+        assert_eq!(
+            problems_of_update(&CustomResourceDefinition, None, &new, &old),
+            [
+                "spec.scope: Invalid value: \"Cluster\": field is immutable",
+                "spec.names.plural: Invalid value: \"fooz\": field is immutable",
+            ]
+        );
+    }
+}

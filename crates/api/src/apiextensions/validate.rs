@@ -1,0 +1,462 @@
+//! The definition around the schemas. Upstream: `pkg/apis/apiextensions/validation/validation.go` of
+//! `k8s.io/apiextensions-apiserver`.
+//!
+//! Upstream validates an internal form in which what all versions have in common stands above them; its paths
+//! (`spec.validation`, `spec.subresources`) are what clients see.
+
+use serde_json::Value;
+
+use super::{rules, structural};
+use crate::field::{ErrorList, Path};
+use crate::names::{dns_subdomain, dns1035_label};
+use crate::object::{View, at, list, same, text};
+use crate::validate::immutable_field;
+use crate::validate::webhook;
+
+/// The name of a definition is made of what it defines.
+pub(super) fn name(errs: &mut ErrorList, obj: &Value) {
+    let root = View::root(obj);
+    let name = root.dig("metadata.name");
+    let wanted = format!("{}.{}", text(obj, &["spec", "names", "plural"]), text(obj, &["spec", "group"]));
+    if !name.is_empty() && name.str() != wanted {
+        errs.invalid(name.path(), name.str(), "must be spec.names.plural+\".\"+spec.group");
+    }
+}
+
+/// A definition; `old` is `null` for a new one.
+pub(super) fn definition(errs: &mut ErrorList, obj: &Value, old: &Value) {
+    spec(errs, obj, old);
+    if is_established(old) {
+        for path in [&["spec", "scope"][..], &["spec", "names", "kind"]] {
+            immutable_field(errs, obj, old, path);
+        }
+    }
+    if old.is_object() {
+        for path in [&["spec", "group"][..], &["spec", "names", "plural"]] {
+            immutable_field(errs, obj, old, path);
+        }
+    }
+    status(errs, obj);
+    stored_versions(errs, obj);
+    approval(errs, obj, old);
+    let preserve = View::root(obj).dig("spec.preserveUnknownFields");
+    if preserve.is_true() && at(old, &["spec", "preserveUnknownFields"]) != &Value::Bool(true) {
+        errs.invalid(
+            preserve.path(),
+            true,
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in \
+             spec.versions[*].schema instead",
+        );
+    }
+}
+
+fn is_established(obj: &Value) -> bool {
+    list(obj, &["status", "conditions"]).iter().any(|c| c["type"] == "Established" && c["status"] == "True")
+}
+
+/// The status alone.
+pub(super) fn status(errs: &mut ErrorList, obj: &Value) {
+    names(errs, &View::root(obj).dig("status.acceptedNames"));
+}
+
+fn stored_versions(errs: &mut ErrorList, obj: &Value) {
+    let stored = View::root(obj).dig("status.storedVersions");
+    if stored.is_empty() {
+        errs.invalid(stored.path(), stored.value(), "must have at least one stored version");
+        return;
+    }
+    let versions = list(obj, &["spec", "versions"]);
+    for version in versions.iter().filter(|v| v["storage"] == true) {
+        let name = text(version, &["name"]);
+        if !stored.strs().contains(&name) {
+            errs.invalid(stored.path(), stored.value(), format!("must have the storage version {name}"));
+        }
+    }
+    for v in stored.list() {
+        if !versions.iter().any(|version| text(version, &["name"]) == v.str()) {
+            let name = v.str();
+            errs.invalid(
+                v.path(),
+                name,
+                format!(
+                    "missing from spec.versions; {name} was previously a storage version, and must remain in \
+                     spec.versions until a storage migration ensures no data remains persisted in {name} and removes \
+                     {name} from status.storedVersions"
+                ),
+            );
+        }
+    }
+}
+
+/// Groups of the Kubernetes project want a word of approval.
+fn approval(errs: &mut ErrorList, obj: &Value, old: &Value) {
+    const KEY: &str = "api-approved.kubernetes.io";
+    let group = text(obj, &["spec", "group"]);
+    let protected = ["k8s.io", "kubernetes.io"].iter().any(|d| group == *d || group.ends_with(&format!(".{d}")));
+    if !protected {
+        return;
+    }
+    let word = |obj| text(obj, &["metadata", "annotations", KEY]).to_owned();
+    let (new, before) = (word(obj), word(old));
+    if old.is_object() && new == before {
+        return;
+    }
+    let path = Path::new("metadata").child("annotations").key(KEY);
+    let is_url = new.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
+    if new.is_empty() {
+        errs.required(
+            &path,
+            format!(
+                "protected groups must have approval annotation \"{KEY}\", see \
+                 https://github.com/kubernetes/enhancements/pull/1111"
+            ),
+        );
+    } else if !is_url && !new.starts_with("unapproved") {
+        errs.invalid(
+            &path,
+            new.as_str(),
+            format!(
+                "protected groups must have approval annotation \"{KEY}\" with either a URL or a reason starting with \
+                 \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111"
+            ),
+        );
+    }
+}
+
+/// A part of a version that stands above the versions where all have the same.
+fn in_common<'a>(versions: &'a [Value], field: &str) -> Option<&'a Value> {
+    let first = at(versions.first()?, &[field]);
+    versions.iter().all(|v| same(at(v, &[field]), first)).then_some(first)
+}
+
+fn spec(errs: &mut ErrorList, obj: &Value, old: &Value) {
+    let spec = View::root(obj).get("spec");
+    let group = spec.get("group");
+    let problems = dns_subdomain(group.str(), false);
+    if group.is_empty() {
+        errs.required(group.path(), "");
+    } else if !problems.is_empty() {
+        errs.invalid(group.path(), group.str(), problems.join(","));
+    } else if !group.str().contains('.') {
+        errs.invalid(group.path(), group.str(), "should be a domain with at least one dot");
+    }
+    crate::validate::one_of(errs, &spec.get("scope"), &["Cluster", "Namespaced"]);
+    let all = list(obj, &["spec", "versions"]);
+    let (schema, subresources, columns, fields) = (
+        in_common(all, "schema"),
+        in_common(all, "subresources"),
+        in_common(all, "additionalPrinterColumns"),
+        in_common(all, "selectableFields"),
+    );
+    let old_has_all = !old.is_object()
+        || list(old, &["spec", "versions"]).iter().all(|v| !at(v, &["schema", "openAPIV3Schema"]).is_null());
+    let above = schema.is_some_and(|s| !at(s, &["openAPIV3Schema"]).is_null());
+    if old_has_all && !above {
+        for version in spec.items("versions") {
+            let schema = version.dig("schema.openAPIV3Schema");
+            if !schema.is_set() {
+                errs.required(schema.path(), "schemas are required");
+            }
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    let mut unique = true;
+    for version in spec.items("versions") {
+        let name = version.get("name");
+        unique &= seen.insert(name.str());
+        let problems = dns1035_label(name.str(), false);
+        if !problems.is_empty() {
+            errs.invalid(name.path(), name.str(), problems.join(","));
+        }
+        deprecation(errs, &version);
+        let has_status = version.dig("subresources.status").is_set();
+        if schema.is_none() {
+            validation(errs, &version.get("schema"), has_status);
+        }
+        if subresources.is_none() {
+            scale(errs, &version.get("subresources"));
+        }
+        if columns.is_none() {
+            printer_columns(errs, &version.get("additionalPrinterColumns"));
+        }
+        if fields.is_none() {
+            selectable(errs, &version.get("selectableFields"), version.dig("schema.openAPIV3Schema").value());
+        }
+    }
+    let versions = spec.get("versions");
+    if !unique {
+        errs.invalid(versions.path(), versions.value(), "must contain unique version names");
+    }
+    if all.iter().filter(|v| v["storage"] == true).count() != 1 {
+        errs.invalid(versions.path(), versions.value(), "must have exactly one version marked as storage version");
+    }
+    for field in ["plural", "singular", "kind", "listKind"] {
+        let v = spec.get("names").get(field);
+        if v.is_empty() {
+            errs.required(v.path(), "");
+        }
+    }
+    names(errs, &spec.get("names"));
+    let path = spec.path();
+    if let Some(schema) = schema {
+        let any_status = all.iter().any(|v| !at(v, &["subresources", "status"]).is_null());
+        validation(errs, &View::at(path.child("validation"), schema), any_status);
+    }
+    if let Some(subresources) = subresources {
+        scale(errs, &View::at(path.child("subresources"), subresources));
+    }
+    if let Some(columns) = columns {
+        printer_columns(errs, &View::at(path.child("additionalPrinterColumns"), columns));
+    }
+    if let Some(fields) = fields {
+        let schema = schema.map_or(&Value::Null, |s| at(s, &["openAPIV3Schema"]));
+        selectable(errs, &View::at(path.child("selectableFields"), fields), schema);
+    }
+    conversion(errs, &spec.get("conversion"));
+}
+
+fn deprecation(errs: &mut ErrorList, version: &View<'_>) {
+    let warning = version.get("deprecationWarning");
+    let Some(text) = warning.opt_str() else { return };
+    let path = warning.path();
+    if !version.get("deprecated").is_true() {
+        errs.invalid(path, text, "can only be set for deprecated versions");
+        return;
+    }
+    if text.len() > 256 {
+        errs.invalid(path, text, "must be <= 256 characters long");
+    }
+    if text.is_empty() {
+        errs.invalid(path, text, "must not be an empty string");
+    }
+    if let Some((i, _)) = text.char_indices().find(|(_, c)| c.is_control()) {
+        let what = "must only contain printable UTF-8 characters; non-printable character found at index";
+        errs.invalid(path, text, format!("{what} {i}"));
+    }
+}
+
+fn names(errs: &mut ErrorList, names: &View<'_>) {
+    let mut label = |v: &View<'_>, mixed: bool| {
+        let text = if mixed { v.str().to_lowercase() } else { v.str().to_owned() };
+        let problems = dns1035_label(&text, false);
+        if !problems.is_empty() {
+            let intro = if mixed { "may have mixed case, but should otherwise match: " } else { "" };
+            errs.invalid(v.path(), v.str(), format!("{intro}{}", problems.join(",")));
+        }
+    };
+    for (field, mixed) in [("plural", false), ("singular", false), ("kind", true), ("listKind", true)] {
+        let v = names.get(field);
+        if !v.is_empty() {
+            label(&v, mixed);
+        }
+    }
+    names.items("shortNames").iter().for_each(|v| label(v, false));
+    let (kind, list_kind) = (names.get("kind"), names.get("listKind"));
+    if !kind.is_empty() && kind.str() == list_kind.str() {
+        errs.invalid(list_kind.path(), list_kind.str(), "kind and listKind may not be the same");
+    }
+    for v in names.items("categories") {
+        let problems = dns1035_label(v.str(), false);
+        if !problems.is_empty() {
+            errs.invalid(v.path(), v.str(), problems.join(","));
+        }
+    }
+}
+
+/// Fields of the root schema that stay meaningful when the schema of the status is taken out of it.
+const ROOT_FIELDS: [(&str, &str); 22] = [
+    ("description", "Description"),
+    ("type", "Type"),
+    ("format", "Format"),
+    ("title", "Title"),
+    ("maximum", "Maximum"),
+    ("exclusiveMaximum", "ExclusiveMaximum"),
+    ("minimum", "Minimum"),
+    ("exclusiveMinimum", "ExclusiveMinimum"),
+    ("maxLength", "MaxLength"),
+    ("minLength", "MinLength"),
+    ("pattern", "Pattern"),
+    ("maxItems", "MaxItems"),
+    ("minItems", "MinItems"),
+    ("uniqueItems", "UniqueItems"),
+    ("multipleOf", "MultipleOf"),
+    ("required", "Required"),
+    ("items", "Items"),
+    ("properties", "Properties"),
+    ("externalDocs", "ExternalDocs"),
+    ("example", "Example"),
+    ("x-kubernetes-preserve-unknown-fields", "XPreserveUnknownFields"),
+    ("x-kubernetes-validations", "XValidations"),
+];
+
+fn validation(errs: &mut ErrorList, validation: &View<'_>, has_status: bool) {
+    let schema = validation.get("openAPIV3Schema");
+    let Some(map) = schema.map() else { return };
+    if has_status {
+        let ty = schema.get("type");
+        if !ty.is_empty() && ty.str() != "object" {
+            errs.invalid(
+                ty.path(),
+                ty.str(),
+                "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled",
+            );
+        } else if map.keys().any(|k| !ROOT_FIELDS.iter().any(|(f, _)| f == k)) {
+            let allowed: Vec<&str> = ROOT_FIELDS.iter().map(|(_, go)| *go).collect();
+            errs.invalid(
+                schema.path(),
+                schema.value(),
+                format!(
+                    "only [{}] fields are allowed at the root of the schema if the status subresource is enabled",
+                    allowed.join(" ")
+                ),
+            );
+        }
+    }
+    if schema.get("nullable").is_true() {
+        errs.forbidden(schema.get("nullable").path(), "nullable cannot be true at the root");
+    }
+    structural::validate(errs, &schema);
+    rules::validate(errs, &schema);
+}
+
+fn scale(errs: &mut ErrorList, subresources: &View<'_>) {
+    let scale = subresources.get("scale");
+    if !scale.is_set() {
+        return;
+    }
+    for (field, parents, rule) in [
+        ("specReplicasPath", &[".spec."][..], "should be a json path under .spec"),
+        ("statusReplicasPath", &[".status."], "should be a json path under .status"),
+        ("labelSelectorPath", &[".spec.", ".status."], "should be a json path under either .spec or .status"),
+    ] {
+        let v = scale.get(field);
+        if v.is_empty() {
+            if field != "labelSelectorPath" {
+                errs.required(v.path(), "");
+            }
+        } else if simple_path(errs, &v, v.path()) && !parents.iter().any(|p| v.str().starts_with(p)) {
+            errs.invalid(v.path(), v.str(), rule);
+        }
+    }
+}
+
+/// A path of dots and names; whether it is one.
+fn simple_path(errs: &mut ErrorList, v: &View<'_>, path: &Path) -> bool {
+    let good = v.str().starts_with('.');
+    if !good {
+        errs.invalid(path, v.str(), "must be a simple json path starting with .");
+    }
+    good
+}
+
+fn printer_columns(errs: &mut ErrorList, columns: &View<'_>) {
+    const TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
+    const FORMATS: [&str; 9] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "name", "password"];
+    for column in columns.list() {
+        let (name, ty, format, path) =
+            (column.get("name"), column.get("type"), column.get("format"), column.get("jsonPath"));
+        if name.is_empty() {
+            errs.required(name.path(), "");
+        }
+        let types = format!("must be one of {}", TYPES.join(","));
+        if ty.is_empty() {
+            errs.required(ty.path(), types);
+        } else if !TYPES.contains(&ty.str()) {
+            errs.invalid(ty.path(), ty.str(), types);
+        }
+        if !format.is_empty() && !FORMATS.contains(&format.str()) {
+            errs.invalid(format.path(), format.str(), format!("must be one of {}", FORMATS.join(",")));
+        }
+        let at = column.path().child("JSONPath");
+        if path.is_empty() {
+            errs.required(&at, "");
+        } else {
+            simple_path(errs, &path, &at);
+        }
+    }
+}
+
+/// At most so many fields of a version can be used in field selectors.
+const MAX_SELECTABLE_FIELDS: usize = 8;
+
+fn selectable(errs: &mut ErrorList, fields: &View<'_>, schema: &Value) {
+    if fields.is_empty() {
+        return;
+    }
+    if schema.is_null() {
+        errs.invalid(
+            fields.path(),
+            "",
+            "selectableFields may only be set when version.schema.openAPIV3Schema is not included",
+        );
+        return;
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for field in fields.list() {
+        let path = field.get("jsonPath");
+        if path.is_empty() {
+            errs.required(path.path(), "");
+            continue;
+        }
+        let names: Vec<&str> = path.str().trim_start_matches('.').split('.').collect();
+        let found = path
+            .str()
+            .starts_with('.')
+            .then(|| names.iter().try_fold(schema, |s, name| s.get("properties")?.get(name)))
+            .flatten();
+        let Some(found) = found else {
+            errs.invalid(path.path(), path.str(), "is an invalid path: does not refer to a valid field");
+            continue;
+        };
+        if names.first() == Some(&"metadata") {
+            errs.invalid(path.path(), path.str(), "must not point to fields in metadata");
+        }
+        if !matches!(text(found, &["type"]), "string" | "boolean" | "integer") {
+            errs.invalid(
+                path.path(),
+                path.str(),
+                "must point to a field of type string, boolean or integer. Enum string fields and strings with formats \
+                 are allowed.",
+            );
+        }
+        if !seen.insert(path.str()) {
+            errs.duplicate(path.path(), path.str());
+        }
+    }
+    if seen.len() > MAX_SELECTABLE_FIELDS {
+        errs.too_many(fields.path(), seen.len(), MAX_SELECTABLE_FIELDS);
+    }
+}
+
+fn conversion(errs: &mut ErrorList, conversion: &View<'_>) {
+    if !conversion.is_set() {
+        return;
+    }
+    let strategy = conversion.get("strategy");
+    crate::validate::one_of(errs, &strategy, &["None", "Webhook"]);
+    let hook = conversion.get("webhook");
+    let (config_path, versions_path) =
+        (conversion.path().child("webhookClientConfig"), conversion.path().child("conversionReviewVersions"));
+    let (config, versions) = (hook.get("clientConfig"), hook.get("conversionReviewVersions"));
+    if strategy.str() == "Webhook" {
+        let config = View::at(config_path, config.value());
+        if config.is_set() {
+            webhook::client_config(errs, &config);
+        } else {
+            errs.required(config.path(), "required when strategy is set to Webhook");
+        }
+        let versions = View::at(versions_path, versions.value());
+        if versions.is_empty() {
+            errs.required(versions.path(), "");
+        } else {
+            webhook::review_versions(errs, &versions, true);
+        }
+    } else {
+        if config.is_set() {
+            errs.forbidden(&config_path, "should not be set when strategy is not set to Webhook");
+        }
+        if !versions.is_empty() {
+            errs.forbidden(&versions_path, "should not be set when strategy is not set to Webhook");
+        }
+    }
+}
