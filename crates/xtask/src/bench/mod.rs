@@ -1,5 +1,8 @@
 //! Benches: what is measured is printed beside its budget.
 
+mod api;
+mod http;
+mod process;
 mod start;
 
 use std::path::PathBuf;
@@ -11,6 +14,20 @@ use clap::Subcommand;
 /// What to measure.
 #[derive(Subcommand)]
 pub enum What {
+    /// The load of an API server, any one; beside each figure that of a stock API server with etcd.
+    ///
+    /// Makes and removes a namespace `bench-api`. Processor time is told when the server runs on this machine.
+    Api {
+        /// The server and who may do everything there.
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        /// Processes whose time counts (the API server, etcd); those that listen on the server's port where left out.
+        #[arg(long)]
+        pid: Vec<u32>,
+        /// Only operations whose name contains this. Later ones need the objects of earlier ones.
+        #[arg(long)]
+        only: Vec<String>,
+    },
     /// A one-node cluster from an empty directory: start, first answer, pods, memory, idle cost.
     ///
     /// Needs root and what the node tests need. Measures `$ORKD_BIN`, or target/release/orkd.
@@ -26,6 +43,7 @@ pub enum What {
 /// Measures and prints. A missed budget is said, and is no error: it may be the machine's.
 pub fn run(what: &What) -> Result<()> {
     match what {
+        What::Api { kubeconfig, pid, only } => api::run(kubeconfig, pid, only),
         What::Start => start::run(),
         What::Store { directory } => {
             let runtime = tokio::runtime::Runtime::new()?;
