@@ -1,9 +1,10 @@
 //! Helpers for the cells of the table form (`k8s.io/kubernetes/pkg/printers/internalversion`).
 
+use bytes::BytesMut;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::kind::Cells;
+use crate::kind::{Cells, Kind};
 use crate::object::{at, list, text};
 
 /// The cells of a kind that shows its name and age only.
@@ -24,8 +25,65 @@ pub fn age(obj: &Value, now: Timestamp) -> String {
 /// How long ago an RFC 3339 time was, or `<unknown>`.
 pub fn since(time: Option<&str>, now: Timestamp) -> String {
     match time.and_then(|t| t.parse::<Timestamp>().ok()) {
-        Some(t) => human_duration(now.as_second() - t.as_second()),
+        Some(t) => elapsed(t, now),
         None => "<unknown>".into(),
+    }
+}
+
+/// The time between two moments as kubectl shows it.
+pub fn elapsed(from: Timestamp, to: Timestamp) -> String {
+    if to == LATER {
+        return format!("{OPEN}{}{CLOSE}", from.as_second());
+    }
+    human_duration(to.as_second() - from.as_second())
+}
+
+/// Stands for a moment that is told later: cells made with it have places for ages ([`Template`]).
+const LATER: Timestamp = Timestamp::MAX;
+/// What stands around such a place; private characters of Unicode, which are nobody's.
+const OPEN: char = '\u{f8fe}';
+const CLOSE: char = '\u{f8ff}';
+
+/// The cells of an object as JSON, but for the ages in them: made once and filled in for each reader.
+#[derive(Debug)]
+pub struct Template {
+    json: Box<str>,
+    /// Where an age belongs, and since when, in seconds.
+    ages: Box<[(u32, i64)]>,
+}
+
+impl Template {
+    /// Makes it. `None` where the object's own text could be taken for a place.
+    pub fn new(kind: &dyn Kind, object: &Value) -> Option<Template> {
+        let made = serde_json::to_string(&kind.cells(object, LATER)).ok()?;
+        let plain = serde_json::to_string(&kind.cells(object, Timestamp::UNIX_EPOCH)).ok()?;
+        if plain.contains([OPEN, CLOSE]) {
+            return None;
+        }
+        let (mut json, mut ages) = (String::with_capacity(made.len()), Vec::new());
+        let mut rest = made.as_str();
+        while let Some((before, after)) = rest.split_once(OPEN) {
+            let (seconds, after) = after.split_once(CLOSE)?;
+            json.push_str(before);
+            ages.push((u32::try_from(json.len()).ok()?, seconds.parse().ok()?));
+            rest = after;
+        }
+        json.push_str(rest);
+        Some(Template { json: json.into(), ages: ages.into() })
+    }
+
+    /// Writes the cells as of a moment.
+    pub fn write(&self, now: Timestamp, out: &mut BytesMut) {
+        let mut rest = self.json.as_bytes();
+        let mut done = 0;
+        for (at, since) in &self.ages {
+            let (before, after) = rest.split_at(*at as usize - done);
+            out.extend_from_slice(before);
+            out.extend_from_slice(human_duration(now.as_second() - since).as_bytes());
+            done = *at as usize;
+            rest = after;
+        }
+        out.extend_from_slice(rest);
     }
 }
 

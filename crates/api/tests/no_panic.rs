@@ -4,6 +4,7 @@
 use orkd_api::Value;
 use orkd_api::kind::{Cx, Features, Kind};
 use orkd_api::object::View;
+use orkd_api::table::Template;
 use orkd_api::validate::meta::{validate_meta, validate_meta_update};
 use serde_json::json;
 
@@ -124,4 +125,25 @@ fn every_kind_has_as_many_cells_as_columns_and_the_same_labels() {
         let labels = |obj: &Value| kind.selectable_fields(obj).into_iter().map(|(l, _)| l).collect::<Vec<_>>();
         assert_eq!(labels(&full), labels(&json!({})), "{}", info.kind);
     }
+}
+
+#[test]
+fn cells_filled_in_later_are_the_cells() {
+    let find = |name: &str| orkd_api::kinds::all().into_iter().find(|k| k.info().kind == name).expect("a kind");
+    for kind in orkd_api::kinds::all() {
+        let full = full_object(&*kind).unwrap_or_else(|| json!({}));
+        for obj in [&full, &json!({})] {
+            let template = Template::new(&*kind, obj).expect("a template");
+            for now in ["1970-01-01T00:00:00Z", "2026-11-21T01:00:00Z", "2089-11-22T12:00:00Z"] {
+                let now: jiff::Timestamp = now.parse().expect("a time");
+                let mut out = bytes::BytesMut::new();
+                template.write(now, &mut out);
+                let want = serde_json::to_string(&kind.cells(obj, now)).expect("JSON");
+                assert_eq!(String::from_utf8_lossy(&out), want, "{}", kind.info().kind);
+            }
+        }
+    }
+    // A text of the object's own is not taken for the place of an age.
+    let event = json!({"metadata": {"name": "e"}, "message": "\u{f8fe}0\u{f8ff}"});
+    assert!(Template::new(&*find("Event"), &event).is_none());
 }

@@ -20,6 +20,7 @@ pub mod authz;
 pub mod body;
 pub mod bootstrap;
 pub mod cache;
+mod coalesce;
 mod codec;
 pub mod discovery;
 pub mod flow;

@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::coalesce::Coalesce;
 use crate::handler::Router;
 use crate::user::Peer;
 
@@ -100,6 +101,8 @@ async fn connection(
         .peer_certificates()
         .map(|chain| chain.iter().map(|c| c.clone().into_owned()).collect())
         .unwrap_or_default();
+    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let stream = Coalesce::new(stream, is_h2);
     let peer = Peer { addr: Some(addr), certificates };
     let service = tower::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());

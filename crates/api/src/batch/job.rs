@@ -9,7 +9,7 @@ use crate::kind::{Cells, Cx, Name};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, default_text, default_value, items_mut, list, restore, same, set, text};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
-use crate::table::{age, containers_and_images, human_duration, label_selector, name};
+use crate::table::{age, containers_and_images, elapsed, label_selector, name};
 use crate::validate::pod_spec::{self, warnings};
 use crate::validate::{immutable_field, non_negative, selector};
 
@@ -134,9 +134,8 @@ impl Kind for Job {
             _ => format!("{done}/1"),
         };
         let time = |field: &str| text(obj, &["status", field]).parse::<jiff::Timestamp>().ok();
-        let duration = time("startTime").map_or_else(String::new, |start| {
-            human_duration(time("completionTime").unwrap_or(now).as_second() - start.as_second())
-        });
+        let duration =
+            time("startTime").map_or_else(String::new, |start| elapsed(start, time("completionTime").unwrap_or(now)));
         let (containers, images) = containers_and_images(at(obj, &["spec", "template", "spec"]));
         vec![
             json!(name(obj)),

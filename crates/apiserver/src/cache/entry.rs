@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use orkd_api::kind::{Kind, Name};
+use orkd_api::table::Template;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,7 +23,16 @@ pub struct Entry {
     fields: Box<[(Name, Box<str>)]>,
     value: OnceLock<Arc<Value>>,
     protobuf: OnceLock<Bytes>,
+    row: OnceLock<Box<Row>>,
     views: OnceLock<Box<Mutex<Views>>>,
+}
+
+/// What a table shows of an object.
+struct Row {
+    /// The cells; `None` where they must be made anew each time.
+    cells: Option<Template>,
+    /// Where the metadata are in the JSON.
+    metadata: std::ops::Range<usize>,
 }
 
 /// Forms of an object in other served versions, by the version's type.
@@ -74,8 +84,38 @@ impl Entry {
             fields: fields.into(),
             value: OnceLock::new(),
             protobuf: OnceLock::new(),
+            row: OnceLock::new(),
             views: OnceLock::new(),
         })
+    }
+
+    fn row(&self, kind: &dyn Kind) -> &Row {
+        self.row.get_or_init(|| {
+            Box::new(Row {
+                cells: Template::new(kind, &self.decode()),
+                metadata: splice::metadata_range(&self.json).unwrap_or_default(),
+            })
+        })
+    }
+
+    /// Writes the cells of a table as JSON.
+    pub fn write_cells(&self, kind: &dyn Kind, now: jiff::Timestamp, out: &mut BytesMut) {
+        match &self.row(kind).cells {
+            Some(cells) => cells.write(now, out),
+            None => {
+                let cells = kind.cells(&self.decode(), now);
+                out.extend_from_slice(&serde_json::to_vec(&cells).unwrap_or_default());
+            }
+        }
+    }
+
+    /// The encoded metadata, found once for an object that is shown in tables.
+    pub fn metadata(&self) -> &[u8] {
+        let range = match self.row.get() {
+            Some(row) => row.metadata.clone(),
+            None => splice::metadata_range(&self.json).unwrap_or_default(),
+        };
+        self.json.get(range).filter(|m| !m.is_empty()).unwrap_or(b"{}")
     }
 
     /// The object's namespace; empty for cluster-wide kinds.

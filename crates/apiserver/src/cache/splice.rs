@@ -44,10 +44,10 @@ pub fn insert_version(json: &[u8], revision: u64) -> Option<(Bytes, Layout)> {
     Some((out.freeze(), layout))
 }
 
-/// The encoded metadata of an encoded object.
-pub fn metadata_of(json: &[u8]) -> Option<&[u8]> {
+/// Where the metadata of an encoded object are.
+pub fn metadata_range(json: &[u8]) -> Option<std::ops::Range<usize>> {
     let at = locate(json)?.metadata;
-    json.get(at..skip_value(json, at)?)
+    Some(at..skip_value(json, at)?)
 }
 
 /// Replaces the resourceVersion of an encoded object.
@@ -268,7 +268,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), tail in "[{}\\[\\]\",:a\\\\]{0,40}") {
             let _ = insert_version(&bytes, 1);
-            let _ = metadata_of(&bytes);
+            let _ = metadata_range(&bytes);
             let _ = insert_version(format!("{{\"metadata\":{{{tail}").as_bytes(), 1);
         }
     }

@@ -25,7 +25,7 @@ const HISTORY_MIN: usize = 512;
 /// at most this many,
 const HISTORY_MAX: usize = 100_000;
 /// at most this many bytes of objects that only the history keeps alive,
-const HISTORY_BYTES: usize = 64 << 20;
+const HISTORY_BYTES: usize = 24 << 20;
 /// and between these limits those of the last so many seconds.
 const HISTORY_AGE: Duration = Duration::from_secs(75);
 

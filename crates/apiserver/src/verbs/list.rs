@@ -387,6 +387,10 @@ pub(crate) fn answer(cx: &Context<'_>, wanted: &Wanted, include: Include, page: 
     }
     head.put_slice(b"]}");
     match wanted.format {
+        Format::Json if !wanted.pretty => {
+            head.put_slice(b"\n");
+            respond::bytes_response(wanted, 200, Format::Json.media_type(), head.freeze())
+        }
         Format::Json => respond::json(wanted, 200, head.freeze()),
         _ => respond::object(wanted, 200, &serde_json::from_slice(&head).unwrap_or_default()),
     }

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::Context;
 use crate::Body;
 use crate::cache::Entry;
-use crate::cache::splice;
 use crate::negotiation::{Format, Shape, Wanted};
 use crate::query::Query;
 use crate::resources::Resource;
@@ -92,9 +91,8 @@ pub fn row(
     entry: &Entry,
     now: jiff::Timestamp,
 ) {
-    let cells = resource.kind.cells(&entry.decode(), now);
     out.put_slice(b"{\"cells\":");
-    out.put_slice(&serde_json::to_vec(&cells).unwrap_or_default());
+    entry.write_cells(&*resource.kind, now, out);
     match include {
         Include::None => {}
         Include::Metadata => {
@@ -114,7 +112,7 @@ pub fn metadata(out: &mut BytesMut, version: &str, entry: &Entry) {
     out.put_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
     out.put_slice(version.as_bytes());
     out.put_slice(b"\",\"metadata\":");
-    out.put_slice(splice::metadata_of(entry.json()).unwrap_or(b"{}"));
+    out.put_slice(entry.metadata());
     out.put_slice(b"}");
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Bound;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use orkd_api::selector::FieldTerm;
 use orkd_api::status::Status;
 use rand::Rng;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::list::filter;
 use super::table::{self, Include};
@@ -163,7 +164,9 @@ struct Stream {
     end: Instant,
     last_bookmark_done: bool,
     failed: Option<Status>,
-    stop: CancellationToken,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Kept like the one before: to begin them anew for each event costs more than the event.
+    timer: Pin<Box<tokio::time::Sleep>>,
 }
 
 /// Where a watch begins.
@@ -249,7 +252,8 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
         end: now + life,
         last_bookmark_done: false,
         failed,
-        stop: cx.server.stopping().clone(),
+        stop: Box::pin(cx.server.stopping().clone().cancelled_owned()),
+        timer: Box::pin(tokio::time::sleep_until(now + life)),
     };
     let chunks = stream::unfold(state, |mut state| async move {
         let chunk = state.next().await?;
@@ -365,11 +369,14 @@ impl Stream {
             let before_end = self.end.checked_sub(BOOKMARK_BEFORE_END).unwrap_or(self.end);
             let bookmark_at = if self.last_bookmark_done { self.end } else { self.next_bookmark.min(before_end) };
             let timer = if self.bookmarks { bookmark_at.min(self.end) } else { self.end };
+            if self.timer.deadline() != timer {
+                self.timer.as_mut().reset(timer);
+            }
             let change = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return None,
+                () = self.stop.as_mut() => return None,
                 change = watcher.next() => Some(change),
-                () = tokio::time::sleep_until(timer) => None,
+                () = self.timer.as_mut() => None,
             };
             match change {
                 Some(Ok(change)) => {
