@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cgroup::Cgroups;
 use crate::containerd::{self, Supervised};
+use crate::csi;
 use crate::images::Images;
 use crate::log_rotation;
 use crate::node::{self, NodeSettings};
@@ -204,7 +205,7 @@ impl Kubelet {
         }
         for uid in cx.volumes.pods_on_disk() {
             if !known.contains(&uid) {
-                if let Err(error) = cx.volumes.teardown(&uid) {
+                if let Err(error) = cx.volumes.detach(&uid).await.and_then(|()| cx.volumes.teardown(&uid)) {
                     tracing::warn!(uid, %error, "folder of a pod that is gone not removed");
                 }
                 if let Some(cgroups) = &cx.cgroups {
@@ -351,12 +352,14 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
         informers.informer_with(Options::fields(format!("spec.nodeName={}", config.node.name)));
     let objects = Arc::new(ApiObjects(client));
     let status = StatusManager::default();
+    let drivers = csi::Drivers::default();
     let capacity = node::capacity(&config.root_dir);
     let ips: Vec<String> = config.node.ips.iter().map(IpAddr::to_string).collect();
     let context = Arc::new(NodeContext {
         node_name: config.node.name.clone(),
         images: Images::new(runtime.clone()),
-        volumes: Volumes::new(config.root_dir.clone(), objects.clone()),
+        volumes: Volumes::new(config.root_dir.clone(), objects.clone())
+            .with_drivers(&config.node.name, drivers.clone()),
         objects,
         cgroups,
         hollow: config.hollow,
@@ -387,11 +390,18 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
     let kubelet = Kubelet { context, workers: Arc::default() };
 
     let mirror_api = api.clone();
-    let (settings, root, node_api) = (config.node.clone(), config.root_dir.clone(), api.clone());
+    let (mut settings, root, node_api) = (config.node.clone(), config.root_dir.clone(), api.clone());
+    if !config.hollow {
+        settings.storage = kubelet.context.volumes.storage().to_string_lossy().into_owned();
+    }
     supervisor.spawn(TaskKind::Node, "node status", {
         let runtime = runtime.clone();
         move |stop| node::run(node_api, settings, runtime, root, stop)
     });
+    if !config.hollow {
+        let (api, name, root) = (api.clone(), config.node.name.clone(), config.root_dir.clone());
+        supervisor.spawn(TaskKind::Node, "storage drivers", move |stop| csi::run(api, name, root, drivers, stop));
+    }
     supervisor.spawn(TaskKind::Node, "pod statuses", {
         let supervisor = supervisor.clone();
         move |stop| status.run(api, supervisor, stop)

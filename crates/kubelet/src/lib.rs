@@ -15,6 +15,7 @@
 pub mod act;
 pub mod cgroup;
 pub mod containerd;
+pub mod csi;
 pub mod dns;
 pub mod env;
 pub mod images;

@@ -44,6 +44,8 @@ pub struct NodeSettings {
     pub port: u16,
     /// Its name as the operating system has it.
     pub hostname: String,
+    /// Below which folder the volumes are that it provisions; empty if it provisions none.
+    pub storage: String,
 }
 
 /// What the machine has.
@@ -112,6 +114,8 @@ pub struct Seen {
     pub not_ready: Option<String>,
     /// Images: names and size.
     pub images: Vec<(Vec<String>, u64)>,
+    /// Volumes of storage drivers that are mounted.
+    pub volumes_in_use: Vec<String>,
 }
 
 /// The status (pure), without times.
@@ -134,7 +138,7 @@ pub fn status(settings: &NodeSettings, seen: &Seen) -> Value {
         None => condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
         Some(why) => condition("Ready", false, "KubeletNotReady", why),
     };
-    json!({
+    let mut status = json!({
         "capacity": resources(json!(format!("{}Ki", c.storage / 1024))),
         // Upstream keeps a tenth of the disk back.
         "allocatable": resources(json!((c.storage - c.storage / 10).to_string())),
@@ -159,7 +163,11 @@ pub fn status(settings: &NodeSettings, seen: &Seen) -> Value {
             condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
             ready,
         ],
-    })
+    });
+    if !seen.volumes_in_use.is_empty() {
+        status["volumesInUse"] = json!(seen.volumes_in_use);
+    }
+    status
 }
 
 /// Why a runtime is not ready, from its conditions; the text is upstream's.
@@ -181,7 +189,8 @@ pub fn not_ready(status: &v1::StatusResponse) -> Option<String> {
 
 /// Looks at the runtime.
 pub async fn look(runtime: &Arc<dyn Runtime>, root: &std::path::Path, with_images: bool) -> Seen {
-    let mut seen = Seen { capacity: capacity(root), ..Seen::default() };
+    let volumes_in_use = crate::csi::in_use(root);
+    let mut seen = Seen { capacity: capacity(root), volumes_in_use, ..Seen::default() };
     match runtime.version().await {
         Ok(v) => seen.runtime_version = format!("{}://{}", v.runtime_name, v.runtime_version),
         Err(error) => {
@@ -224,8 +233,11 @@ async fn register(api: &Api, settings: &NodeSettings, status: &Value) -> Result<
     let mut metadata = Map::new();
     metadata.insert("name".to_owned(), json!(settings.name));
     metadata.insert("labels".to_owned(), json!(labels(settings)));
-    metadata
-        .insert("annotations".to_owned(), json!({"volumes.kubernetes.io/controller-managed-attach-detach": "true"}));
+    let mut annotations = json!({"volumes.kubernetes.io/controller-managed-attach-detach": "true"});
+    if !settings.storage.is_empty() {
+        annotations["orkd.io/local-path"] = settings.storage.as_str().into();
+    }
+    metadata.insert("annotations".to_owned(), annotations.clone());
     let mut spec = Map::new();
     if !settings.taints.is_empty() {
         spec.insert("taints".to_owned(), json!(settings.taints));
@@ -238,7 +250,8 @@ async fn register(api: &Api, settings: &NodeSettings, status: &Value) -> Result<
     match api.create::<Value>(&NODES.collection(""), &body).await {
         Ok(node) => Ok(node),
         Err(e) if e.is_already_exists() => {
-            let patch = Patch::Strategic(json!({"metadata": {"labels": labels(settings)}}));
+            let metadata = json!({"labels": labels(settings), "annotations": annotations});
+            let patch = Patch::Strategic(json!({"metadata": metadata}));
             api.patch::<Value>(&NODES.at("", &settings.name), &patch).await
         }
         Err(e) => Err(e),
@@ -308,7 +321,10 @@ pub async fn run(
         let ready = seen.not_ready.is_none();
         let now_status = status(&settings, &seen);
         if told.as_ref() != Some(&now_status) || reported.elapsed() > REPORT {
-            let stamped = with_times(now_status.clone(), &old, Timestamp::now());
+            let mut stamped = with_times(now_status.clone(), &old, Timestamp::now());
+            if stamped.get("volumesInUse").is_none() && old.get("volumesInUse").is_some() {
+                stamped["volumesInUse"] = Value::Null;
+            }
             let patch = Patch::Strategic(json!({"status": stamped}));
             match api.patch::<Value>(&NODES.at("", &settings.name).sub("status"), &patch).await {
                 Ok(_) => {

@@ -1,10 +1,11 @@
-//! What a pod refers to and the API has: ConfigMaps, Secrets, tokens.
+//! What a pod refers to and the API has: ConfigMaps, Secrets, tokens, claims and their volumes.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
 
@@ -25,6 +26,22 @@ pub trait Objects: Send + Sync + 'static {
         audience: Option<&str>,
         lifetime: Duration,
     ) -> Result<(String, Timestamp), String>;
+    /// A persistent volume claim. A node without storage has none.
+    async fn claim(&self, _namespace: &str, _name: &str) -> Result<Option<PersistentVolumeClaim>, String> {
+        Ok(None)
+    }
+    /// A persistent volume.
+    async fn volume(&self, _name: &str) -> Result<Option<PersistentVolume>, String> {
+        Ok(None)
+    }
+    /// What the cluster knows of a storage driver.
+    async fn csi_driver(&self, _name: &str) -> Result<Option<CSIDriver>, String> {
+        Ok(None)
+    }
+    /// An attachment of a volume.
+    async fn attachment(&self, _name: &str) -> Result<Option<VolumeAttachment>, String> {
+        Ok(None)
+    }
 }
 
 /// [`Objects`] of an API server.
@@ -39,6 +56,22 @@ impl Objects for ApiObjects {
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, String> {
         Api::namespaced(self.0.clone(), namespace).get_opt(name).await.map_err(|e| e.to_string())
+    }
+
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, String> {
+        Api::namespaced(self.0.clone(), namespace).get_opt(name).await.map_err(|e| e.to_string())
+    }
+
+    async fn volume(&self, name: &str) -> Result<Option<PersistentVolume>, String> {
+        Api::all(self.0.clone()).get_opt(name).await.map_err(|e| e.to_string())
+    }
+
+    async fn csi_driver(&self, name: &str) -> Result<Option<CSIDriver>, String> {
+        Api::all(self.0.clone()).get_opt(name).await.map_err(|e| e.to_string())
+    }
+
+    async fn attachment(&self, name: &str) -> Result<Option<VolumeAttachment>, String> {
+        Api::all(self.0.clone()).get_opt(name).await.map_err(|e| e.to_string())
     }
 
     async fn token(

@@ -378,7 +378,8 @@ impl Worker {
         self.show(&pod, &observed, true, false);
         if !cx.hollow {
             loop {
-                let done = cx.volumes.teardown(&uid).and_then(|()| match &cx.cgroups {
+                let detached = cx.volumes.detach(&uid).await;
+                let done = detached.and_then(|()| cx.volumes.teardown(&uid)).and_then(|()| match &cx.cgroups {
                     Some(cgroups) => cgroups.remove_pod(&uid),
                     None => Ok(()),
                 });

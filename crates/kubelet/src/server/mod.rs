@@ -161,6 +161,7 @@ impl Server {
         match parts.as_slice() {
             ["healthz"] => text(StatusCode::OK, "ok"),
             ["pods"] | ["pods", ""] => self.pods(),
+            ["orkd", "volumes", name] if request.method() == Method::DELETE => self.remove_storage(name).await,
             ["containerLogs", namespace, name, container] if request.method() == Method::GET => {
                 self.logs(namespace, name, container, request.uri().query().unwrap_or_default()).await
             }
@@ -172,6 +173,21 @@ impl Server {
                 self.port_forward(namespace, name, request, stop).await
             }
             _ => not_found("404 page not found"),
+        }
+    }
+
+    /// Removes the folder of a volume that the node provisioned. The volume's claim is gone.
+    async fn remove_storage(&self, name: &str) -> Response<Body> {
+        let (context, name) = (self.kubelet.context.clone(), name.to_owned());
+        let removed = tokio::task::spawn_blocking(move || context.volumes.remove_storage(&name)).await;
+        match removed {
+            Ok(Ok(())) => {
+                let mut response = text(StatusCode::OK, r#"{"kind":"Status","apiVersion":"v1","status":"Success"}"#);
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                response
+            }
+            Ok(Err(error)) => text(StatusCode::CONFLICT, error.to_string()),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
 

@@ -1,12 +1,14 @@
 //! The volumes of a pod: set up before its containers, kept up to date, taken down after it.
 //!
-//! Kinds: emptyDir (memory too), hostPath, configMap, secret, downwardAPI, projected. Any other kind is refused with a
-//! message, and the pod waits: persistent volume claims, CSI, ephemeral and image volumes are not here yet.
+//! Kinds: emptyDir (memory too), hostPath, configMap, secret, downwardAPI, projected, and claims (also those of generic
+//! ephemeral volumes) of local, hostPath and CSI volumes; CSI volumes inline. Any other kind is refused with a message,
+//! and the pod waits: image volumes are not here yet.
 //!
 //! Invariant: everything of a pod is below `ROOT/pods/UID`; taking a pod down unmounts all below it first, and deletes
 //! nothing through a mount.
 
 pub mod atomic;
+mod claims;
 pub mod payload;
 
 use std::collections::HashMap;
@@ -20,6 +22,7 @@ use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod, Volume};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
+use crate::csi::{self, Drivers};
 use crate::env::Facts;
 use crate::objects::Objects;
 use crate::{pod, resources};
@@ -41,14 +44,39 @@ pub type Mounted = HashMap<String, PathBuf>;
 /// Sets up and takes down volumes.
 pub struct Volumes {
     root: PathBuf,
+    /// Where the volumes are that the node provisions, beside `root`.
+    storage: PathBuf,
     objects: Arc<dyn Objects>,
     tokens: Tokens,
+    /// The node, and the storage drivers it has.
+    node: String,
+    drivers: Drivers,
 }
 
 impl Volumes {
     /// Volumes below a root folder (`/var/lib/kubelet` by upstream's custom).
     pub fn new(root: PathBuf, objects: Arc<dyn Objects>) -> Self {
-        Self { root, objects, tokens: Tokens::default() }
+        let storage = root.parent().unwrap_or(&root).join("storage");
+        let (tokens, node, drivers) = (Tokens::default(), String::new(), Drivers::default());
+        Self { root, storage, objects, tokens, node, drivers }
+    }
+
+    /// On a node with storage drivers.
+    pub fn with_drivers(self, node: &str, drivers: Drivers) -> Self {
+        Self { node: node.to_owned(), drivers, ..self }
+    }
+
+    /// What volumes of storage drivers are mounted with.
+    pub(super) fn csi(&self) -> csi::Context<'_> {
+        csi::Context { root: &self.root, node: &self.node, drivers: &self.drivers, objects: self.objects.as_ref() }
+    }
+
+    /// Takes down what drivers mounted for a pod. Comes before [`Volumes::teardown`]; idempotent.
+    ///
+    /// # Errors
+    /// What a driver says; it is asked again.
+    pub async fn detach(&self, uid: &str) -> io::Result<()> {
+        self.csi().take_down(uid).await
     }
 
     /// The folder of a pod.
@@ -109,6 +137,12 @@ impl Volumes {
         if let Some(source) = &volume.host_path {
             host_path(source)?;
             return Ok(PathBuf::from(&source.path));
+        }
+        if let Some(path) = self.claimed(pod, volume).await {
+            return path;
+        }
+        if let Some(path) = self.csi().inline(pod, volume).await {
+            return path;
         }
         let plugin = if volume.config_map.is_some() {
             "configmap"
@@ -278,7 +312,7 @@ fn mount_tmpfs(dir: &Path, limit: Option<i64>) -> io::Result<()> {
 }
 
 /// Gives files and folders to a group, with the bits that make it useful.
-fn set_group(path: &Path, group: u32, read_only: bool) -> io::Result<()> {
+pub(crate) fn set_group(path: &Path, group: u32, read_only: bool) -> io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
     std::os::unix::fs::lchown(path, None, Some(group))?;
     if metadata.file_type().is_symlink() {
