@@ -9,4 +9,5 @@ mod join;
 mod node;
 mod registry;
 mod roles;
+mod storage;
 mod tour;

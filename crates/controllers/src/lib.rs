@@ -22,13 +22,17 @@ pub mod job;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod node_ttl;
 pub mod pod_gc;
 pub mod replica_set;
+pub mod resource_claim;
 pub mod root_ca;
 pub mod service_account;
 pub mod stateful_set;
+pub mod storage;
 pub mod taint_eviction;
 pub mod token_cleaner;
+pub mod ttl_after_finished;
 
 mod cx;
 mod discovery;
@@ -47,7 +51,7 @@ pub fn all() -> Vec<ControllerSpec> {
         daemon_set::SPEC,
         stateful_set::SPEC,
         job::SPEC,
-        job::TTL,
+        ttl_after_finished::SPEC,
         cron_job::SPEC,
         endpoint_slice::SPEC,
         endpoints::SPEC,
@@ -58,13 +62,20 @@ pub fn all() -> Vec<ControllerSpec> {
         root_ca::SPEC,
         node_ipam::SPEC,
         node_lifecycle::SPEC,
+        node_ttl::SPEC,
         taint_eviction::SPEC,
         pod_gc::SPEC,
+        resource_claim::SPEC,
         certificates::APPROVING,
         certificates::SIGNING,
         certificates::CLEANING,
         cluster_role::SPEC,
         token_cleaner::SPEC,
+        storage::attach_detach::SPEC,
+        storage::binder::SPEC,
+        storage::ephemeral::SPEC,
+        storage::expand::SPEC,
+        storage::local_path::SPEC,
     ]
 }
 

@@ -1,13 +1,15 @@
 //! Pods leave nodes whose `NoExecute` taints they do not tolerate, when they tolerate them no longer.
 //!
 //! Follows `pkg/controller/tainteviction`. The time runs from when the taint was set, so that a restart of ours
-//! prolongs nothing.
+//! prolongs nothing; for a taint that does not say when, from when the pod was first seen with it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{DeleteOptions, Informer, Key, ObjectRef, Outcome, Patch, Queue, Resource, time, work};
+use parking_lot::Mutex;
 use serde::de::IgnoredAny;
 use serde_json::json;
 
@@ -58,19 +60,37 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     }
     nodes.synced().await;
     pods.synced().await;
-    let (cx_ref, nodes, pods) = (&cx, &nodes, &pods);
+    // Since when the pods that are only tolerated for a while are.
+    let since: Mutex<HashMap<Key, (String, Timestamp)>> = Mutex::default();
+    let (cx_ref, nodes, pods, since) = (&cx, &nodes, &pods, &since);
     work(queue, 8, cx.stop.clone(), |key| async move {
-        let Some(pod) = pods.get(&key).filter(|p| !p.metadata.is_deleting()) else { return Ok(Outcome::Done) };
-        let Some(node) = nodes.get_named("", &pod.spec.node_name) else { return Ok(Outcome::Done) };
+        let pod = pods.get(&key).filter(|p| !p.metadata.is_deleting());
+        let node = pod.as_ref().and_then(|p| nodes.get_named("", &p.spec.node_name));
+        let (Some(pod), Some(node)) = (pod, node) else {
+            since.lock().remove(&key);
+            return Ok(Outcome::Done);
+        };
         let taints: Vec<&Taint> = executes(&node).collect();
-        match decide(&taints, &pod.spec.tolerations, cx_ref.clock.now()) {
-            Stay::ForEver => Ok(Outcome::Done),
-            Stay::For(left) => Ok(Outcome::RequeueAfter(left)),
-            Stay::No => {
-                evict(cx_ref, &pod).await?;
-                Ok(Outcome::Done)
+        let now = cx_ref.clock.now();
+        let first = {
+            let mut since = since.lock();
+            match since.get(&key) {
+                Some((uid, first)) if *uid == pod.metadata.uid && !taints.is_empty() => *first,
+                _ => {
+                    since.insert(key.clone(), (pod.metadata.uid.clone(), now));
+                    now
+                }
             }
+        };
+        let stay = decide(&taints, &pod.spec.tolerations, first, now);
+        if let Stay::For(left) = stay {
+            return Ok(Outcome::RequeueAfter(left));
         }
+        since.lock().remove(&key);
+        if stay == Stay::No {
+            evict(cx_ref, &pod).await?;
+        }
+        Ok(Outcome::Done)
     })
     .await;
     Ok(())
@@ -111,14 +131,15 @@ enum Stay {
     No,
 }
 
-fn decide(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {
+/// `first`: when the pod was first seen with taints that it tolerates for a while only.
+fn decide(taints: &[&Taint], tolerations: &[Toleration], first: Timestamp, now: Timestamp) -> Stay {
     let mut end: Option<i64> = None;
     for taint in taints {
         let used: Vec<&Toleration> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
         if used.is_empty() {
             return Stay::No;
         }
-        let since = taint.time_added.unwrap_or(now).as_second();
+        let since = taint.time_added.unwrap_or(first).as_second();
         for seconds in used.iter().filter_map(|t| t.toleration_seconds) {
             let at = since.saturating_add(seconds.max(0));
             end = Some(end.map_or(at, |e| e.min(at)));
@@ -159,7 +180,17 @@ mod tests {
         };
         let tolerations: Vec<Toleration> = serde_json::from_str(tolerations).expect("tolerations");
         let now = Timestamp::from_second(1100).expect("a time");
-        assert_eq!(decide(&[&taint], &tolerations, now), expected, "{tolerations:?}");
+        assert_eq!(decide(&[&taint], &tolerations, now, now), expected, "{tolerations:?}");
+    }
+
+    #[test]
+    fn a_taint_that_does_not_say_since_when_counts_from_when_it_was_seen() {
+        let taint = Taint { key: "mine".into(), effect: "NoExecute".into(), ..Taint::default() };
+        let tolerations: Vec<Toleration> =
+            serde_json::from_str(r#"[{"key":"mine","operator":"Exists","tolerationSeconds":5}]"#).expect("tolerations");
+        let at = |s| Timestamp::from_second(s).expect("a time");
+        assert_eq!(decide(&[&taint], &tolerations, at(10), at(12)), Stay::For(Duration::from_secs(3)));
+        assert_eq!(decide(&[&taint], &tolerations, at(10), at(15)), Stay::No);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use orkd_reconcile::{LabelSelector, Meta, View, null_default};
+use orkd_reconcile::{Key, LabelSelector, Meta, View, null_default};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -52,6 +52,9 @@ pub struct Condition {
     /// When it was reported (nodes).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_heartbeat_time: Option<Timestamp>,
+    /// When it was looked at (jobs).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_probe_time: Option<Timestamp>,
     /// Generation it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -102,6 +105,82 @@ pub struct PodSpec {
     pub tolerations: Vec<Toleration>,
     /// Affinity, as far as it names one node.
     pub affinity: Affinity,
+    /// Volumes that are claimed; others are dropped.
+    #[serde(deserialize_with = "claimed_volumes")]
+    pub volumes: Vec<PodVolume>,
+    /// Claims of devices.
+    #[serde(deserialize_with = "null_default")]
+    pub resource_claims: Vec<PodClaim>,
+}
+
+/// A claim of devices, in a pod's spec.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodClaim {
+    /// The pod's name for it.
+    pub name: String,
+    /// The claim that is used.
+    pub resource_claim_name: Option<String>,
+    /// The template a claim is made from.
+    pub resource_claim_template_name: Option<String>,
+}
+
+/// How a claim that was made for a pod is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodClaimStatus {
+    /// The pod's name for it.
+    pub name: String,
+    /// The claim; `None` if none was needed.
+    pub resource_claim_name: Option<String>,
+}
+
+/// A volume of a pod that is claimed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodVolume {
+    /// The pod's name for it.
+    pub name: Box<str>,
+    /// The claim; `None` for one that is made for the pod.
+    pub claim: Option<Box<str>>,
+}
+
+impl PodVolume {
+    /// Whether the claim is made for the pod and goes with it.
+    pub fn is_ephemeral(&self) -> bool {
+        self.claim.is_none()
+    }
+
+    /// The claim's key.
+    pub fn claim_of(&self, pod: &Meta) -> Key {
+        match &self.claim {
+            Some(claim) => Key { namespace: pod.namespace.clone(), name: (&**claim).into() },
+            None => Key { namespace: pod.namespace.clone(), name: format!("{}-{}", pod.name, self.name).into() },
+        }
+    }
+}
+
+fn claimed_volumes<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<PodVolume>, D::Error> {
+    #[derive(Deserialize, Default)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Raw {
+        name: Box<str>,
+        persistent_volume_claim: Option<RawClaim>,
+        ephemeral: Option<serde::de::IgnoredAny>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(rename_all = "camelCase", default)]
+    struct RawClaim {
+        claim_name: Box<str>,
+    }
+    let volumes: Vec<Raw> = null_default(d)?;
+    let claimed = volumes.into_iter().filter_map(|v| match (v.persistent_volume_claim, v.ephemeral) {
+        (Some(claim), _) => Some(PodVolume { name: v.name, claim: Some(claim.claim_name) }),
+        (None, Some(_)) => Some(PodVolume { name: v.name, claim: None }),
+        (None, None) => None,
+    });
+    let mut claimed: Vec<PodVolume> = claimed.collect();
+    claimed.shrink_to_fit();
+    Ok(claimed)
 }
 
 /// The one node that daemon pods name in their affinity; everything else is dropped.
@@ -190,6 +269,12 @@ pub struct PodStatus {
     /// Containers.
     #[serde(deserialize_with = "null_default")]
     pub container_statuses: Vec<ContainerStatus>,
+    /// Init containers.
+    #[serde(deserialize_with = "null_default")]
+    pub init_container_statuses: Vec<ContainerStatus>,
+    /// Claims of devices that were made for it.
+    #[serde(deserialize_with = "null_default")]
+    pub resource_claim_statuses: Vec<PodClaimStatus>,
 }
 
 /// One address of a pod.
@@ -202,10 +287,53 @@ pub struct PodIp {
 
 /// What controllers read of a container's status.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(from = "RawContainerStatus")]
 pub struct ContainerStatus {
     /// How often it was restarted.
     pub restart_count: i32,
+    /// How it ended, once it has.
+    pub terminated: Option<Box<Terminated>>,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, Default)]
+pub struct Terminated {
+    /// The container.
+    pub name: String,
+    /// Its exit code.
+    pub exit_code: i32,
+    /// When.
+    pub finished_at: Option<Timestamp>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct RawContainerStatus {
+    name: String,
+    restart_count: i32,
+    #[serde(deserialize_with = "null_default")]
+    state: RawState,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RawState {
+    terminated: Option<RawTerminated>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct RawTerminated {
+    exit_code: i32,
+    finished_at: Option<Timestamp>,
+}
+
+impl From<RawContainerStatus> for ContainerStatus {
+    fn from(raw: RawContainerStatus) -> Self {
+        let name = raw.name;
+        let end = |t: RawTerminated| Box::new(Terminated { name, exit_code: t.exit_code, finished_at: t.finished_at });
+        ContainerStatus { restart_count: raw.restart_count, terminated: raw.state.terminated.map(end) }
+    }
 }
 
 /// A replica set.
@@ -393,6 +521,20 @@ pub struct NodeStatus {
     /// Addresses.
     #[serde(deserialize_with = "null_default")]
     pub addresses: Vec<NodeAddress>,
+    /// Volumes that are attached to it.
+    #[serde(deserialize_with = "null_default")]
+    pub volumes_attached: Vec<AttachedVolume>,
+    /// Volumes that it uses.
+    #[serde(deserialize_with = "null_default")]
+    pub volumes_in_use: Vec<String>,
+}
+
+/// A volume that is attached to a node.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct AttachedVolume {
+    /// How nodes name it.
+    pub name: String,
 }
 
 /// One address of a node.

@@ -333,12 +333,24 @@ fn failure_policy(errs: &mut ErrorList, spec: &View<'_>) {
     }
 }
 
-/// The template stays, but while a job is suspended and has not started where its pods may go can still change.
+/// The template stays, but while a job stands still where its pods may go and what they ask for can still change
+/// (`MutableSchedulingDirectivesForSuspendedJobs`, `MutablePodResourcesForSuspendedJobs`).
 fn template_update(errs: &mut ErrorList, spec: &View<'_>, old: &Value) {
     let mut munged = spec.get("template").value().clone();
     let before = at(old, &["spec", "template"]);
-    let waiting = at(old, &["spec", "suspend"]) == &Value::Bool(true) && at(old, &["status", "startTime"]).is_null();
+    let suspended =
+        list(old, &["status", "conditions"]).iter().any(|c| c["type"] == "Suspended" && c["status"] == "True");
+    let never_started = at(old, &["status", "startTime"]).is_null();
+    let waiting = at(old, &["spec", "suspend"]) == &Value::Bool(true) && (never_started || suspended);
     if waiting {
+        for field in ["containers", "initContainers"] {
+            let old_containers = list(before, &["spec", field]).to_vec();
+            if let Some(spec) = at_mut(&mut munged, &["spec"]) {
+                for (container, old) in items_mut(spec, field).zip(&old_containers) {
+                    restore(container, old, &["resources"]);
+                }
+            }
+        }
         for path in [
             &["metadata", "annotations"] as &[&str],
             &["metadata", "labels"],
@@ -391,5 +403,26 @@ mod tests {
         assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
         assert_eq!(job["metadata"]["labels"]["job-name"], "j");
         assert_eq!(Job.validate(&cx, &job), ErrorList::new());
+    }
+
+    #[test]
+    fn a_job_that_stands_still_can_be_placed_anew() {
+        let features = Features::default();
+        let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: None, user: "t", features: &features };
+        let mut old = json!({"metadata": {"name": "j", "namespace": "n", "uid": "u"}, "spec": {"suspend": true,
+            "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+        Job.default(&mut old);
+        Job.prepare_create(&cx, &mut old);
+        let mut new = old.clone();
+        new["spec"]["template"]["spec"]["nodeSelector"] = json!({"disk": "fast"});
+        new["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
+        let problems = |old: &Value| Job.validate_update(&cx, &new, old).0.len();
+        assert_eq!(problems(&old), 0);
+        old["status"] = json!({"startTime": "2026-01-01T00:00:00Z"});
+        assert_eq!(problems(&old), 1);
+        old["status"]["conditions"] = json!([{"type": "Suspended", "status": "True"}]);
+        assert_eq!(problems(&old), 0);
+        old["spec"]["suspend"] = false.into();
+        assert_eq!(problems(&old), 1);
     }
 }

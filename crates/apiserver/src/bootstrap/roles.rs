@@ -30,6 +30,15 @@ ClusterRoleBinding orkd:node-autoapprove-bootstrap \
  ClusterRole/system:certificates.k8s.io:certificatesigningrequests:nodeclient Group/system:bootstrappers
 ClusterRoleBinding orkd:node-autoapprove-renewal \
  ClusterRole/system:certificates.k8s.io:certificatesigningrequests:selfnodeclient Group/system:nodes
+ClusterRole orkd:local-path-provisioner
+  get,list,watch - persistentvolumeclaims,nodes
+  update,patch - persistentvolumeclaims/status
+  get,list,watch,create,delete,update - persistentvolumes
+  get,list,watch,create storage.k8s.io storageclasses
+  delete - nodes/proxy
+  create,patch,update -,events.k8s.io events
+ClusterRoleBinding orkd:local-path-provisioner \
+ ClusterRole/orkd:local-path-provisioner ServiceAccount/kube-system/local-path-provisioner
 ClusterRoleBinding orkd:kubelet-serving-approver \
  ClusterRole/system:certificates.k8s.io:kubelet-serving-approver ServiceAccount/kube-system/certificate-controller
 ";
@@ -395,8 +404,13 @@ mod tests {
 
     #[test]
     fn our_own_bindings_are_understood() {
-        assert_eq!(parse(OURS).len(), 6);
-        assert!(parse(OURS).iter().all(|o| o.name.starts_with("orkd:") && o.value["subjects"][0]["name"].is_string()));
+        let ours = parse(OURS);
+        assert_eq!(ours.len(), 8);
+        let complete = |o: &Object| match o.resource {
+            "clusterroles" => o.value["rules"].as_array().is_some_and(|rules| !rules.is_empty()),
+            _ => o.value["subjects"][0]["name"].is_string(),
+        };
+        assert!(ours.iter().all(|o| o.name.starts_with("orkd:") && complete(o)));
         assert!(!node_rules().is_empty());
     }
 }

@@ -2,11 +2,9 @@
 //!
 //! Follows `pkg/controller/daemon`: pods are bound to their node by affinity and scheduled by the scheduler; templates
 //! are kept as controller revisions, for roll-outs and for `kubectl rollout undo`; a rolling update replaces pods as
-//! far as availability allows.
-//!
-//! Left out: `maxSurge` (pods are replaced, not doubled: a surge counts as one unavailable pod), and the back-off of
-//! failed pods, which are replaced with the key's back-off instead.
+//! far as availability allows, or doubles them first (`maxSurge`).
 
+mod failures;
 mod fit;
 mod plan;
 
@@ -29,6 +27,7 @@ use crate::owners;
 use crate::replica_set::{BY_CONTROLLER, ORPHANS, add_owner_indexes};
 use crate::views::{Condition, Node, Pod, view};
 use crate::{ControllerSpec, Cx};
+use failures::Failures;
 use plan::{Observed, Plan, Revise};
 
 /// How the list of controllers names it.
@@ -186,6 +185,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         api: cx.api,
         recorder: cx.recorder,
         freshness: Freshness::default(),
+        failures: Failures::default(),
     };
     run(Arc::new(controller), queue, 2, cx.clock, cx.stop).await;
     Ok(())
@@ -199,6 +199,7 @@ struct DaemonSets {
     api: Api,
     recorder: Recorder,
     freshness: Freshness,
+    failures: Failures,
 }
 
 #[async_trait]
@@ -210,6 +211,7 @@ impl Controller for DaemonSets {
     async fn observe(&self, key: &Key) -> Result<Option<Observed>, BoxError> {
         let Some(set) = self.sets.get(key) else {
             self.freshness.forget(key);
+            self.failures.forget(key);
             return Ok(None);
         };
         let seen = self.pods.seen();
@@ -218,7 +220,8 @@ impl Controller for DaemonSets {
         let fresh = self.freshness.is_fresh(key, seen, alive, Timestamp::now());
         pods.extend(self.pods.by_index(ORPHANS, &key.namespace));
         let revisions = self.revisions.by_index(BY_CONTROLLER, &set.metadata.uid);
-        Ok(Some(Observed { set, pods, nodes: self.nodes.list(), revisions, fresh }))
+        let held_back = self.failures.held_back(key, Timestamp::now());
+        Ok(Some(Observed { set, pods, nodes: self.nodes.list(), revisions, held_back, fresh }))
     }
 
     fn plan(&self, observed: &Observed, now: Timestamp) -> Plan {
@@ -258,6 +261,7 @@ impl Controller for DaemonSets {
             match pod.status.phase.as_str() {
                 "Failed" => {
                     let node = fit::target_node(pod);
+                    self.failures.note(&key, node, Timestamp::now());
                     let text =
                         format!("Found failed daemon pod {} on node {node}, will try to kill it", pod.metadata.key());
                     self.recorder.warning(&about, "FailedDaemonPod", text);
@@ -287,10 +291,9 @@ impl Controller for DaemonSets {
             owners::write_status(&self.api, &**set, &serde_json::to_value(&plan.status)?).await?;
         }
         result?;
-        if plan.delete.iter().filter_map(pod).any(|p| crate::pods::is_terminal(p)) {
-            return Ok(Outcome::Requeue);
-        }
-        Ok(plan.again.map_or(Outcome::Done, Outcome::RequeueAfter))
+        let held = self.failures.next(&key, Timestamp::now());
+        let again = plan.again.into_iter().chain(held).min();
+        Ok(again.map_or(Outcome::Done, Outcome::RequeueAfter))
     }
 }
 

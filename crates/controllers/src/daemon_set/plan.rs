@@ -1,6 +1,6 @@
 //! What is to be done for a daemon set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct Observed {
     pub nodes: Vec<Arc<Node>>,
     /// Its revisions.
     pub revisions: Vec<Arc<ControllerRevision>>,
+    /// Nodes whose failed pod is not replaced yet.
+    pub held_back: HashSet<String>,
     /// Whether the cache has seen our last deeds.
     pub fresh: bool,
 }
@@ -91,7 +93,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     }
     let fits: BTreeMap<&str, Fit> = observed.nodes.iter().map(|n| (&*n.metadata.name, fit(set, n))).collect();
     if observed.fresh {
-        manage(&mut plan, &by_node, &fits);
+        manage(&mut plan, observed, &by_node, &fits, now);
         if plan.create.is_empty() && plan.delete.is_empty() && set.spec.update_strategy.kind != "OnDelete" {
             roll(&mut plan, set, &by_node, &fits, now);
         }
@@ -135,16 +137,30 @@ fn current_revision(observed: &Observed) -> Result<&Arc<ControllerRevision>, Rev
 }
 
 /// Pods that are missing or too many (`podsShouldBeOnNode`).
-fn manage(plan: &mut Plan, by_node: &BTreeMap<&str, Vec<&Arc<Pod>>>, fits: &BTreeMap<&str, Fit>) {
+fn manage(
+    plan: &mut Plan,
+    observed: &Observed,
+    by_node: &BTreeMap<&str, Vec<&Arc<Pod>>>,
+    fits: &BTreeMap<&str, Fit>,
+    now: Timestamp,
+) {
+    let set = &*observed.set;
+    let desired = fits.values().filter(|f| f.should_run).count();
+    let surges = limits(set, desired).0 > 0;
     for (node, fit) in fits {
         let pods = by_node.get(node).map(Vec::as_slice).unwrap_or_default();
         if !fit.may_stay {
             plan.delete.extend(pods.iter().filter(|p| !p.metadata.is_deleting()).map(|p| p.metadata.key()));
             continue;
         }
-        let mut running: Vec<&&Arc<Pod>> = Vec::new();
+        let mut running: Vec<&Arc<Pod>> = Vec::new();
         for pod in pods.iter().filter(|p| !p.metadata.is_deleting()) {
-            if pods::is_terminal(pod) { plan.delete.push(pod.metadata.key()) } else { running.push(pod) }
+            match pod.status.phase.as_str() {
+                // One that fails again and again is replaced ever later.
+                "Failed" if observed.held_back.contains(*node) => {}
+                "Failed" | "Succeeded" => plan.delete.push(pod.metadata.key()),
+                _ => running.push(pod),
+            }
         }
         if running.is_empty() {
             // A pod that ends is waited for: two do not share a node's ports.
@@ -153,13 +169,35 @@ fn manage(plan: &mut Plan, by_node: &BTreeMap<&str, Vec<&Arc<Pod>>>, fits: &BTre
             }
             continue;
         }
-        // The oldest stays.
+        // The oldest stays; while surging the oldest of the newest template too, until it can take over.
         running.sort_by_key(|p| (p.metadata.creation_timestamp, p.metadata.name.clone()));
-        plan.delete.extend(running.iter().skip(1).map(|p| p.metadata.key()));
+        if !surges {
+            plan.delete.extend(running.iter().skip(1).map(|p| p.metadata.key()));
+            continue;
+        }
+        let (new, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) = running.into_iter().partition(|p| is_updated(p, &plan.hash));
+        plan.delete.extend(new.iter().skip(1).chain(old.iter().skip(1)).map(|p| p.metadata.key()));
+        if let (Some(new), Some(old)) = (new.first(), old.first())
+            && (!pods::is_ready(old) || pods::is_available(new, set.spec.min_ready_seconds, now))
+        {
+            plan.delete.push(old.metadata.key());
+        }
     }
 }
 
-/// Old pods that may be replaced now (`rollingUpdate`).
+/// How many pods may be too many, and how many missing, during a roll-out.
+fn limits(set: &DaemonSet, desired: usize) -> (i32, i32) {
+    let desired = i32::try_from(desired).unwrap_or(i32::MAX);
+    let parameters = set.spec.update_strategy.rolling_update.clone().unwrap_or_default();
+    if set.spec.update_strategy.kind == "OnDelete" {
+        return (0, 1);
+    }
+    let surge = int_or_percent(&parameters.max_surge, desired, true);
+    let unavailable = int_or_percent(&parameters.max_unavailable, desired, true);
+    if surge == 0 { (0, unavailable.max(1)) } else { (surge, unavailable) }
+}
+
+/// Old pods that may be replaced now, nodes that may have two (`rollingUpdate`).
 fn roll(
     plan: &mut Plan,
     set: &DaemonSet,
@@ -167,29 +205,41 @@ fn roll(
     fits: &BTreeMap<&str, Fit>,
     now: Timestamp,
 ) {
-    let desired = fits.values().filter(|f| f.should_run).count();
-    let desired = i32::try_from(desired).unwrap_or(i32::MAX);
-    let parameters = set.spec.update_strategy.rolling_update.clone().unwrap_or_default();
-    let allowed = int_or_percent(&parameters.max_unavailable, desired, true).max(1);
-    let mut unavailable = 0;
-    let mut candidates = Vec::new();
+    let (surge, unavailable) = limits(set, fits.values().filter(|f| f.should_run).count());
+    let available = |pod: &Pod| pods::is_available(pod, set.spec.min_ready_seconds, now);
+    let (mut used, mut at_once, mut later) = (0, Vec::new(), Vec::new());
     for (node, _) in fits.iter().filter(|(_, f)| f.should_run) {
         let pods = by_node.get(node).map(Vec::as_slice).unwrap_or_default();
-        let Some(pod) = pods.iter().find(|p| !p.metadata.is_deleting()) else {
-            unavailable += 1;
+        let staying = pods.iter().filter(|p| !p.metadata.is_deleting());
+        let (new, old): (Vec<&&Arc<Pod>>, Vec<&&Arc<Pod>>) = staying.partition(|p| is_updated(p, &plan.hash));
+        if new.len() > 1 || old.len() > 1 {
+            used += 1;
             continue;
-        };
-        let available = pods::is_available(pod, set.spec.min_ready_seconds, now);
-        unavailable += i32::from(!available);
-        match (is_updated(pod, &plan.hash), available) {
-            (true, _) => {}
-            // It does nobody good as it is.
-            (false, false) => plan.delete.push(pod.metadata.key()),
-            (false, true) => candidates.push(pod.metadata.key()),
+        }
+        match (surge > 0, new.first(), old.first()) {
+            (false, None, Some(old)) if available(old) => later.push(*old),
+            (false, None, Some(old)) => {
+                // It does nobody good as it is.
+                used += 1;
+                at_once.push(*old);
+            }
+            (false, Some(new), None) => used += i32::from(!available(new)),
+            (false, _, _) => used += 1,
+            (true, None, Some(old)) if available(old) => later.push(*old),
+            (true, None, Some(old)) => at_once.push(*old),
+            (true, Some(new), Some(_)) if !available(new) => used += 1,
+            (true, Some(_), Some(old)) => plan.delete.push(old.metadata.key()),
+            (true, _, None) => {}
         }
     }
-    let room = usize::try_from(allowed - unavailable).unwrap_or(0);
-    plan.delete.extend(candidates.into_iter().take(room));
+    let most = if surge > 0 { surge } else { unavailable };
+    later.truncate(usize::try_from(most - used).unwrap_or(0));
+    let chosen = at_once.into_iter().chain(later);
+    if surge > 0 {
+        plan.create.extend(chosen.map(|p| target_node(p).to_owned()));
+    } else {
+        plan.delete.extend(chosen.map(|p| p.metadata.key()));
+    }
 }
 
 fn is_updated(pod: &Pod, hash: &str) -> bool {
@@ -293,7 +343,14 @@ mod tests {
     fn check(set: &Arc<DaemonSet>, nodes: Vec<Arc<Node>>, pods: Vec<Arc<Pod>>, expected: &str) {
         let mut stored = revision(set, "new");
         Arc::make_mut(&mut stored).data["spec"]["template"]["$patch"] = "replace".into();
-        let observed = Observed { set: set.clone(), pods, nodes, revisions: vec![stored], fresh: true };
+        let observed = Observed {
+            set: set.clone(),
+            pods,
+            nodes,
+            revisions: vec![stored],
+            held_back: HashSet::from(["held".to_owned()]),
+            fresh: true,
+        };
         let plan = plan(&observed, "2026-01-01T00:00:00Z".parse().expect("a time"));
         let deleted: Vec<String> = plan.delete.iter().map(|k| k.name.to_string()).collect();
         let s = &plan.status;
@@ -311,7 +368,14 @@ mod tests {
     #[test]
     fn the_template_is_kept_as_a_revision() {
         let set = set(|_| {});
-        let observed = |revisions| Observed { set: set.clone(), pods: vec![], nodes: vec![], revisions, fresh: true };
+        let observed = |revisions| Observed {
+            set: set.clone(),
+            pods: vec![],
+            nodes: vec![],
+            revisions,
+            held_back: HashSet::new(),
+            fresh: true,
+        };
         let now = "2026-01-01T00:00:00Z".parse().expect("a time");
         let Some(Revise::Create { name, body }) = plan(&observed(vec![]), now).revise else { panic!("a revision") };
         assert_eq!(body["data"]["spec"]["template"]["$patch"], "replace");
@@ -356,5 +420,41 @@ mod tests {
         check(&set, nodes(), old([true, false, true]), "create= delete=on-b 3/3/2");
         let mixed = vec![pod("a", "new", false), pod("b", "old", true), pod("c", "old", true)];
         check(&set, nodes(), mixed, "create= delete= 3/3/2");
+    }
+    #[test]
+    fn a_surge_has_two_pods_on_a_node_for_a_while() {
+        let nodes = || ["a", "b", "c"].map(|n| node(n, |_| {})).to_vec();
+        let surge = |surge: Value| {
+            set(move |s| {
+                s["spec"]["updateStrategy"]["rollingUpdate"] = json!({"maxUnavailable": 0, "maxSurge": surge});
+            })
+        };
+        let named = |name: &str, node: &str, hash: &str, ready: bool| {
+            let mut pod = (*pod(node, hash, ready)).clone();
+            pod.metadata.name = name.into();
+            Arc::new(pod)
+        };
+        let old =
+            |ready: [bool; 3]| ["a", "b", "c"].iter().zip(ready).map(|(n, r)| pod(n, "old", r)).collect::<Vec<_>>();
+        check(&surge(1.into()), nodes(), old([true; 3]), "create=a delete= 3/3/3");
+        check(&surge("50%".into()), nodes(), old([true; 3]), "create=a,b delete= 3/3/3");
+        check(&surge(1.into()), nodes(), old([true, true, false]), "create=c,a delete= 3/3/2");
+        let with = |ready| [old([true; 3]), vec![named("z-new", "a", "new", ready)]].concat();
+        check(&surge(1.into()), nodes(), with(false), "create= delete= 3/3/3");
+        check(&surge(1.into()), nodes(), with(true), "create= delete=on-a 3/3/3");
+        let mut broken = old([false, true, true]);
+        broken.push(named("z-new", "a", "new", false));
+        check(&surge(1.into()), nodes(), broken, "create= delete=on-a 3/3/2");
+    }
+
+    #[test]
+    fn a_pod_that_fails_again_is_replaced_later() {
+        let failed = |node: &str| {
+            let mut pod = (*pod(node, "new", false)).clone();
+            pod.status.phase = "Failed".into();
+            Arc::new(pod)
+        };
+        let nodes = vec![node("a", |_| {}), node("held", |_| {})];
+        check(&set(|_| {}), nodes, vec![failed("a"), failed("held")], "create= delete=on-a 2/2/0");
     }
 }

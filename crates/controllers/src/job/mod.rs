@@ -2,152 +2,70 @@
 //!
 //! Follows `pkg/controller/job`: ended pods are counted exactly once by a finalizer (noted in the status as
 //! uncounted, let go, then counted), failures are retried with a growing wait, indexed jobs know which of their
-//! indexes are done.
+//! indexes are done or lost, policies say what failures and successes mean. Pods whose job is gone lose their finalizer.
 //!
-//! Left out: pod failure policies, success policies, limits of failures for each index, and jobs managed by others
-//! are left alone (`managedBy`).
+//! A job that another controller manages (`managedBy`) is left alone.
 
+mod backoff;
 mod indexes;
 mod plan;
+mod pod;
+mod policy;
+#[cfg(test)]
+mod tests;
+mod types;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{
-    Api, ApiError, Controller, DeleteOptions, Informer, Key, LabelSelector, Meta, ObjectRef, Outcome, Patch, Queue,
-    Recorder, Resource, View, null_default, run, work,
+    Api, ApiError, Controller, DeleteOptions, Informer, Key, ObjectRef, Outcome, Patch, Queue, Recorder, Resource, run,
+    work,
 };
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::freshness::Freshness;
 use crate::owners;
 use crate::replica_set::{BY_CONTROLLER, ORPHANS, add_owner_indexes};
-use crate::views::{Condition, Pod, condition, view};
+use crate::views::Pod;
 use crate::{ControllerSpec, Cx};
 use plan::{Observed, Plan};
+use pod::NewPod;
+use types::{FINALIZER, is_held};
+
+pub use types::{Job, JobSpec, JobStatus};
 
 /// How the list of controllers names it.
 pub const SPEC: ControllerSpec =
     ControllerSpec { name: "job-controller", service_account: "job-controller", run: |cx| Box::pin(start(cx)) };
 
-/// Removes finished jobs after their time.
-pub const TTL: ControllerSpec = ControllerSpec {
-    name: "ttl-after-finished-controller",
-    service_account: "ttl-after-finished-controller",
-    run: |cx| Box::pin(remove_finished(cx)),
-};
-
-/// Keeps an ended pod until it has been counted.
-pub(crate) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
-/// Annotation and label of a pod of an indexed job.
-pub(crate) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
-
-/// A job.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Job {
-    /// Metadata.
-    pub metadata: Meta,
-    /// Specification.
-    pub spec: JobSpec,
-    /// Status.
-    pub status: JobStatus,
-}
-view!(Job, "batch", "v1", "Job", "jobs");
-
-/// What is asked of a job.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct JobSpec {
-    /// How many pods at a time.
-    pub parallelism: Option<i32>,
-    /// How many must succeed; `None` for one, and then the others end by themselves.
-    pub completions: Option<i32>,
-    /// `NonIndexed` or `Indexed`.
-    pub completion_mode: Option<String>,
-    /// How many may fail.
-    pub backoff_limit: Option<i32>,
-    /// For how long it may run, in seconds.
-    pub active_deadline_seconds: Option<i64>,
-    /// For how long it is kept after its end.
-    pub ttl_seconds_after_finished: Option<i64>,
-    /// Whether it stands still.
-    #[serde(deserialize_with = "null_default")]
-    pub suspend: bool,
-    /// Which pods.
-    pub selector: LabelSelector,
-    /// `Failed` when pods that end are waited for.
-    pub pod_replacement_policy: Option<String>,
-    /// Who manages it, if not we.
-    pub managed_by: Option<String>,
-    /// What pods are made of.
-    pub template: Value,
-}
-
-/// The status of a job.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct JobStatus {
-    /// Conditions.
-    #[serde(deserialize_with = "null_default")]
-    pub conditions: Vec<Condition>,
-    /// When it began.
-    pub start_time: Option<Timestamp>,
-    /// When it succeeded.
-    pub completion_time: Option<Timestamp>,
-    /// Pods that run.
-    pub active: i32,
-    /// Pods that are ready.
-    pub ready: Option<i32>,
-    /// Pods that are being deleted.
-    pub terminating: Option<i32>,
-    /// Pods that succeeded.
-    pub succeeded: i32,
-    /// Pods that failed.
-    pub failed: i32,
-    /// Indexes that are done, such as `0-3,5`.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
-    pub completed_indexes: String,
-    /// Pods that ended and are not in the counts yet.
-    pub uncounted_terminated_pods: Uncounted,
-}
-
-/// Uids of pods that ended and are not in the counts yet.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(default)]
-pub struct Uncounted {
-    /// Those that succeeded.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
-    pub succeeded: Vec<String>,
-    /// Those that failed.
-    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
-    pub failed: Vec<String>,
-}
-
-impl Job {
-    /// Whether it has ended, and when.
-    pub fn finished(&self) -> Option<&Condition> {
-        ["Complete", "Failed"]
-            .iter()
-            .find_map(|kind| condition(&self.status.conditions, kind).filter(|c| c.status == "True"))
-    }
-}
+/// How many requests of one kind run at a time.
+const AT_A_TIME: usize = 32;
 
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let jobs: Informer<Job> = cx.informers.informer();
     let pods: Informer<Pod> = cx.informers.informer();
     add_owner_indexes(&pods);
     let queue = Queue::new(SPEC.name);
+    let orphans: Queue<Key> = Queue::new("job-controller-orphans");
     {
-        let queue = queue.clone();
-        jobs.subscribe(move |event| queue.add(event.key()));
+        let (queue, orphans, pods) = (queue.clone(), orphans.clone(), pods.clone());
+        jobs.subscribe(move |event| {
+            queue.add(event.key());
+            if event.is_deleted() {
+                // Its pods wait for nobody.
+                for pod in pods.by_index(BY_CONTROLLER, &event.object().metadata.uid) {
+                    orphans.add(pod.metadata.key());
+                }
+            }
+        });
     }
     {
-        let (queue, jobs) = (queue.clone(), jobs.clone());
+        let (queue, orphans, jobs) = (queue.clone(), orphans.clone(), jobs.clone());
         pods.subscribe(move |event| {
             let pod = event.object();
             for meta in event.old().map(|old| &old.metadata).into_iter().chain([&pod.metadata]) {
@@ -155,7 +73,13 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
                     queue.add(Key::new(&meta.namespace, &owner.name));
                 }
             }
-            if pod.metadata.controller().is_none() && !event.is_deleted() {
+            if event.is_deleted() {
+                return;
+            }
+            if is_held(pod) && owner_of(&jobs, pod).is_none() {
+                orphans.add(pod.metadata.key());
+            }
+            if pod.metadata.controller().is_none() {
                 for job in jobs.list_namespace(&pod.metadata.namespace) {
                     if !job.spec.selector.is_empty() && job.spec.selector.matches(&pod.metadata.labels) {
                         queue.add(job.metadata.key());
@@ -166,16 +90,28 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     }
     jobs.synced().await;
     pods.synced().await;
-    let controller = Jobs {
+    let controller = Arc::new(Jobs {
         jobs,
         pods,
         api: cx.api,
         recorder: cx.recorder,
         freshness: Freshness::default(),
         counted: Freshness::default(),
-    };
-    run(Arc::new(controller), queue, 5, cx.clock, cx.stop).await;
+    });
+    let of_orphans = controller.clone();
+    let free = work(orphans, 2, cx.stop.clone(), move |key| {
+        let controller = of_orphans.clone();
+        async move { controller.free_orphan(&key).await }
+    });
+    tokio::join!(run(controller, queue, 5, cx.clock, cx.stop.clone()), free);
     Ok(())
+}
+
+/// The job that controls a pod, if there is one.
+fn owner_of(jobs: &Informer<Job>, pod: &Pod) -> Option<Arc<Job>> {
+    let owner = pod.metadata.controller().filter(|c| c.kind == "Job" && c.group() == "batch")?;
+    let job = jobs.get(&Key::new(&pod.metadata.namespace, &owner.name))?;
+    (job.metadata.uid == owner.uid).then_some(job)
 }
 
 struct Jobs {
@@ -201,7 +137,7 @@ impl Controller for Jobs {
             self.counted.forget(key);
             return Ok(None);
         };
-        if job.spec.managed_by.as_ref().is_some_and(|m| m != "kubernetes.io/job-controller") {
+        if job.is_managed_elsewhere() {
             return Ok(None);
         }
         let (seen, jobs_seen) = (self.pods.seen(), self.jobs.seen());
@@ -238,8 +174,15 @@ impl Controller for Jobs {
             owners::release(&self.api, &job.metadata, &pods, &pod.metadata).await?;
         }
         let mut result = Ok(());
-        for pod in plan.delete.iter().filter_map(pod) {
-            if let Err(err) = self.delete(&key, &about, pod).await {
+        let deletions: Vec<_> = plan
+            .delete
+            .iter()
+            .filter_map(|d| Some((pod(&d.uid)?, d.uncounted)))
+            .map(|(pod, uncounted)| self.delete(&key, &about, pod, uncounted))
+            .collect();
+        let mut deletions = futures_util::stream::iter(deletions).buffer_unordered(AT_A_TIME);
+        while let Some(deleted) = deletions.next().await {
+            if let Err(err) = deleted {
                 result = Err(err);
             }
         }
@@ -250,11 +193,13 @@ impl Controller for Jobs {
         if plan.status != job.status {
             self.write_status(&key, job, &plan.status).await?;
         }
-        for pod in plan.let_go.iter().filter_map(pod) {
-            self.let_go(pod).await?;
-        }
         for (event_type, reason, message) in &plan.events {
             self.recorder.event(&about, *event_type, reason, message.clone());
+        }
+        let held: Vec<_> = plan.let_go.iter().filter_map(pod).map(|pod| self.let_go(pod)).collect();
+        let mut held = futures_util::stream::iter(held).buffer_unordered(AT_A_TIME);
+        while let Some(freed) = held.next().await {
+            freed?;
         }
         result?;
         Ok(plan.again.map_or(Outcome::Done, Outcome::RequeueAfter))
@@ -284,7 +229,7 @@ impl Jobs {
 
     async fn let_go(&self, pod: &Pod) -> Result<(), ApiError> {
         let meta = &pod.metadata;
-        if !meta.finalizers.iter().any(|f| f == FINALIZER) {
+        if !is_held(pod) {
             return Ok(());
         }
         let patch = json!({"metadata": {"uid": meta.uid, "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
@@ -295,13 +240,33 @@ impl Jobs {
         }
     }
 
-    async fn create(&self, job: &Job, key: &Key, about: &ObjectRef, pods: &[Option<i32>]) -> Result<(), ApiError> {
+    /// Frees a pod that no job of ours will count (`syncOrphanPod`).
+    async fn free_orphan(&self, key: &Key) -> Result<Outcome, BoxError> {
+        let Some(pod) = self.pods.get(key).filter(|p| is_held(p)) else { return Ok(Outcome::Done) };
+        match owner_of(&self.jobs, &pod) {
+            Some(job) if job.is_managed_elsewhere() || job.finished().is_none() => return Ok(Outcome::Done),
+            _ => {}
+        }
+        if let Some(owner) = pod.metadata.controller().filter(|c| c.kind == "Job" && c.group() == "batch") {
+            // The cache of jobs may lag behind that of pods.
+            let target = Resource::of::<Job>().at(&key.namespace, &owner.name);
+            match self.api.get::<Job>(&target).await {
+                Ok(job) if job.metadata.uid == owner.uid && job.finished().is_none() => return Ok(Outcome::Done),
+                Err(err) if !err.is_not_found() => return Err(err.into()),
+                _ => {}
+            }
+        }
+        self.let_go(&pod).await?;
+        Ok(Outcome::Done)
+    }
+
+    async fn create(&self, job: &Job, key: &Key, about: &ObjectRef, pods: &[NewPod]) -> Result<(), ApiError> {
         let collection = Resource::of::<Pod>().collection(&key.namespace);
         let mut left = pods;
         let mut batch = 1;
         while !left.is_empty() {
             let (now, later) = left.split_at(batch.min(left.len()));
-            let bodies: Vec<Value> = now.iter().map(|index| plan::pod(job, *index)).collect();
+            let bodies: Vec<Value> = now.iter().map(|new| pod::body(job, new)).collect();
             let mut failed = None;
             let requests = bodies.iter().map(|body| self.api.create::<Pod>(&collection, body));
             for result in futures_util::future::join_all(requests).await {
@@ -326,8 +291,11 @@ impl Jobs {
         Ok(())
     }
 
-    async fn delete(&self, key: &Key, about: &ObjectRef, pod: &Pod) -> Result<(), ApiError> {
+    async fn delete(&self, key: &Key, about: &ObjectRef, pod: &Pod, uncounted: bool) -> Result<(), ApiError> {
         let meta = &pod.metadata;
+        if uncounted {
+            self.let_go(pod).await?;
+        }
         self.freshness.deleting(key, &meta.uid, Timestamp::now());
         let target = Resource::of::<Pod>().at(&meta.namespace, &meta.name);
         match self.api.delete(&target, &DeleteOptions::default().uid(&meta.uid)).await {
@@ -345,44 +313,4 @@ impl Jobs {
             }
         }
     }
-}
-
-// ---- after the end (`pkg/controller/ttlafterfinished`)
-
-async fn remove_finished(cx: Cx) -> Result<(), BoxError> {
-    let jobs: Informer<Job> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(TTL.name);
-    {
-        let queue = queue.clone();
-        jobs.subscribe(move |event| {
-            let job = event.object();
-            if !event.is_deleted() && job.spec.ttl_seconds_after_finished.is_some() && job.finished().is_some() {
-                queue.add(event.key());
-            }
-        });
-    }
-    jobs.synced().await;
-    let (api, jobs, clock) = (&cx.api, &jobs, &cx.clock);
-    work(queue, 1, cx.stop, |key| async move {
-        let Some(job) = jobs.get(&key).filter(|j| !j.metadata.is_deleting()) else { return Ok(Outcome::Done) };
-        let (Some(ttl), Some(end)) = (job.spec.ttl_seconds_after_finished, job.finished()) else {
-            return Ok(Outcome::Done);
-        };
-        let now = clock.now().as_second();
-        let left = end.last_transition_time.map_or(0, |at| at.as_second() + ttl - now);
-        if left > 0 {
-            return Ok(Outcome::RequeueAfter(std::time::Duration::from_secs(left.unsigned_abs())));
-        }
-        let options = DeleteOptions::default()
-            .uid(&job.metadata.uid)
-            .resource_version(&job.metadata.resource_version)
-            .propagation(orkd_reconcile::Propagation::Foreground);
-        match api.delete(&Resource::of::<Job>().at(&key.namespace, &key.name), &options).await {
-            Err(err) if err.is_not_found() || err.is_conflict() => {}
-            other => other?,
-        }
-        Ok(Outcome::Done)
-    })
-    .await;
-    Ok(())
 }

@@ -1,14 +1,20 @@
-//! What is to be done for a job.
+//! What is to be done for a job (`syncJob`, `manageJob`, `trackJobStatusAndRemoveFinalizers`).
+//!
+//! Upstream writes the status up to three times in one round; here a round writes it once, and what the write and the
+//! removed finalizers make possible is done by the round that follows: an ended pod is noted as uncounted, let go, and
+//! counted when the cache shows it without its finalizer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use orkd_reconcile::EventType;
-use serde_json::{Value, json};
 
-use super::{FINALIZER, INDEX, Job, JobStatus, indexes};
+use super::pod::NewPod;
+use super::policy::{self, Failure};
+use super::types::{Job, JobStatus, Uncounted, index_of, is_held};
+use super::{backoff, indexes};
 use crate::owners::{self, Claim};
 use crate::pods;
 use crate::views::{Condition, Pod, condition};
@@ -20,523 +26,504 @@ pub struct Observed {
     pub pods: Vec<Arc<Pod>>,
 }
 
-/// What is to be done for one job. Pods are named by uid.
+/// A pod to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delete {
+    pub uid: String,
+    /// Whether its finalizer goes first, so that it counts for nothing.
+    pub uncounted: bool,
+}
+
+/// What is to be done for one job, in this order. Pods are named by uid.
 #[derive(Debug, Default)]
 pub struct Plan {
     pub adopt: Vec<String>,
     pub release: Vec<String>,
-    pub delete: Vec<String>,
-    /// Pods to be made, with their indexes.
-    pub create: Vec<Option<i32>>,
+    pub delete: Vec<Delete>,
+    pub create: Vec<NewPod>,
     pub status: JobStatus,
     /// Pods whose finalizer goes after the status is written.
     pub let_go: Vec<String>,
-    pub events: Vec<(EventType, &'static str, String)>,
+    /// Told after the status is written.
+    pub events: Vec<(EventType, String, String)>,
     pub again: Option<Duration>,
 }
 
 /// The most pods made or deleted, and let go, in one round.
 const BURST: usize = 500;
-/// The first wait after a failure, in seconds, and the longest.
-const BACKOFF: (i64, i64) = (10, 600);
 
 pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let job = &*observed.job;
-    let now_s = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let mut plan = Plan { status: job.status.clone(), ..Plan::default() };
-    let mut own: Vec<&Arc<Pod>> = Vec::new();
+    let own = own(&mut plan, observed);
+    if job.finished().is_some() {
+        plan.let_go = own.iter().filter(|p| is_held(p)).map(|p| p.metadata.uid.clone()).collect();
+        return plan;
+    }
+    if !matches!(job.spec.completion_mode.as_deref(), None | Some("NonIndexed" | "Indexed")) {
+        let text = "Skipped Job sync because completion mode is unknown";
+        plan.events.push((EventType::Warning, "UnknownCompletionMode".into(), text.into()));
+        return plan;
+    }
+    let whole = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    if plan.status.start_time.is_none() && !job.spec.suspend {
+        plan.status.start_time = Some(whole);
+    }
+    count_noted(&mut plan.status, &own);
+    let sync = Sync::look(job, own, &plan.status, whole);
+    let mut verdict = sync.verdict(&plan.status);
+    match &verdict {
+        Some(_) => {
+            let active = sync.active.iter().take(BURST);
+            plan.delete = active.map(|p| Delete { uid: p.metadata.uid.clone(), uncounted: false }).collect();
+        }
+        None => {
+            let managed = !job.metadata.is_deleting();
+            if managed {
+                sync.manage(&mut plan);
+            }
+            let active = sync.active.len() - plan.delete.len() + plan.create.len();
+            let complete = active == 0
+                && match job.spec.completions {
+                    // Any success will do, once the others have ended too.
+                    None => sync.succeeded > 0,
+                    Some(completions) => sync.succeeded >= completions,
+                };
+            if complete {
+                verdict = Some(Verdict::new(true, "CompletionsReached", "Reached expected number of succeeded pods"));
+            } else if managed {
+                suspension(&mut plan, job, whole);
+            }
+            if verdict.is_none()
+                && let (Some(limit), Some(start), false) =
+                    (job.spec.active_deadline_seconds, plan.status.start_time, job.spec.suspend)
+            {
+                sooner(&mut plan.again, start.as_second() + limit - whole.as_second());
+            }
+        }
+    }
+    let leaving: HashSet<&str> = plan.delete.iter().map(|d| d.uid.as_str()).collect();
+    let staying: Vec<&&Arc<Pod>> = sync.active.iter().filter(|p| !leaving.contains(p.metadata.uid.as_str())).collect();
+    plan.status.active = count(staying.len() + plan.create.len());
+    plan.status.ready = Some(count(staying.iter().filter(|p| pods::is_ready(p)).count()));
+    plan.status.terminating = Some(count(sync.terminating + plan.delete.len()));
+    let all_noted = sync.track(&mut plan, verdict.as_ref());
+    if let Some(verdict) = verdict {
+        let remaining = plan.status.active + plan.status.terminating.unwrap_or(0);
+        let ended = all_noted && remaining == 0 && plan.status.uncounted_terminated_pods.len() == 0;
+        finish(&mut plan, job, &verdict, ended && sync.held.is_empty(), whole);
+    }
+    plan
+}
+
+/// The pods of the job; what is to be taken or given up is planned.
+fn own<'a>(plan: &mut Plan, observed: &'a Observed) -> Vec<&'a Arc<Pod>> {
+    let job = &*observed.job;
+    let mut own = Vec::with_capacity(observed.pods.len());
     for pod in &observed.pods {
         match owners::claim(&job.metadata, &job.spec.selector, &pod.metadata) {
             Claim::Keep => own.push(pod),
             Claim::Adopt => plan.adopt.push(pod.metadata.uid.clone()),
             Claim::Release => plan.release.push(pod.metadata.uid.clone()),
+            Claim::Ignore if pod.metadata.is_controlled_by(&job.metadata.uid) => own.push(pod),
             Claim::Ignore => {}
         }
     }
-    if job.metadata.is_deleting() || job.finished().is_some() {
-        // Nothing is counted any more; nothing is held back either.
-        plan.let_go = own.iter().filter(|p| is_held(p)).map(|p| p.metadata.uid.clone()).collect();
-        let active = own.iter().filter(|p| pods::is_active(p));
-        if job.finished().is_some() && !job.metadata.is_deleting() {
-            plan.delete = active.take(BURST).map(|p| p.metadata.uid.clone()).collect();
-        }
-        return plan;
-    }
-    if plan.status.start_time.is_none() && !job.spec.suspend {
-        plan.status.start_time = Some(now_s);
-    }
+    own
+}
 
-    // Who has ended and is not in the counts.
-    let limit = job.spec.completions.unwrap_or(0);
-    let indexed = job.spec.completion_mode.as_deref() == Some("Indexed");
-    let mut done = indexes::parse(&job.status.completed_indexes, limit);
-    let mut uncounted = job.status.uncounted_terminated_pods.clone();
-    let held: BTreeSet<&str> = own.iter().filter(|p| is_held(p)).map(|p| p.metadata.uid.as_str()).collect();
-    // What was noted and let go is counted now.
-    let before = uncounted.succeeded.len();
-    uncounted.succeeded.retain(|uid| held.contains(uid.as_str()));
-    if !indexed {
-        plan.status.succeeded += count(before - uncounted.succeeded.len());
+/// Counts what was noted and let go since (`cleanUncountedPodsWithoutFinalizers`).
+fn count_noted(status: &mut JobStatus, own: &[&Arc<Pod>]) {
+    let held: HashSet<&str> = own.iter().filter(|p| is_held(p)).map(|p| p.metadata.uid.as_str()).collect();
+    let Uncounted { succeeded, failed } = &mut status.uncounted_terminated_pods;
+    for (uids, counter) in [(succeeded, &mut status.succeeded), (failed, &mut status.failed)] {
+        let before = uids.len();
+        uids.retain(|uid| held.contains(uid.as_str()));
+        *counter = counter.saturating_add(count(before - uids.len()));
     }
-    let before = uncounted.failed.len();
-    uncounted.failed.retain(|uid| held.contains(uid.as_str()));
-    plan.status.failed += count(before - uncounted.failed.len());
-    for pod in own.iter().filter(|p| is_held(p)).take(BURST) {
-        let uid = &pod.metadata.uid;
-        if has_succeeded(pod) {
-            if indexed && let Some(index) = index_of(pod).filter(|i| *i < limit) {
-                done.insert(index);
-            }
-            if !indexed && !uncounted.succeeded.contains(uid) {
-                uncounted.succeeded.push(uid.clone());
-            }
-            plan.let_go.push(uid.clone());
-        } else if has_failed(pod, job) {
-            if !uncounted.failed.contains(uid) {
-                uncounted.failed.push(uid.clone());
-            }
-            plan.let_go.push(uid.clone());
-        }
-    }
-    if indexed {
-        plan.status.completed_indexes = indexes::format(&done);
-        plan.status.succeeded = count(done.len());
-    }
-    let succeeded = plan.status.succeeded + count(uncounted.succeeded.len());
-    let failed = plan.status.failed + count(uncounted.failed.len());
-    plan.status.uncounted_terminated_pods = uncounted;
-
-    let mut active: Vec<&Arc<Pod>> = own.iter().copied().filter(|p| pods::is_active(p)).collect();
-    let terminating = own.iter().filter(|p| p.metadata.is_deleting() && !pods::is_terminal(p)).count();
-    active.sort_by_key(|p| (p.metadata.creation_timestamp, p.metadata.uid.clone()));
-
-    let verdict = verdict(job, &plan.status, &own, active.len(), succeeded, failed, now);
-    match &verdict {
-        Some(verdict) => end(&mut plan, verdict, &active, terminating, now_s),
-        None => {
-            manage(&mut plan, job, &own, &active, &done, succeeded, terminating, now);
-            suspension(&mut plan, job, now_s);
-        }
-    }
-    let leaving: BTreeSet<&String> = plan.delete.iter().collect();
-    let staying: Vec<&&Arc<Pod>> = active.iter().filter(|p| !leaving.contains(&p.metadata.uid)).collect();
-    plan.status.active = count(staying.len() + plan.create.len());
-    plan.status.ready = Some(count(staying.iter().filter(|p| pods::is_ready(p)).count()));
-    plan.status.terminating = Some(count(terminating + plan.delete.len()));
-    if let (Some(deadline), Some(start), false) =
-        (job.spec.active_deadline_seconds, plan.status.start_time, job.spec.suspend)
-    {
-        let left = start.as_second() + deadline - now.as_second();
-        sooner(&mut plan.again, left);
-    }
-    plan
 }
 
 /// Why a job ends.
+#[derive(Debug)]
 struct Verdict {
     success: bool,
-    reason: &'static str,
-    message: &'static str,
+    reason: String,
+    message: String,
 }
 
-fn verdict(
-    job: &Job,
-    status: &JobStatus,
-    own: &[&Arc<Pod>],
-    active: usize,
+impl Verdict {
+    fn new(success: bool, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Verdict { success, reason: reason.into(), message: message.into() }
+    }
+
+    fn of(success: bool, condition: &Condition) -> Self {
+        Verdict::new(success, &condition.reason, &condition.message)
+    }
+}
+
+/// What one round works with.
+struct Sync<'a> {
+    job: &'a Job,
+    own: Vec<&'a Arc<Pod>>,
+    active: Vec<&'a Arc<Pod>>,
+    /// Pods that wait to be counted.
+    held: Vec<&'a Arc<Pod>>,
+    terminating: usize,
     succeeded: i32,
     failed: i32,
+    /// Indexes that are done.
+    done: BTreeSet<i32>,
+    /// Indexes that have failed for good, if that is counted.
+    lost: Option<BTreeSet<i32>>,
+    /// Failed pods that stay until another of their index is made, which needs their counts.
+    delayed: BTreeMap<i32, &'a Arc<Pod>>,
     now: Timestamp,
-) -> Option<Verdict> {
-    // What was decided stays decided.
-    if condition(&status.conditions, "SuccessCriteriaMet").is_some_and(|c| c.status == "True") {
-        return Some(SUCCESS);
-    }
-    const BACKOFF_LIMIT: Verdict = Verdict {
-        success: false,
-        reason: "BackoffLimitExceeded",
-        message: "Job has reached the specified backoff limit",
-    };
-    const DEADLINE: Verdict = Verdict {
-        success: false,
-        reason: "DeadlineExceeded",
-        message: "Job was active longer than specified deadline",
-    };
-    const SUCCESS: Verdict =
-        Verdict { success: true, reason: "CompletionsReached", message: "Reached expected number of succeeded pods" };
-    if let Some(target) = condition(&status.conditions, "FailureTarget").filter(|c| c.status == "True") {
-        return Some(if target.reason == DEADLINE.reason { DEADLINE } else { BACKOFF_LIMIT });
-    }
-    let limit = job.spec.backoff_limit.unwrap_or(6);
-    let restarts: i32 = if job.spec.template["spec"]["restartPolicy"] == "OnFailure" {
-        let alive = own.iter().filter(|p| matches!(p.status.phase.as_str(), "Running" | "Pending"));
-        alive.flat_map(|p| &p.status.container_statuses).map(|c| c.restart_count).sum()
-    } else {
-        0
-    };
-    let restarted_too_often = if limit == 0 { restarts > 0 } else { restarts >= limit };
-    if failed > limit || restarted_too_often {
-        return Some(BACKOFF_LIMIT);
-    }
-    if let (Some(deadline), Some(start), false) =
-        (job.spec.active_deadline_seconds, status.start_time, job.spec.suspend)
-        && now.as_second() - start.as_second() >= deadline
-    {
-        return Some(DEADLINE);
-    }
-    let complete = match job.spec.completions {
-        None => succeeded > 0 && active == 0,
-        Some(completions) => succeeded >= completions,
-    };
-    complete.then_some(SUCCESS)
 }
 
-/// Ends a job: the decision at once, the end when all pods have ended and are counted.
-fn end(plan: &mut Plan, verdict: &Verdict, active: &[&Arc<Pod>], terminating: usize, now: Timestamp) {
-    plan.delete = active.iter().take(BURST).map(|p| p.metadata.uid.clone()).collect();
+impl<'a> Sync<'a> {
+    fn look(job: &'a Job, own: Vec<&'a Arc<Pod>>, status: &JobStatus, now: Timestamp) -> Self {
+        let active: Vec<_> = own.iter().copied().filter(|p| pods::is_active(p)).collect();
+        let mut held: Vec<_> = own.iter().copied().filter(|p| is_held(p)).collect();
+        held.sort_by_key(|p| (index_of(p), p.metadata.creation_timestamp, p.metadata.uid.clone()));
+        let terminating = own.iter().filter(|p| p.metadata.is_deleting() && !pods::is_terminal(p)).count();
+        let noted = &status.uncounted_terminated_pods;
+        let failed_noted: HashSet<&String> = noted.failed.iter().collect();
+        let succeeded_noted: HashSet<&String> = noted.succeeded.iter().collect();
+        let valid = |pod: &Pod| !job.is_indexed() || job.index_of(pod).is_some();
+        let new_failed = held
+            .iter()
+            .filter(|p| job.counts_as_failed(p) && valid(p) && !failed_noted.contains(&p.metadata.uid))
+            .filter(|p| policy::failure(job, p).counts());
+        let failed = status.failed.saturating_add(count(noted.failed.len() + new_failed.count()));
+        let mut sync = Sync {
+            job,
+            active,
+            terminating,
+            succeeded: 0,
+            failed,
+            done: BTreeSet::new(),
+            lost: None,
+            delayed: BTreeMap::new(),
+            now,
+            held,
+            own,
+        };
+        if !job.is_indexed() {
+            let new = sync.held.iter().filter(|p| has_succeeded(p) && !succeeded_noted.contains(&p.metadata.uid));
+            sync.succeeded = status.succeeded.saturating_add(count(noted.succeeded.len() + new.count()));
+            return sync;
+        }
+        let limit = job.spec.completions.unwrap_or(0);
+        sync.done = indexes::parse(&status.completed_indexes, limit);
+        sync.done.extend(sync.held.iter().filter(|p| has_succeeded(p)).filter_map(|p| job.index_of(p)));
+        sync.succeeded = count(sync.done.len());
+        if let Some(limit_of_index) = job.spec.backoff_limit_per_index {
+            let mut lost = indexes::parse(status.failed_indexes.as_deref().unwrap_or(""), limit);
+            lost.extend(
+                sync.held.iter().filter(|p| loses_index(job, p, limit_of_index)).filter_map(|p| job.index_of(p)),
+            );
+            sync.delayed = sync.delayed(&lost);
+            sync.lost = Some(lost);
+        }
+        sync
+    }
+
+    /// Of each index that is to be tried again the pod that failed last (`getPodsWithDelayedDeletionPerIndex`).
+    fn delayed(&self, lost: &BTreeSet<i32>) -> BTreeMap<i32, &'a Arc<Pod>> {
+        let active: BTreeSet<i32> = self.active.iter().filter_map(|p| index_of(p)).collect();
+        let mut delayed: BTreeMap<i32, &'a Arc<Pod>> = BTreeMap::new();
+        let rank = |pod: &Pod| {
+            let (failures, ignored) = backoff::counts(pod);
+            (failures.saturating_add(ignored), backoff::ended_at(pod))
+        };
+        for pod in self.held.iter().copied().filter(|p| self.job.counts_as_failed(p)) {
+            let Some(index) = self.job.index_of(pod) else { continue };
+            if self.done.contains(&index) || lost.contains(&index) || active.contains(&index) {
+                continue;
+            }
+            if delayed.get(&index).is_none_or(|last| rank(last) <= rank(pod)) {
+                delayed.insert(index, pod);
+            }
+        }
+        delayed
+    }
+
+    fn verdict(&self, status: &JobStatus) -> Option<Verdict> {
+        let job = self.job;
+        // What was decided stays decided.
+        if let Some(met) = job.is("SuccessCriteriaMet") {
+            return Some(Verdict::of(true, met));
+        }
+        if let Some(target) = job.is("FailureTarget") {
+            return Some(Verdict::of(false, target));
+        }
+        if job.spec.pod_failure_policy.is_some() {
+            let failed = self.own.iter().filter(|p| job.counts_as_failed(p));
+            for pod in failed {
+                if let Failure::FailsJob(message) = policy::failure(job, pod) {
+                    return Some(Verdict::new(false, "PodFailurePolicy", message));
+                }
+            }
+        }
+        let limit = job.spec.backoff_limit.unwrap_or(6);
+        if self.failed > limit || self.restarted_too_often(limit) {
+            let text = "Job has reached the specified backoff limit";
+            return Some(Verdict::new(false, "BackoffLimitExceeded", text));
+        }
+        if let (Some(deadline), Some(start), false) =
+            (job.spec.active_deadline_seconds, status.start_time, job.spec.suspend)
+            && self.now.as_second() - start.as_second() >= deadline
+        {
+            let text = "Job was active longer than specified deadline";
+            return Some(Verdict::new(false, "DeadlineExceeded", text));
+        }
+        if let Some(lost) = &self.lost {
+            if job.spec.max_failed_indexes.is_some_and(|max| count(lost.len()) > max) {
+                let text = "Job has exceeded the specified maximal number of failed indexes";
+                return Some(Verdict::new(false, "MaxFailedIndexesExceeded", text));
+            }
+            if !lost.is_empty() && count(lost.len() + self.done.len()) >= job.spec.completions.unwrap_or(0) {
+                return Some(Verdict::new(false, "FailedIndexes", "Job has failed indexes"));
+            }
+        }
+        let policy = job.spec.success_policy.as_ref().filter(|_| job.is_indexed())?;
+        let message = policy::success(policy, job.spec.completions.unwrap_or(0), &self.done)?;
+        Some(Verdict::new(true, "SuccessPolicy", message))
+    }
+
+    /// Whether containers that are restarted in place have used up the limit.
+    fn restarted_too_often(&self, limit: i32) -> bool {
+        if self.job.spec.template["spec"]["restartPolicy"] != "OnFailure" {
+            return false;
+        }
+        let alive = self.own.iter().filter(|p| matches!(p.status.phase.as_str(), "Running" | "Pending"));
+        let statuses = alive.flat_map(|p| p.status.init_container_statuses.iter().chain(&p.status.container_statuses));
+        let restarts = statuses.fold(0_i32, |sum, c| sum.saturating_add(c.restart_count));
+        if limit == 0 { restarts > 0 } else { restarts >= limit }
+    }
+
+    /// Pods that are missing or too many.
+    fn manage(&self, plan: &mut Plan) {
+        let job = self.job;
+        let has = self.active.len();
+        let uncounted = |pod: &&Arc<Pod>| Delete { uid: pod.metadata.uid.clone(), uncounted: true };
+        if job.spec.suspend {
+            plan.delete = self.active.iter().take(BURST).map(uncounted).collect();
+            return;
+        }
+        let parallelism = job.spec.parallelism.unwrap_or(1).max(0);
+        let wanted = match job.spec.completions {
+            // One has succeeded: the others end by themselves.
+            None if self.succeeded > 0 => has,
+            None => size(parallelism),
+            Some(completions) => size((completions - self.succeeded).min(parallelism)),
+        };
+        plan.delete = self.surplus(has.saturating_sub(wanted)).into_iter().take(BURST).map(|p| uncounted(&p)).collect();
+        if !plan.delete.is_empty() {
+            return;
+        }
+        let waiting = if job.waits_for_terminating() { self.terminating } else { 0 };
+        let missing = wanted.saturating_sub(waiting + has);
+        if missing == 0 {
+            return;
+        }
+        if self.lost.is_none() {
+            let left = backoff::left(&self.own, job, self.now);
+            if left > 0 {
+                return sooner(&mut plan.again, left);
+            }
+        }
+        let missing = missing.min(BURST);
+        if !job.is_indexed() {
+            plan.create = vec![NewPod::default(); missing];
+            return;
+        }
+        let (mut ready, mut wait) = (Vec::new(), None);
+        for index in self.pending(missing) {
+            let last = self.delayed.get(&index);
+            match last.map_or(0, |pod| backoff::left_of_index(pod, self.now)) {
+                0 => ready.push(NewPod { index: Some(index), failures: self.failures_before(last) }),
+                left => sooner(&mut wait, left),
+            }
+        }
+        if let Some(wait) = wait {
+            plan.again = Some(plan.again.map_or(wait, |a| a.min(wait)));
+        }
+        plan.create = ready;
+    }
+
+    /// The counts for the pod that replaces another of its index.
+    fn failures_before(&self, last: Option<&&Arc<Pod>>) -> Option<(i32, i32)> {
+        self.lost.as_ref()?;
+        let Some(last) = last else { return Some((0, 0)) };
+        let (failures, ignored) = backoff::counts(last);
+        Some(match policy::failure(self.job, last) {
+            Failure::Ignored => (failures, ignored.saturating_add(1)),
+            _ => (failures.saturating_add(1), ignored),
+        })
+    }
+
+    /// Pods to give up: of an index all but one, those without a proper index, and so many of the rest that `at_least`
+    /// go.
+    fn surplus(&self, at_least: usize) -> Vec<&'a Arc<Pod>> {
+        let mut left = self.active.clone();
+        // Those that have come least far go first.
+        left.sort_by_cached_key(|p| pods::deletion_rank(p, 0, self.now));
+        let mut surplus = Vec::new();
+        if self.job.is_indexed() {
+            let mut taken = BTreeSet::new();
+            let mut stays = Vec::new();
+            for pod in left.into_iter().rev() {
+                match self.job.index_of(pod) {
+                    Some(index) if taken.insert(index) => stays.push(pod),
+                    _ => surplus.push(pod),
+                }
+            }
+            stays.reverse();
+            left = stays;
+        }
+        let more = at_least.saturating_sub(surplus.len());
+        surplus.extend(left.into_iter().take(more));
+        surplus
+    }
+
+    /// The first indexes nobody works on (`firstPendingIndexes`).
+    fn pending(&self, most: usize) -> Vec<i32> {
+        let mut taken: BTreeSet<i32> = self.active.iter().filter_map(|p| index_of(p)).collect();
+        if self.job.waits_for_terminating() {
+            let leaving = self.own.iter().filter(|p| p.metadata.is_deleting() && !pods::is_terminal(p));
+            taken.extend(leaving.filter_map(|p| index_of(p)));
+        }
+        let lost = self.lost.as_ref();
+        let free = |i: &i32| !taken.contains(i) && !self.done.contains(i) && !lost.is_some_and(|lost| lost.contains(i));
+        (0..self.job.spec.completions.unwrap_or(0)).filter(free).take(most).collect()
+    }
+
+    /// Notes who has ended and lets them go. Returns whether that was all of them.
+    fn track(&self, plan: &mut Plan, verdict: Option<&Verdict>) -> bool {
+        let job = self.job;
+        let (failing, winning) = (verdict.is_some_and(|v| !v.success), verdict.is_some_and(|v| v.success));
+        let status = &mut plan.status;
+        let before = indexes::parse(&job.status.completed_indexes, job.spec.completions.unwrap_or(0));
+        let mut noted: HashSet<String> = status.uncounted_terminated_pods.failed.iter().cloned().collect();
+        noted.extend(status.uncounted_terminated_pods.succeeded.iter().cloned());
+        let mut new_indexes = 0;
+        let mut all = true;
+        for pod in &self.held {
+            let uid = &pod.metadata.uid;
+            let failed = job.counts_as_failed(pod);
+            let delayed = || {
+                let of_index = job.index_of(pod).and_then(|i| self.delayed.get(&i));
+                of_index.is_some_and(|last| last.metadata.uid == *uid)
+            };
+            let free = job.metadata.is_deleting() || verdict.is_some() || has_succeeded(pod) || failed && !delayed();
+            if !free {
+                continue;
+            }
+            plan.let_go.push(uid.clone());
+            let uncounted = &mut status.uncounted_terminated_pods;
+            if has_succeeded(pod) && !uncounted.failed.contains(uid) {
+                match job.is_indexed() {
+                    true => new_indexes += usize::from(job.index_of(pod).is_some_and(|i| !before.contains(&i))),
+                    false if noted.contains(uid) => {}
+                    false => uncounted.succeeded.push(uid.clone()),
+                }
+            } else if (failed || failing)
+                // We end those that a success makes needless; that is no failure of theirs.
+                && (!winning || pod.status.phase == "Failed")
+                && !noted.contains(uid)
+                && (!job.is_indexed() || job.index_of(pod).is_some())
+                && policy::failure(job, pod).counts()
+            {
+                uncounted.failed.push(uid.clone());
+            }
+            if new_indexes + uncounted.len() >= BURST {
+                all = false;
+                break;
+            }
+        }
+        if job.is_indexed() {
+            status.completed_indexes = indexes::format(&self.done);
+            status.succeeded = count(self.done.len());
+            status.failed_indexes = self.lost.as_ref().map(indexes::format);
+        }
+        all
+    }
+}
+
+/// Whether a failed pod was the last try of its index.
+fn loses_index(job: &Job, pod: &Pod, limit: i32) -> bool {
+    job.counts_as_failed(pod)
+        && match policy::failure(job, pod) {
+            Failure::FailsIndex => true,
+            failure => failure.counts() && backoff::counts(pod).0 >= limit,
+        }
+}
+
+/// The decision at once; the end when all pods have ended and are counted.
+fn finish(plan: &mut Plan, job: &Job, verdict: &Verdict, ended: bool, now: Timestamp) {
     let mut set = |kind: &str| {
+        plan.status.conditions.retain(|c| c.kind != kind || c.status == "True");
         if condition(&plan.status.conditions, kind).is_none() {
-            plan.status.conditions.push(Condition {
-                kind: kind.into(),
-                status: "True".into(),
-                reason: verdict.reason.into(),
-                message: verdict.message.into(),
-                last_transition_time: Some(now),
-                ..Condition::default()
-            });
+            plan.status.conditions.push(made(kind, "True", &verdict.reason, &verdict.message, now));
         }
     };
     set(if verdict.success { "SuccessCriteriaMet" } else { "FailureTarget" });
-    let uncounted = &plan.status.uncounted_terminated_pods;
-    let counted = uncounted.succeeded.is_empty() && uncounted.failed.is_empty();
-    if !counted || !active.is_empty() || terminating > 0 {
+    if !ended {
         return;
     }
-    let mut set = |kind: &str| {
-        plan.status.conditions.push(Condition {
-            kind: kind.into(),
-            status: "True".into(),
-            reason: verdict.reason.into(),
-            message: verdict.message.into(),
-            last_transition_time: Some(now),
-            ..Condition::default()
-        });
-    };
-    if verdict.success {
-        set("Complete");
-        plan.status.completion_time = Some(now);
-        plan.events.push((EventType::Normal, "Completed", "Job completed".into()));
-    } else {
-        set("Failed");
-        plan.events.push((EventType::Warning, verdict.reason, verdict.message.into()));
-    }
-}
-
-/// Pods that are missing or too many (`manageJob`).
-#[expect(clippy::too_many_arguments, reason = "one decision over one observation, made in one place")]
-fn manage(
-    plan: &mut Plan,
-    job: &Job,
-    own: &[&Arc<Pod>],
-    active: &[&Arc<Pod>],
-    done: &BTreeSet<i32>,
-    succeeded: i32,
-    terminating: usize,
-    now: Timestamp,
-) {
-    let parallelism = job.spec.parallelism.unwrap_or(1).max(0);
-    let has = count(active.len());
-    let wanted = if job.spec.suspend {
-        0
-    } else {
-        match job.spec.completions {
-            // One has succeeded: the others end by themselves.
-            None if succeeded > 0 => has.min(parallelism),
-            None => parallelism,
-            Some(completions) => (completions - succeeded).max(0).min(parallelism),
-        }
-    };
-    let indexed = job.spec.completion_mode.as_deref() == Some("Indexed");
-    let mut taken: BTreeSet<i32> = BTreeSet::new();
-    let mut surplus: Vec<String> = Vec::new();
-    if indexed {
-        // Of an index one pod, and none of an index that is done or does not exist.
-        let limit = job.spec.completions.unwrap_or(0);
-        for pod in active {
-            match index_of(pod) {
-                Some(index) if index < limit && !done.contains(&index) && taken.insert(index) => {}
-                _ => surplus.push(pod.metadata.uid.clone()),
-            }
-        }
-    }
-    let has = has - count(surplus.len());
-    if has > wanted {
-        // Those that have come least far go first.
-        let mut rest: Vec<&&Arc<Pod>> = active.iter().filter(|p| !surplus.contains(&p.metadata.uid)).collect();
-        rest.sort_by_key(|p| pods::deletion_rank(p, 0, now));
-        let extra = usize::try_from(has - wanted).unwrap_or(0);
-        surplus.extend(rest.into_iter().take(extra).map(|p| p.metadata.uid.clone()));
-    }
-    surplus.truncate(BURST);
-    plan.delete = surplus;
-    if !plan.delete.is_empty() {
+    set(if verdict.success { "Complete" } else { "Failed" });
+    if !verdict.success {
+        plan.events.push((EventType::Warning, verdict.reason.clone(), verdict.message.clone()));
         return;
     }
-    let waiting = if job.spec.pod_replacement_policy.as_deref() == Some("Failed") { count(terminating) } else { 0 };
-    let missing = usize::try_from(wanted - has - waiting).unwrap_or(0).min(BURST);
-    if missing == 0 {
-        return;
+    plan.status.completion_time = Some(now);
+    if job.spec.completions.is_some_and(|wanted| plan.status.succeeded > wanted) {
+        let text = "Too many succeeded pods running after completion count reached";
+        plan.events.push((EventType::Warning, "TooManySucceededPods".into(), text.into()));
     }
-    let left = backoff_left(own, job, now);
-    if left > 0 {
-        return sooner(&mut plan.again, left);
-    }
-    plan.create = if indexed {
-        let limit = job.spec.completions.unwrap_or(0);
-        (0..limit).filter(|i| !done.contains(i) && !taken.contains(i)).take(missing).map(Some).collect()
-    } else {
-        vec![None; missing]
-    };
-}
-
-/// How long to wait after the last failure: ten seconds, doubled with each failure since the last success.
-fn backoff_left(own: &[&Arc<Pod>], job: &Job, now: Timestamp) -> i64 {
-    let ended_at = |pod: &Pod| {
-        let times = pod.status.conditions.iter().filter_map(|c| c.last_transition_time);
-        times.chain(pod.metadata.deletion_timestamp).max().or(pod.metadata.creation_timestamp)
-    };
-    let last_success = own.iter().filter(|p| has_succeeded(p)).filter_map(|p| ended_at(p)).max();
-    let failures: Vec<Timestamp> = own
-        .iter()
-        .filter(|p| has_failed(p, job))
-        .filter_map(|p| ended_at(p))
-        .filter(|at| last_success.is_none_or(|success| *at > success))
-        .collect();
-    let Some(last) = failures.iter().max() else { return 0 };
-    let doublings = u32::try_from(failures.len().saturating_sub(1)).unwrap_or(u32::MAX).min(10);
-    let wait = (BACKOFF.0 << doublings).min(BACKOFF.1);
-    (last.as_second() + wait - now.as_second()).max(0)
+    plan.events.push((EventType::Normal, "Completed".into(), "Job completed".into()));
 }
 
 fn suspension(plan: &mut Plan, job: &Job, now: Timestamp) {
     let current = condition(&plan.status.conditions, "Suspended").map(|c| c.status == "True");
-    let (status, reason, message) = match (job.spec.suspend, current) {
-        (true, None | Some(false)) => ("True", "JobSuspended", "Job suspended"),
-        (false, Some(true)) => ("False", "JobResumed", "Job resumed"),
+    let (status, reason, message, event) = match (job.spec.suspend, current) {
+        (true, None | Some(false)) => ("True", "JobSuspended", "Job suspended", "Suspended"),
+        (false, Some(true)) => ("False", "JobResumed", "Job resumed", "Resumed"),
         _ => return,
     };
     plan.status.conditions.retain(|c| c.kind != "Suspended");
-    plan.status.conditions.push(Condition {
-        kind: "Suspended".into(),
+    plan.status.conditions.push(made("Suspended", status, reason, message, now));
+    // The deadline is about the time since it was resumed; while suspended there is none.
+    plan.status.start_time = (!job.spec.suspend).then_some(now);
+    plan.events.push((EventType::Normal, event.into(), message.into()));
+}
+
+fn made(kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> Condition {
+    Condition {
+        kind: kind.into(),
         status: status.into(),
         reason: reason.into(),
         message: message.into(),
         last_transition_time: Some(now),
+        last_probe_time: Some(now),
         ..Condition::default()
-    });
-    if job.spec.suspend {
-        plan.status.start_time = None;
-        plan.events.push((EventType::Normal, "Suspended", message.into()));
-    } else {
-        plan.status.start_time = Some(now);
-        plan.events.push((EventType::Normal, "Resumed", message.into()));
     }
-}
-
-fn is_held(pod: &Pod) -> bool {
-    pod.metadata.finalizers.iter().any(|f| f == FINALIZER)
 }
 
 fn has_succeeded(pod: &Pod) -> bool {
     pod.status.phase == "Succeeded"
 }
 
-/// Whether a pod counts as failed; one that is being deleted does, unless the job waits for its end.
-fn has_failed(pod: &Pod, job: &Job) -> bool {
-    if pod.status.phase == "Failed" {
-        return true;
-    }
-    let waits = job.spec.pod_replacement_policy.as_deref() == Some("Failed");
-    !waits && pod.metadata.is_deleting() && pod.status.phase != "Succeeded"
-}
-
-fn index_of(pod: &Pod) -> Option<i32> {
-    pod.metadata.annotation(INDEX).and_then(|i| i.parse().ok()).filter(|i| *i >= 0)
-}
-
 fn count(n: usize) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+fn size(n: i32) -> usize {
+    usize::try_from(n).unwrap_or(0)
 }
 
 fn sooner(again: &mut Option<Duration>, seconds: i64) {
     let wait = Duration::from_secs(seconds.max(1).unsigned_abs());
     *again = Some(again.map_or(wait, |a| a.min(wait)));
-}
-
-/// A pod of a job, for an index if it has such.
-pub fn pod(job: &Job, index: Option<i32>) -> Value {
-    let template = &job.spec.template;
-    let mut metadata = json!({
-        "namespace": &*job.metadata.namespace, "ownerReferences": [owners::controller_ref(job)],
-    });
-    for field in ["labels", "annotations"] {
-        if template["metadata"][field].is_object() {
-            metadata[field] = template["metadata"][field].clone();
-        }
-    }
-    let mut finalizers: Vec<Value> = template["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-    finalizers.push(FINALIZER.into());
-    metadata["finalizers"] = finalizers.into();
-    let mut spec = template["spec"].clone();
-    let name = &job.metadata.name;
-    match index {
-        None => metadata["generateName"] = format!("{name}-").into(),
-        Some(index) => {
-            let index = index.to_string();
-            metadata["generateName"] = format!("{name}-{index}-").into();
-            for field in ["labels", "annotations"] {
-                if !metadata[field].is_object() {
-                    metadata[field] = json!({});
-                }
-                metadata[field][INDEX] = index.as_str().into();
-            }
-            if spec["hostname"].as_str().unwrap_or("").is_empty() {
-                spec["hostname"] = format!("{name}-{index}").into();
-            }
-            for list in ["containers", "initContainers"] {
-                for container in spec[list].as_array_mut().into_iter().flatten() {
-                    if !container["env"].is_array() {
-                        container["env"] = json!([]);
-                    }
-                    let Some(env) = container["env"].as_array_mut() else { continue };
-                    if !env.iter().any(|e| e["name"] == "JOB_COMPLETION_INDEX") {
-                        let path = format!("metadata.annotations['{INDEX}']");
-                        env.push(json!({
-                            "name": "JOB_COMPLETION_INDEX", "valueFrom": {"fieldRef": {"fieldPath": path}},
-                        }));
-                    }
-                }
-            }
-        }
-    }
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: &str = "2026-01-01T01:00:00Z";
-
-    fn job(change: impl FnOnce(&mut Value)) -> Arc<Job> {
-        let mut json = json!({
-            "metadata": {"namespace": "n", "name": "sum", "uid": "j"},
-            "spec": {"parallelism": 2, "completions": 3, "backoffLimit": 1, "selector": {"matchLabels": {"job": "j"}},
-                "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c"}]}}},
-            "status": {"startTime": "2026-01-01T00:59:00Z"},
-        });
-        change(&mut json);
-        Arc::new(serde_json::from_value(json).expect("a job"))
-    }
-
-    fn pod_in(uid: &str, phase: &str, held: bool) -> Arc<Pod> {
-        let finalizers = if held { json!([FINALIZER]) } else { json!([]) };
-        Arc::new(
-            serde_json::from_value(json!({
-                "metadata": {"namespace": "n", "name": uid, "uid": uid, "labels": {"job": "j"},
-                    "finalizers": finalizers, "ownerReferences": [{"uid": "j", "controller": true}]},
-                "status": {"phase": phase, "conditions": [
-                    {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:59:00Z"}]},
-            }))
-            .expect("a pod"),
-        )
-    }
-
-    /// `+made -deleted let_go; active/succeeded/failed; uncounted; last condition`
-    fn check(job: &Arc<Job>, pods: Vec<Arc<Pod>>, expected: &str) -> Plan {
-        let plan = plan(&Observed { job: job.clone(), pods }, NOW.parse().expect("a time"));
-        let s = &plan.status;
-        let uncounted = &s.uncounted_terminated_pods;
-        let text = format!(
-            "+{} -{} {}; {}/{}/{}; {}|{}; {}",
-            plan.create.len(),
-            plan.delete.len(),
-            plan.let_go.join(","),
-            s.active,
-            s.succeeded,
-            s.failed,
-            uncounted.succeeded.join(","),
-            uncounted.failed.join(","),
-            s.conditions.last().map_or("", |c| c.kind.as_str())
-        );
-        assert_eq!(text, expected);
-        plan
-    }
-
-    #[test]
-    fn pods_are_made_noted_let_go_and_counted() {
-        check(&job(|_| {}), vec![], "+2 -0 ; 2/0/0; |; ");
-        check(&job(|_| {}), vec![pod_in("a", "Succeeded", true), pod_in("b", "Running", true)], "+1 -0 a; 2/0/0; a|; ");
-        let noted = job(|j| j["status"]["uncountedTerminatedPods"] = json!({"succeeded": ["a"]}));
-        check(&noted, vec![pod_in("a", "Succeeded", false)], "+2 -0 ; 2/1/0; |; ");
-        check(&noted, vec![], "+2 -0 ; 2/1/0; |; ");
-        let counted = job(|j| j["status"]["succeeded"] = 1.into());
-        check(&counted, vec![pod_in("a", "Succeeded", false)], "+2 -0 ; 2/1/0; |; ");
-    }
-
-    #[test]
-    fn a_job_is_decided_before_it_ends() {
-        let two = job(|j| j["status"]["succeeded"] = 2.into());
-        check(&two, vec![pod_in("c", "Succeeded", true)], "+0 -0 c; 0/2/0; c|; SuccessCriteriaMet");
-        let three = job(|j| j["status"]["succeeded"] = 3.into());
-        let plan = check(&three, vec![], "+0 -0 ; 0/3/0; |; Complete");
-        assert_eq!(plan.events[0].2, "Job completed");
-        check(&three, vec![pod_in("x", "Running", true)], "+0 -1 ; 0/3/0; |; SuccessCriteriaMet");
-    }
-
-    #[test]
-    fn failures_wait_and_then_end_the_job() {
-        let failed = |uid: &str| pod_in(uid, "Failed", true);
-        check(&job(|_| {}), vec![failed("a")], "+2 -0 a; 2/0/0; |a; ");
-        let plan = check(&job(|_| {}), vec![failed("a"), failed("b")], "+0 -0 a,b; 0/0/0; |a,b; FailureTarget");
-        assert_eq!(plan.status.conditions[0].reason, "BackoffLimitExceeded");
-        let counted = job(|j| j["status"]["failed"] = 2.into());
-        check(&counted, vec![], "+0 -0 ; 0/0/2; |; Failed");
-        let recent = Arc::new(Pod {
-            status: crate::views::PodStatus {
-                conditions: vec![Condition {
-                    last_transition_time: Some("2026-01-01T00:59:57Z".parse().expect("a time")),
-                    ..Condition::default()
-                }],
-                ..failed("a").status.clone()
-            },
-            ..(*failed("a")).clone()
-        });
-        let plan = check(&job(|_| {}), vec![recent], "+0 -0 a; 0/0/0; |a; ");
-        assert_eq!(plan.again, Some(Duration::from_secs(7)));
-    }
-
-    #[test]
-    fn deadlines_and_suspension_stop_pods() {
-        let late = job(|j| j["spec"]["activeDeadlineSeconds"] = 60.into());
-        check(&late, vec![pod_in("a", "Running", true)], "+0 -1 ; 0/0/0; |; FailureTarget");
-        let suspended = job(|j| j["spec"]["suspend"] = true.into());
-        check(&suspended, vec![pod_in("a", "Running", true)], "+0 -1 ; 0/0/0; |; Suspended");
-    }
-
-    #[test]
-    fn every_index_is_done_once() {
-        let indexed = job(|j| j["spec"]["completionMode"] = "Indexed".into());
-        let with_index = |uid: &str, phase: &str, index: i32| {
-            let mut pod = (*pod_in(uid, phase, true)).clone();
-            pod.metadata.annotations.insert(INDEX.into(), index.to_string());
-            Arc::new(pod)
-        };
-        let pods = vec![with_index("a", "Succeeded", 0), with_index("b", "Running", 1)];
-        let plan = check(&indexed, pods, "+1 -0 a; 2/1/0; |; ");
-        assert_eq!((plan.create, plan.status.completed_indexes.as_str()), (vec![Some(2)], "0"));
-        let body = pod(&indexed, Some(2));
-        assert_eq!(body["spec"]["hostname"], "sum-2");
-        assert_eq!(body["spec"]["containers"][0]["env"][0]["name"], "JOB_COMPLETION_INDEX");
-    }
 }

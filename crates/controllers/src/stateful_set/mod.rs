@@ -1,14 +1,12 @@
 //! Stateful sets: pods with names, an order and claims of their own.
 //!
 //! Follows `pkg/controller/statefulset`: pods `NAME-0`, `NAME-1`, ... come one after the other and go the other way
-//! round (all at once with `Parallel`); claims are made from templates and stay; templates are kept as controller
-//! revisions, and a rolling update replaces pods from the highest ordinal down to the partition.
-//!
-//! Left out: deleting claims (`persistentVolumeClaimRetentionPolicy`; they are always retained) and
-//! `maxUnavailable` above one in rolling updates.
+//! round (all at once with `Parallel`); claims are made from templates, and stay or go with the set or the pod; templates
+//! are kept as controller revisions, and a rolling update replaces pods from the highest ordinal down to the partition.
 
 mod plan;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -26,6 +24,7 @@ use crate::daemon_set::ControllerRevision;
 use crate::freshness::Freshness;
 use crate::owners;
 use crate::replica_set::{BY_CONTROLLER, ORPHANS, add_owner_indexes};
+use crate::storage::views::Claim;
 use crate::views::{Condition, Pod, view};
 use crate::{ControllerSpec, Cx};
 use plan::{Action, Observed, Plan, Revise};
@@ -78,6 +77,19 @@ pub struct StatefulSetSpec {
     /// Where ordinals begin.
     #[serde(deserialize_with = "null_default")]
     pub ordinals: Ordinals,
+    /// What becomes of claims.
+    #[serde(deserialize_with = "null_default")]
+    pub persistent_volume_claim_retention_policy: Retention,
+}
+
+/// What becomes of claims: `Retain` or `Delete`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Retention {
+    /// When the set goes.
+    pub when_deleted: String,
+    /// When their pod is one too many.
+    pub when_scaled: String,
 }
 
 /// Where ordinals begin.
@@ -102,10 +114,12 @@ pub struct UpdateStrategy {
 
 /// Parameters of a rolling update.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct RollingUpdate {
     /// Pods below this ordinal keep their revision.
     pub partition: Option<i32>,
+    /// How many pods may be missing at once: a number or a percentage; null for one after the other.
+    pub max_unavailable: Value,
 }
 
 /// The status of a stateful set.
@@ -175,11 +189,31 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
             }
         });
     }
+    let claims: Informer<Claim> = cx.informers.informer();
+    {
+        let (queue, sets) = (queue.clone(), sets.clone());
+        claims.subscribe(move |event| {
+            // A claim that goes may be waited for, and one that came may need owners.
+            let meta = &event.object().metadata;
+            for set in sets.list_namespace(&meta.namespace) {
+                let of = |t: &Value| {
+                    let volume = t["metadata"]["name"].as_str().unwrap_or("");
+                    meta.name
+                        .strip_prefix(volume)
+                        .is_some_and(|rest| rest.starts_with(&format!("-{}-", set.metadata.name)))
+                };
+                if set.spec.volume_claim_templates.iter().any(of) {
+                    queue.add(set.metadata.key());
+                }
+            }
+        });
+    }
     sets.synced().await;
     pods.synced().await;
     revisions.synced().await;
-    let controller =
-        StatefulSets { sets, pods, revisions, api: cx.api, recorder: cx.recorder, freshness: Freshness::default() };
+    claims.synced().await;
+    let freshness = Freshness::default();
+    let controller = StatefulSets { sets, pods, revisions, claims, api: cx.api, recorder: cx.recorder, freshness };
     run(Arc::new(controller), queue, 5, cx.clock, cx.stop).await;
     Ok(())
 }
@@ -188,6 +222,7 @@ struct StatefulSets {
     sets: Informer<StatefulSet>,
     pods: Informer<Pod>,
     revisions: Informer<ControllerRevision>,
+    claims: Informer<Claim>,
     api: Api,
     recorder: Recorder,
     freshness: Freshness,
@@ -210,7 +245,23 @@ impl Controller for StatefulSets {
         let fresh = self.freshness.is_fresh(key, seen, alive, Timestamp::now());
         pods.extend(self.pods.by_index(ORPHANS, &key.namespace));
         let revisions = self.revisions.by_index(BY_CONTROLLER, &set.metadata.uid);
-        Ok(Some(Observed { set, pods, revisions, fresh }))
+        let mut claims = BTreeMap::new();
+        if !set.spec.volume_claim_templates.is_empty() {
+            let first = set.spec.ordinals.start;
+            let end = first.saturating_add(set.spec.replicas.unwrap_or(1).max(0));
+            let mut names: BTreeSet<String> = pods.iter().map(|p| p.metadata.name.to_string()).collect();
+            names.extend((first..end).map(|ordinal| format!("{}-{ordinal}", set.metadata.name)));
+            for template in &set.spec.volume_claim_templates {
+                let volume = template["metadata"]["name"].as_str().unwrap_or("");
+                for pod in &names {
+                    let name = format!("{volume}-{pod}");
+                    if let Some(claim) = self.claims.get_named(&key.namespace, &name) {
+                        claims.insert(name, claim);
+                    }
+                }
+            }
+        }
+        Ok(Some(Observed { set, pods, revisions, claims, fresh }))
     }
 
     fn plan(&self, observed: &Observed, now: Timestamp) -> Plan {
@@ -245,6 +296,31 @@ impl Controller for StatefulSets {
                     Some(pod) => self.delete(&key, &about, pod).await,
                     None => Ok(()),
                 },
+                Action::Recreate { pod: key_of_pod, failed } => match pod(key_of_pod) {
+                    Some(pod) => {
+                        let what = |end: &str| format!("StatefulSet {key} is recreating {end} Pod {}", key_of_pod.name);
+                        match failed {
+                            true => self.recorder.warning(&about, "RecreatingFailedPod", what("failed")),
+                            false => self.recorder.normal(&about, "RecreatingTerminatedPod", what("terminated")),
+                        }
+                        self.delete(&key, &about, pod).await
+                    }
+                    None => Ok(()),
+                },
+                Action::Claims { pod, claims } => {
+                    self.create_claims(set, &key, &about, claims, &pod.name).await.map(|_| ())
+                }
+                Action::Label { pod, labels } => {
+                    let patch = Patch::Strategic(json!({"metadata": {"labels": labels}}));
+                    let patched = self.api.patch::<IgnoredAny>(&pods.at(&pod.namespace, &pod.name), &patch).await;
+                    let done = patched.map(|_| ());
+                    if done.is_ok() {
+                        let text = format!("update Pod {} in StatefulSet {} successful", pod.name, set.metadata.name);
+                        self.recorder.normal(&about, "SuccessfulUpdate", text);
+                    }
+                    done
+                }
+                Action::Own { claim, refs, gone } => self.own(claim, refs, gone).await,
             };
             if let Err(err) = done {
                 result = Err(err);
@@ -300,24 +376,8 @@ impl StatefulSets {
         body: &Value,
     ) -> Result<(), ApiError> {
         let (name, of) = (body["metadata"]["name"].as_str().unwrap_or(""), &set.metadata.name);
-        for claim in claims {
-            let claim_name = claim["metadata"]["name"].as_str().unwrap_or("");
-            match self.api.create::<IgnoredAny>(&CLAIMS.collection(&key.namespace), claim).await {
-                Ok(_) => {
-                    let text = format!("create Claim {claim_name} Pod {name} in StatefulSet {of} success");
-                    self.recorder.normal(about, "SuccessfulCreate", text);
-                }
-                Err(err) if err.is_already_exists() => {}
-                Err(err) if err.has_cause("NamespaceTerminating") => return Ok(()),
-                Err(err) => {
-                    let text = format!(
-                        "create Claim {claim_name} for Pod {name} in StatefulSet {of} failed error: {}",
-                        err.message()
-                    );
-                    self.recorder.warning(about, "FailedCreate", text);
-                    return Err(err);
-                }
-            }
+        if !self.create_claims(set, key, about, claims, name).await? {
+            return Ok(());
         }
         match self.api.create::<Pod>(&Resource::of::<Pod>().collection(&key.namespace), body).await {
             Ok(pod) => {
@@ -332,6 +392,55 @@ impl StatefulSets {
                 self.recorder.warning(about, "FailedCreate", text);
                 Err(err)
             }
+        }
+    }
+
+    /// Makes claims; `false` when the namespace ends.
+    async fn create_claims(
+        &self,
+        set: &StatefulSet,
+        key: &Key,
+        about: &ObjectRef,
+        claims: &[Value],
+        name: &str,
+    ) -> Result<bool, ApiError> {
+        let of = &set.metadata.name;
+        for claim in claims {
+            let claim_name = claim["metadata"]["name"].as_str().unwrap_or("");
+            match self.api.create::<IgnoredAny>(&CLAIMS.collection(&key.namespace), claim).await {
+                Ok(_) => {
+                    let text = format!("create Claim {claim_name} Pod {name} in StatefulSet {of} success");
+                    self.recorder.normal(about, "SuccessfulCreate", text);
+                }
+                Err(err) if err.is_already_exists() => {}
+                Err(err) if err.has_cause("NamespaceTerminating") => return Ok(false),
+                Err(err) => {
+                    let text = format!(
+                        "create Claim {claim_name} for Pod {name} in StatefulSet {of} failed error: {}",
+                        err.message()
+                    );
+                    self.recorder.warning(about, "FailedCreate", text);
+                    return Err(err);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Changes the owners of a claim, among which others stay.
+    async fn own(&self, claim: &Key, refs: &[Value], gone: &[String]) -> Result<(), ApiError> {
+        let target = CLAIMS.at(&claim.namespace, &claim.name);
+        let changed = self.api.modify(&target, "", |live| {
+            let before = live["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+            let ours = |r: &Value| gone.iter().any(|uid| r["uid"] == uid.as_str());
+            let mut after: Vec<Value> = before.iter().filter(|r| !ours(r)).cloned().collect();
+            after.extend(refs.iter().cloned());
+            live["metadata"]["ownerReferences"] = after.clone().into();
+            after != before
+        });
+        match changed.await {
+            Err(err) if err.is_not_found() => Ok(()),
+            other => other.map(|_| ()),
         }
     }
 

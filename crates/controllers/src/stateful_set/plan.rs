@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use super::{StatefulSet, StatefulSetStatus};
 use crate::daemon_set::{ControllerRevision, HASH_LABEL};
-use crate::deployment::template;
+use crate::deployment::{int_or_percent, template};
 use crate::owners::{self, Claim};
 use crate::pods;
+use crate::storage::views::Claim as Claimed;
 use crate::views::Pod;
 
 /// What is known of one stateful set.
@@ -22,6 +23,8 @@ pub struct Observed {
     pub pods: Vec<Arc<Pod>>,
     /// Its revisions.
     pub revisions: Vec<Arc<ControllerRevision>>,
+    /// The claims of its namespace that its pods may use, by name.
+    pub claims: BTreeMap<String, Arc<Claimed>>,
     /// Whether the cache has seen our last deeds.
     pub fresh: bool,
 }
@@ -48,7 +51,20 @@ pub enum Action {
     Create { claims: Vec<Value>, body: Value },
     /// Deletes a pod.
     Delete(Key),
+    /// Deletes a pod that has ended; the next round makes it again.
+    Recreate { pod: Key, failed: bool },
+    /// Makes claims of a pod that waits for them.
+    Claims { pod: Key, claims: Vec<Value> },
+    /// Gives a pod the labels it must have.
+    Label { pod: Key, labels: BTreeMap<&'static str, String> },
+    /// Gives a claim these owners in place of those with the uids of `gone`.
+    Own { claim: Key, refs: Vec<Value>, gone: Vec<String> },
 }
+
+/// Label of a pod: its name.
+const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
+/// Label of a pod: its ordinal.
+const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
 /// What is to be done about the revision of the newest template.
 #[derive(Debug, PartialEq)]
@@ -93,7 +109,8 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     }
     plan.status = status(set, &own, current, newest, now);
     if observed.fresh {
-        plan.actions = actions(set, &own, current, newest, now);
+        let sync = Sync { set, own: &own, claims: &observed.claims, current, newest, now };
+        plan.actions = sync.actions();
         plan.forget = forget(observed, current, newest);
     }
     if set.spec.min_ready_seconds > 0 && plan.status.ready_replicas != plan.status.available_replicas {
@@ -144,73 +161,200 @@ fn newest_revision(observed: &Observed) -> Result<&Arc<ControllerRevision>, Revi
     Err(Revise::Create { name, body })
 }
 
-fn is_healthy(set: &StatefulSet, pod: &Pod, now: Timestamp) -> bool {
-    pod.status.phase == "Running"
-        && !pod.metadata.is_deleting()
-        && pods::is_available(pod, set.spec.min_ready_seconds, now)
+fn is_ready(pod: &Pod) -> bool {
+    pod.status.phase == "Running" && pods::is_ready(pod)
 }
 
-/// The next writes (`updateStatefulSet`, `processReplica`, `processCondemned`).
-fn actions(
-    set: &StatefulSet,
-    own: &BTreeMap<i32, &Arc<Pod>>,
-    current: &ControllerRevision,
-    newest: &ControllerRevision,
+fn is_healthy(set: &StatefulSet, pod: &Pod, now: Timestamp) -> bool {
+    is_ready(pod) && !pod.metadata.is_deleting() && pods::is_available(pod, set.spec.min_ready_seconds, now)
+}
+
+/// What one round decides from.
+struct Sync<'a> {
+    set: &'a StatefulSet,
+    own: &'a BTreeMap<i32, &'a Arc<Pod>>,
+    claims: &'a BTreeMap<String, Arc<Claimed>>,
+    current: &'a ControllerRevision,
+    newest: &'a ControllerRevision,
     now: Timestamp,
-) -> Vec<Action> {
-    let ordered = set.spec.pod_management_policy != "Parallel";
-    let first = set.spec.ordinals.start;
-    let end = first.saturating_add(set.spec.replicas.unwrap_or(1).max(0));
-    let mut actions = Vec::new();
-    for ordinal in first..end {
-        let Some(pod) = own.get(&ordinal) else {
-            actions.push(make(set, ordinal, current, newest));
-            if ordered {
+}
+
+impl Sync<'_> {
+    /// The ordinals there shall be: the first, and the first beyond.
+    fn range(&self) -> (i32, i32) {
+        let first = self.set.spec.ordinals.start;
+        (first, first.saturating_add(self.set.spec.replicas.unwrap_or(1).max(0)))
+    }
+
+    /// The next writes (`updateStatefulSet`, `processReplica`, `processCondemned`).
+    fn actions(&self) -> Vec<Action> {
+        let set = self.set;
+        let ordered = set.spec.pod_management_policy != "Parallel";
+        let (first, end) = self.range();
+        let mut actions = Vec::new();
+        for ordinal in first..end {
+            let stop = self.replica(&mut actions, ordinal);
+            if stop && ordered {
                 return actions;
             }
-            continue;
-        };
-        if pods::is_terminal(pod) && !pod.metadata.is_deleting() {
+        }
+        let healthy = |pod: &Pod| is_healthy(set, pod, self.now);
+        // The lowest pod that is not well may go although others are not well either.
+        let missing = (first..end).any(|o| self.own.get(&o).is_none_or(|p| !healthy(p)));
+        let condemned = || self.own.iter().filter(|(ordinal, _)| !(first..end).contains(*ordinal));
+        let lowest = condemned().find(|(_, p)| !healthy(p)).map(|(o, _)| *o).filter(|_| !missing);
+        for (ordinal, pod) in condemned().rev() {
+            self.fix_claims(&mut actions, *ordinal, pod);
+            if pod.metadata.is_deleting() || ordered && !healthy(pod) && lowest != Some(*ordinal) {
+                if ordered {
+                    return actions;
+                }
+                continue;
+            }
             actions.push(Action::Delete(pod.metadata.key()));
             if ordered {
                 return actions;
             }
-            continue;
         }
-        if ordered && !is_healthy(set, pod, now) {
-            return actions;
+        if set.spec.update_strategy.kind != "OnDelete" && actions.iter().all(|a| matches!(a, Action::Own { .. })) {
+            actions.extend(self.roll());
         }
+        actions
     }
-    let condemned = own.iter().rev().filter(|(ordinal, _)| !(first..end).contains(*ordinal));
-    for (_, pod) in condemned {
-        if pod.metadata.is_deleting() {
-            if ordered {
-                return actions;
+
+    /// What is to be done for one ordinal; whether an ordered set waits for it.
+    fn replica(&self, actions: &mut Vec<Action>, ordinal: i32) -> bool {
+        let set = self.set;
+        let Some(pod) = self.own.get(&ordinal) else {
+            let (claims, body) = make(set, ordinal, self.current, self.newest);
+            // A claim of a pod of the same name that is gone goes first.
+            let stale = claims.iter().any(|c| self.claims.get(text(c)).is_some_and(|c| c.is_stale_for(text(&body))));
+            if !stale {
+                actions.push(Action::Create { claims: self.owned(claims, ordinal, None), body });
             }
-            continue;
+            return true;
+        };
+        if pods::is_terminal(pod) {
+            if !pod.metadata.is_deleting() {
+                actions.push(Action::Recreate { pod: pod.metadata.key(), failed: pod.status.phase == "Failed" });
+            }
+            return true;
         }
-        actions.push(Action::Delete(pod.metadata.key()));
-        if ordered {
-            return actions;
+        if pod.status.phase == "Pending" && !pod.metadata.is_deleting() {
+            let (claims, _) = make(set, ordinal, self.current, self.newest);
+            let missing: Vec<Value> = claims.into_iter().filter(|c| !self.claims.contains_key(text(c))).collect();
+            if !missing.is_empty() {
+                actions
+                    .push(Action::Claims { pod: pod.metadata.key(), claims: self.owned(missing, ordinal, Some(pod)) });
+            }
+        }
+        if !is_healthy(set, pod, self.now) && set.spec.pod_management_policy != "Parallel" {
+            return true;
+        }
+        if !pod.metadata.is_deleting() {
+            let labels = [(POD_NAME, pod.metadata.name.to_string()), (POD_INDEX, ordinal.to_string())];
+            let wrong = |(key, value): &(&str, String)| pod.metadata.label(key) != Some(value);
+            if labels.iter().any(wrong) {
+                actions.push(Action::Label { pod: pod.metadata.key(), labels: BTreeMap::from(labels) });
+            }
+        }
+        self.fix_claims(actions, ordinal, pod);
+        false
+    }
+
+    /// Claims to be made, with their owners.
+    fn owned(&self, mut claims: Vec<Value>, ordinal: i32, pod: Option<&Pod>) -> Vec<Value> {
+        let (of_set, of_pod) = self.owners(ordinal);
+        for claim in &mut claims {
+            let mut refs = Vec::new();
+            if of_set {
+                refs.push(owners::controller_ref(self.set));
+            }
+            if let Some(pod) = pod.filter(|_| of_pod) {
+                refs.push(owners::controller_ref(pod));
+            }
+            if !refs.is_empty() {
+                claim["metadata"]["ownerReferences"] = refs.into();
+            }
+        }
+        claims
+    }
+
+    /// Whether the set, and whether the pod, takes the claims of an ordinal along.
+    fn owners(&self, ordinal: i32) -> (bool, bool) {
+        let (first, end) = self.range();
+        let condemned = !(first..end).contains(&ordinal);
+        let policy = &self.set.spec.persistent_volume_claim_retention_policy;
+        let (scaled, deleted) = (policy.when_scaled == "Delete", policy.when_deleted == "Delete");
+        (deleted && !(scaled && condemned), scaled && condemned)
+    }
+
+    /// Sees to it that claims have the owners they should (`UpdatePodClaimForRetentionPolicy`).
+    fn fix_claims(&self, actions: &mut Vec<Action>, ordinal: i32, pod: &Pod) {
+        let (of_set, of_pod) = self.owners(ordinal);
+        for template in &self.set.spec.volume_claim_templates {
+            let volume = template["metadata"]["name"].as_str().unwrap_or("");
+            let name = format!("{volume}-{}", pod.metadata.name);
+            let Some(claim) = self.claims.get(&name).filter(|c| !c.metadata.is_deleting()) else { continue };
+            let owned = |uid: &str| claim.metadata.owner_references.iter().any(|o| o.uid == uid);
+            // An owner that users set is theirs.
+            let foreign = claim.metadata.controller().is_some_and(|o| {
+                o.uid != self.set.metadata.uid
+                    && o.uid != pod.metadata.uid
+                    && (o.kind != "Pod" || o.name != *pod.metadata.name)
+            });
+            if foreign || owned(&self.set.metadata.uid) == of_set && owned(&pod.metadata.uid) == of_pod {
+                continue;
+            }
+            let mut refs = Vec::new();
+            if of_set {
+                refs.push(owners::controller_ref(self.set));
+            }
+            if of_pod {
+                refs.push(owners::controller_ref(pod));
+            }
+            let gone = vec![self.set.metadata.uid.clone(), pod.metadata.uid.clone()];
+            actions.push(Action::Own { claim: claim.metadata.key(), refs, gone });
         }
     }
-    if set.spec.update_strategy.kind == "OnDelete" || !actions.is_empty() {
-        return actions;
-    }
-    let partition = first.saturating_add(set.spec.update_strategy.rolling_update.partition.unwrap_or(0));
-    for (_, pod) in own.range(partition.max(first)..end.max(partition.max(first))).rev() {
-        if revision_of(pod) != &*newest.metadata.name && !pod.metadata.is_deleting() {
-            return vec![Action::Delete(pod.metadata.key())];
-        }
-        if !is_healthy(set, pod, now) {
+
+    /// Old pods that may be replaced now.
+    fn roll(&self) -> Vec<Action> {
+        let (first, end) = self.range();
+        let rolling = &self.set.spec.update_strategy.rolling_update;
+        let lowest = first.saturating_add(rolling.partition.unwrap_or(0)).clamp(first, end);
+        let old = |pod: &Pod| revision_of(pod) != &*self.newest.metadata.name && !pod.metadata.is_deleting();
+        let healthy = |pod: &Pod| is_healthy(self.set, pod, self.now);
+        if rolling.max_unavailable.is_null() {
+            for (_, pod) in self.own.range(lowest..end).rev() {
+                if old(pod) {
+                    return vec![Action::Delete(pod.metadata.key())];
+                }
+                if !healthy(pod) {
+                    return Vec::new();
+                }
+            }
             return Vec::new();
         }
+        let most = int_or_percent(&rolling.max_unavailable, self.set.spec.replicas.unwrap_or(1), false).max(1);
+        let unavailable = (first..end).filter(|o| self.own.get(o).is_none_or(|p| !healthy(p))).count();
+        let room = usize::try_from(most).unwrap_or(1).saturating_sub(unavailable);
+        let old = self.own.range(lowest..end).rev().filter(|(_, p)| old(p));
+        old.take(room).map(|(_, p)| Action::Delete(p.metadata.key())).collect()
     }
-    Vec::new()
+}
+
+fn text(claim: &Value) -> &str {
+    claim["metadata"]["name"].as_str().unwrap_or("")
 }
 
 /// A pod of an ordinal, of the revision it is due (`newVersionedStatefulSetPod`).
-fn make(set: &StatefulSet, ordinal: i32, current: &ControllerRevision, newest: &ControllerRevision) -> Action {
+fn make(
+    set: &StatefulSet,
+    ordinal: i32,
+    current: &ControllerRevision,
+    newest: &ControllerRevision,
+) -> (Vec<Value>, Value) {
     let first = set.spec.ordinals.start;
     let keeps_current = set.spec.update_strategy.kind != "OnDelete"
         && match set.spec.update_strategy.rolling_update.partition {
@@ -235,8 +379,8 @@ fn make(set: &StatefulSet, ordinal: i32, current: &ControllerRevision, newest: &
     if !metadata["labels"].is_object() {
         metadata["labels"] = json!({});
     }
-    metadata["labels"]["statefulset.kubernetes.io/pod-name"] = name.as_str().into();
-    metadata["labels"]["apps.kubernetes.io/pod-index"] = ordinal.to_string().into();
+    metadata["labels"][POD_NAME] = name.as_str().into();
+    metadata["labels"][POD_INDEX] = ordinal.to_string().into();
     metadata["labels"][HASH_LABEL] = (*revision.metadata.name).into();
     let mut spec = template["spec"].clone();
     spec["hostname"] = name.as_str().into();
@@ -271,7 +415,7 @@ fn make(set: &StatefulSet, ordinal: i32, current: &ControllerRevision, newest: &
     if !volumes.is_empty() {
         spec["volumes"] = volumes.into();
     }
-    Action::Create { claims, body: json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}) }
+    (claims, json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))
 }
 
 fn status(
@@ -353,9 +497,10 @@ mod tests {
 
     fn pod(name: &str, revision: &str, ready: bool) -> Arc<Pod> {
         let ready = if ready { "True" } else { "False" };
+        let ordinal = name.rsplit('-').next().expect("an ordinal");
         Arc::new(
             serde_json::from_value(json!({
-                "metadata": {"namespace": "n", "name": name, "uid": name, "labels": {"app": "x", HASH_LABEL: revision},
+                "metadata": {"namespace": "n", "name": name, "uid": name, "labels": {"app": "x", HASH_LABEL: revision, POD_NAME: name, POD_INDEX: ordinal},
                     "ownerReferences": [{"uid": "s", "controller": true}]},
                 "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
             }))
@@ -363,11 +508,21 @@ mod tests {
         )
     }
 
+    /// The claims of `db-0` to `db-4`.
+    fn claims() -> BTreeMap<String, Arc<Claimed>> {
+        let claim = |n: i32| {
+            let name = format!("data-db-{n}");
+            let json = json!({"metadata": {"namespace": "n", "name": name, "uid": name}});
+            (name, Arc::new(serde_json::from_value(json).expect("a claim")))
+        };
+        (0..5).map(claim).collect()
+    }
+
     fn check(set: &Arc<StatefulSet>, pods: Vec<Arc<Pod>>, expected: &[&str]) -> Plan {
         let mut template = set.spec.template.clone();
         template["$patch"] = "replace".into();
         let revisions = vec![revision("db-old", &json!({"spec": {"old": true}}), 1), revision("db-new", &template, 2)];
-        let observed = Observed { set: set.clone(), pods, revisions, fresh: true };
+        let observed = Observed { set: set.clone(), pods, revisions, claims: claims(), fresh: true };
         let plan = plan(&observed, "2026-01-01T00:00:00Z".parse().expect("a time"));
         let texts: Vec<String> = plan
             .actions
@@ -382,6 +537,13 @@ mod tests {
                     )
                 }
                 Action::Delete(key) => format!("-{}", key.name),
+                Action::Recreate { pod, .. } => format!("again {}", pod.name),
+                Action::Claims { claims, .. } => format!("claims {}", claims.len()),
+                Action::Label { pod, .. } => format!("label {}", pod.name),
+                Action::Own { claim, refs, .. } => {
+                    let kinds: Vec<&str> = refs.iter().filter_map(|r| r["kind"].as_str()).collect();
+                    format!("own {} by {}", claim.name, kinds.join(","))
+                }
             })
             .collect();
         assert_eq!(texts, expected);
@@ -405,6 +567,65 @@ mod tests {
     fn pods_go_the_other_way_round() {
         let pods = ["db-0", "db-1", "db-2", "db-3"].map(|n| pod(n, "db-new", true)).to_vec();
         check(&set(|_| {}), pods, &["-db-3"]);
+        // One that is not well holds up those above it.
+        let none = set(|s| s["spec"]["replicas"] = 0.into());
+        check(&none, vec![pod("db-0", "db-new", false), pod("db-1", "db-new", false)], &[]);
+        check(&none, vec![pod("db-0", "db-new", false), pod("db-1", "db-new", true)], &["-db-1"]);
+        check(&none, vec![pod("db-0", "db-new", false)], &["-db-0"]);
+        let parallel = set(|s| {
+            s["spec"]["replicas"] = 0.into();
+            s["spec"]["podManagementPolicy"] = "Parallel".into();
+        });
+        check(&parallel, vec![pod("db-0", "db-new", false), pod("db-1", "db-new", false)], &["-db-1", "-db-0"]);
+    }
+
+    #[test]
+    fn pods_that_have_ended_are_made_again() {
+        let mut failed = (*pod("db-0", "db-new", false)).clone();
+        failed.status.phase = "Failed".into();
+        check(&set(|_| {}), vec![Arc::new(failed)], &["again db-0"]);
+    }
+
+    #[test]
+    fn several_may_be_replaced_at_once() {
+        let all = || (0..4).map(|n| pod(&format!("db-{n}"), "db-old", true)).collect::<Vec<_>>();
+        let most = |most: Value| {
+            set(move |s| {
+                s["spec"]["replicas"] = 4.into();
+                s["spec"]["updateStrategy"]["rollingUpdate"] = json!({"maxUnavailable": most, "partition": 1});
+            })
+        };
+        check(&most(2.into()), all(), &["-db-3", "-db-2"]);
+        check(&most("25%".into()), all(), &["-db-3"]);
+        check(&most(9.into()), all(), &["-db-3", "-db-2", "-db-1"]);
+        let parallel = set(|s| {
+            s["spec"]["replicas"] = 4.into();
+            s["spec"]["podManagementPolicy"] = "Parallel".into();
+            s["spec"]["updateStrategy"]["rollingUpdate"] = json!({"maxUnavailable": 2});
+        });
+        let mut some = all();
+        some[3] = pod("db-3", "db-new", false);
+        check(&parallel, some, &["-db-2"]);
+    }
+
+    #[test]
+    fn claims_go_with_the_set_or_with_the_pod() {
+        let policy = |scaled: &'static str, deleted: &'static str| {
+            set(move |s| {
+                s["spec"]["replicas"] = 1.into();
+                s["spec"]["persistentVolumeClaimRetentionPolicy"] =
+                    json!({"whenScaled": scaled, "whenDeleted": deleted});
+            })
+        };
+        let two = || vec![pod("db-0", "db-new", true), pod("db-1", "db-new", true)];
+        check(&policy("Retain", "Retain"), two(), &["-db-1"]);
+        let both = ["own data-db-0 by StatefulSet", "own data-db-1 by StatefulSet", "-db-1"];
+        check(&policy("Retain", "Delete"), two(), &both);
+        check(&policy("Delete", "Retain"), two(), &["own data-db-1 by Pod", "-db-1"]);
+        check(&policy("Delete", "Delete"), two(), &["own data-db-0 by StatefulSet", "own data-db-1 by Pod", "-db-1"]);
+        let plan = check(&policy("Delete", "Delete"), vec![], &["+db-0 db-new"]);
+        let Some(Action::Create { claims, .. }) = plan.actions.first() else { panic!("a creation") };
+        assert_eq!(claims[0]["metadata"]["ownerReferences"][0]["kind"], "StatefulSet");
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub enum What {
     ///
     /// Needs root and what the node tests need. Measures `$ORKD_BIN`, or target/release/orkd.
     Start,
+    /// The controllers against the API server, in one process: wide and many Deployments, namespaces, memory.
+    Controllers,
     /// The embedded store.
     Store {
         /// The directory to write in, on the disk that counts.
@@ -45,6 +47,13 @@ pub fn run(what: &What) -> Result<()> {
     match what {
         What::Api { kubeconfig, pid, only } => api::run(kubeconfig, pid, only),
         What::Start => start::run(),
+        What::Controllers => {
+            // It is built with the controllers' own tests: the API server is no part of them otherwise.
+            let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            let status = cargo.args(["bench", "-p", "orkd-controllers", "--bench", "controllers"]).status()?;
+            anyhow::ensure!(status.success(), "the bench ended with {status}");
+            Ok(())
+        }
         What::Store { directory } => {
             let runtime = tokio::runtime::Runtime::new()?;
             for figure in runtime.block_on(orkd_store::bench::run(directory, Duration::from_secs(3)))? {

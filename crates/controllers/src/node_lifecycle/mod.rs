@@ -3,9 +3,9 @@
 //! Follows `pkg/controller/nodelifecycle`: a node whose lease and status have not changed for the grace period gets
 //! its conditions `Unknown`; conditions become taints (`NoSchedule` for all, `NoExecute` for not ready and
 //! unreachable); pods of a node that is not ready are marked not ready. When every node is silent, the fault is
-//! rather ours, and nothing is evicted.
-//!
-//! Differs: zones and their eviction rates are left out; there is one zone without a rate.
+//! rather ours, and nothing is evicted; in a zone where many are, less is ([`zones`]).
+
+mod zones;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -110,7 +110,8 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     leases.synced().await;
     let controller = Lifecycle { nodes, pods, api: cx.api, recorder: cx.recorder };
     let was_down = &AtomicBool::new(false);
-    let (controller, heard, clock, queue_ref) = (&controller, &heard, &cx.clock, &queue);
+    let zones = Mutex::new(zones::Zones::default());
+    let (controller, heard, clock, queue_ref, zones_ref) = (&controller, &heard, &cx.clock, &queue, &zones);
     work(queue.clone(), 4, cx.stop.clone(), |key| async move {
         let Some(node) = controller.nodes.get(&key) else { return Ok(Outcome::Done) };
         let now = clock.now();
@@ -121,7 +122,13 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
             // What is true of all has changed for each.
             nodes.iter().for_each(|n| queue_ref.add(n.metadata.key()));
         }
-        let plan = plan(&node, heard_at, all_down, now);
+        let mut plan = plan(&node, heard_at, all_down, now);
+        if plan.begins_eviction(&node)
+            && let Err(wait) = zones_ref.lock().take(&nodes, &node, now)
+        {
+            // Not yet: so many nodes at once are rather a fault of the network than of theirs.
+            plan.put_off(&node, wait);
+        }
         controller.act(&node, &plan).await?;
         Ok(plan.again.map_or(Outcome::Done, Outcome::RequeueAfter))
     })
@@ -190,6 +197,26 @@ fn plan(node: &Node, heard: Timestamp, all_down: bool, now: Timestamp) -> Plan {
     let taints = wanted_taints(&node.spec, &conditions, all_down, now);
     plan.taints = (taints != node.spec.taints).then_some(taints);
     plan
+}
+
+fn evicts(taint: &Taint) -> bool {
+    taint.effect == "NoExecute" && (taint.key == NOT_READY || taint.key == UNREACHABLE)
+}
+
+impl Plan {
+    /// Whether the node gets a taint that evicts, and had none.
+    fn begins_eviction(&self, node: &Node) -> bool {
+        !node.spec.taints.iter().any(evicts) && self.taints.iter().flatten().any(evicts)
+    }
+
+    /// Leaves the taints that evict for later.
+    fn put_off(&mut self, node: &Node, wait: Duration) {
+        if let Some(taints) = &mut self.taints {
+            taints.retain(|t| !evicts(t));
+        }
+        self.taints = self.taints.take().filter(|t| *t != node.spec.taints);
+        self.again = Some(self.again.map_or(wait, |a| a.min(wait)));
+    }
 }
 
 /// The taints of a node: its own, and those that its conditions stand for.

@@ -1,0 +1,55 @@
+//! Says that a claim that shall grow waits for its driver (`pkg/controller/volume/expand`).
+//!
+//! Volumes of CSI drivers are grown by the driver's own resizer, those of orkd by [`super::local_path`]; others cannot
+//! grow.
+
+use orkd_base::BoxError;
+use orkd_reconcile::{Informer, Key, ObjectRef, Outcome, Queue, work};
+
+use super::views::{Claim, Volume, storage};
+use crate::{ControllerSpec, Cx};
+
+/// How the list of controllers names it.
+pub const SPEC: ControllerSpec = ControllerSpec {
+    name: "volume-expand-controller",
+    service_account: "expand-controller",
+    run: |cx| Box::pin(start(cx)),
+};
+
+async fn start(cx: Cx) -> Result<(), BoxError> {
+    let claims: Informer<Claim> = cx.informers.informer();
+    let volumes: Informer<Volume> = cx.informers.informer();
+    let queue: Queue<Key> = Queue::new(SPEC.name);
+    {
+        let queue = queue.clone();
+        claims.subscribe(move |event| {
+            if !event.is_deleted() && wants_to_grow(event.object()) {
+                queue.add(event.key());
+            }
+        });
+    }
+    claims.synced().await;
+    volumes.synced().await;
+    let (claims, volumes, recorder) = (&claims, &volumes, &cx.recorder);
+    work(queue, 1, cx.stop, |key| async move {
+        let Some(claim) = claims.get(&key).filter(|c| wants_to_grow(c)) else { return Ok(Outcome::Done) };
+        let volume = volumes.get(&Key::new("", &claim.spec.volume_name));
+        let Some(volume) = volume.filter(|v| v.is_for(&claim)) else { return Ok(Outcome::Done) };
+        if volume.spec.csi.is_some() {
+            let text = "waiting for an external controller to expand this PVC";
+            recorder.normal(&ObjectRef::of(&*claim), "ExternalExpanding", text);
+        } else if volume.provisioned_by() != super::local_path::PROVISIONER {
+            let text = "didn't find a plugin capable of expanding the volume; waiting for an external controller to \
+                        process this PVC";
+            recorder.warning(&ObjectRef::of(&*claim), "ExternalExpanding", text);
+        }
+        Ok(Outcome::Done)
+    })
+    .await;
+    Ok(())
+}
+
+/// Whether a bound claim asks for more than it has.
+pub(super) fn wants_to_grow(claim: &Claim) -> bool {
+    claim.status.phase == "Bound" && claim.size() > storage(&claim.status.capacity)
+}
