@@ -9,5 +9,6 @@ mod join;
 mod node;
 mod registry;
 mod roles;
+mod scheduling;
 mod storage;
 mod tour;

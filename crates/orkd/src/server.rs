@@ -287,7 +287,7 @@ pub fn spawn_scheduler(client: kube::Client, supervisor: &Supervisor) {
     let recorder = Recorder::new(api.clone(), supervisor, "default-scheduler", "");
     let tasks = supervisor.clone();
     supervisor.run(TaskKind::Controller, "scheduler", move |stop| {
-        let config = orkd_scheduler::Config::default();
+        let config = std::sync::Arc::new(orkd_scheduler::Config::default());
         orkd_scheduler::run(config, informers.clone(), api.clone(), recorder.clone(), tasks.clone(), stop)
     });
 }

@@ -1,5 +1,5 @@
 //! Pods that wait: those to be tried now by priority and age, those in back-off, those that need something to
-//! happen first. Upstream: `pkg/scheduler/backend/queue/scheduling_queue.go`.
+//! happen first, those that may not be tried at all. Upstream: `pkg/scheduler/backend/queue/scheduling_queue.go`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -10,21 +10,27 @@ use tokio::time::Instant;
 
 use crate::pod::PodInfo;
 
-/// The first back-off after a failure, and the longest.
-const BACKOFF_INITIAL: Duration = Duration::from_secs(1);
-const BACKOFF_MOST: Duration = Duration::from_secs(10);
-
 /// A pod that waited so long for something to happen is tried again all the same.
 const UNSCHEDULABLE_MOST: Duration = Duration::from_secs(300);
 
-/// Order of the pods to be tried: priority, then age, then the order they came in.
+/// Order of the pods to be tried (`PrioritySort`): priority, then the order they came in.
 type Rank = (Reverse<i64>, u64, String);
 
 #[derive(Debug)]
 enum Place {
     Active(Rank),
-    Backoff(Instant),
-    Unschedulable { since: Instant, plugins: Vec<&'static str> },
+    Backoff {
+        until: Instant,
+        /// Something failed: the whole back-off must be waited for.
+        failed: bool,
+    },
+    Unschedulable {
+        since: Instant,
+        plugins: Vec<&'static str>,
+        /// Something has happened that may help, while the pod could not be moved.
+        helped: bool,
+    },
+    Gated,
 }
 
 #[derive(Debug)]
@@ -37,34 +43,70 @@ struct Entry {
     retry_at: Option<Instant>,
 }
 
+/// How long pods wait after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// After the first.
+    pub initial: Duration,
+    /// At most; it doubles until then.
+    pub most: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff { initial: Duration::from_secs(1), most: Duration::from_secs(10) }
+    }
+}
+
 /// The pods that wait, by UID.
 #[derive(Debug, Default)]
 pub struct Queue {
+    times: Backoff,
     entries: HashMap<String, Entry>,
     active: BTreeSet<Rank>,
     backoff: BTreeSet<(Instant, String)>,
+    /// Those of them that may be tried before their time, when there is nothing else to do.
+    early: BTreeSet<(Instant, String)>,
+    unschedulable: BTreeSet<(Instant, String)>,
+    /// How many pods that wait for something to happen each plugin has refused.
+    refused_by: HashMap<&'static str, usize>,
     arrivals: u64,
     /// How often each pod was tried, while it is out of the queue for a cycle.
-    tried: HashMap<String, (u32, u64)>,
+    tried: HashMap<String, u32>,
 }
 
 impl Queue {
+    /// A queue with its back-off.
+    pub fn new(times: Backoff) -> Queue {
+        Queue { times, ..Queue::default() }
+    }
+
     /// Adds a pod that has just come, or takes over what it says now; it is tried at once.
     pub fn add(&mut self, pod: Arc<PodInfo>) {
-        let uid = pod.uid.clone();
+        let uid = pod.uid().to_owned();
         let (attempts, arrived) = match self.remove_entry(&uid) {
             Some(entry) => (entry.attempts, entry.arrived),
-            None => self.tried.remove(&uid).unwrap_or_else(|| {
-                self.arrivals += 1;
-                (0, self.arrivals)
-            }),
+            None => (self.tried.remove(&uid).unwrap_or(0), self.arrive()),
         };
-        self.insert(Entry { pod, place: Place::Backoff(Instant::now()), attempts, arrived, retry_at: None }, None);
+        let place = Place::Active((Reverse(pod.template.priority), arrived, uid));
+        self.insert(Entry { pod, place, attempts, arrived, retry_at: None });
+    }
+
+    /// Keeps a pod that may not be tried.
+    pub fn gate(&mut self, pod: Arc<PodInfo>) {
+        self.remove_entry(pod.uid());
+        let arrived = self.arrive();
+        self.insert(Entry { pod, place: Place::Gated, attempts: 0, arrived, retry_at: None });
+    }
+
+    fn arrive(&mut self) -> u64 {
+        self.arrivals += 1;
+        self.arrivals
     }
 
     /// Changes what is known of a waiting pod without moving it.
     pub fn refresh(&mut self, pod: Arc<PodInfo>) {
-        if let Some(entry) = self.entries.get_mut(&pod.uid) {
+        if let Some(entry) = self.entries.get_mut(pod.uid()) {
             entry.pod = pod;
         }
     }
@@ -88,57 +130,78 @@ impl Queue {
             }
             self.activate(&uid);
         }
-        let uid = self.active.first()?.2.clone();
+        let uid = match self.active.first() {
+            Some((_, _, uid)) => uid.clone(),
+            // There is time: what waits only so as not to be in others' way is not in anyone's.
+            None => self.early.first()?.1.clone(),
+        };
         let entry = self.remove_entry(&uid)?;
-        self.tried.insert(uid, (entry.attempts + 1, entry.arrived));
+        self.tried.insert(uid, entry.attempts + 1);
         Some(entry.pod)
     }
 
     /// A pod could not be placed: it waits until an event may help it with what `plugins` refused, but at least its
     /// back-off. Without plugins (a fault, not a refusal) the back-off alone.
     pub fn failed(&mut self, pod: Arc<PodInfo>, plugins: Vec<&'static str>, now: Instant) {
-        let uid = pod.uid.clone();
+        let uid = pod.uid().to_owned();
         if self.entries.contains_key(&uid) {
             // It changed during its cycle and is in line again.
             return;
         }
-        let (attempts, arrived) = self.tried.remove(&uid).unwrap_or((1, 0));
-        let doubled = BACKOFF_INITIAL.saturating_mul(1 << attempts.saturating_sub(1).min(10));
-        let retry_at = now + doubled.min(BACKOFF_MOST);
+        let attempts = self.tried.remove(&uid).unwrap_or(1);
+        let doubled = self.times.initial.saturating_mul(1 << attempts.saturating_sub(1).min(10));
+        let retry_at = now + doubled.min(self.times.most);
         let place = match plugins.is_empty() {
-            true => Place::Backoff(retry_at),
-            false => Place::Unschedulable { since: now, plugins },
+            true => Place::Backoff { until: retry_at, failed: true },
+            false => Place::Unschedulable { since: now, plugins, helped: false },
         };
-        self.insert(Entry { pod, place, attempts, arrived, retry_at: Some(retry_at) }, Some(retry_at));
+        let arrived = self.arrive();
+        self.insert(Entry { pod, place, attempts, arrived, retry_at: Some(retry_at) });
     }
 
-    /// Moves the pods that an event may help: `helps` is asked with the pod and each plugin that refused it.
-    pub fn on_event(&mut self, now: Instant, helps: impl Fn(&PodInfo, &'static str) -> bool) {
-        let moved: Vec<String> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| match &entry.place {
-                Place::Unschedulable { plugins, .. } => plugins.iter().any(|p| helps(&entry.pod, p)),
-                _ => false,
-            })
-            .map(|(uid, _)| uid.clone())
-            .collect();
+    /// Moves the pods that an event may help: `helps` is asked with the pod and each plugin that refused it, `hears`
+    /// before that whether a plugin cares at all. Pods that are `held` are remembered instead.
+    pub fn on_event(
+        &mut self,
+        now: Instant,
+        hears: impl Fn(&'static str) -> bool,
+        held: impl Fn(&PodInfo) -> bool,
+        helps: impl Fn(&PodInfo, &'static str) -> bool,
+    ) {
+        if !self.refused_by.keys().any(|p| hears(p)) {
+            return;
+        }
+        let mut moved: Vec<String> = Vec::new();
+        for (_, uid) in &self.unschedulable {
+            let Some(entry) = self.entries.get_mut(uid) else { continue };
+            let Place::Unschedulable { plugins, helped, .. } = &mut entry.place else { continue };
+            if plugins.iter().any(|p| hears(p) && helps(&entry.pod, p)) {
+                if held(&entry.pod) {
+                    *helped = true;
+                } else {
+                    moved.push(uid.clone());
+                }
+            }
+        }
         for uid in moved {
             self.release(&uid, now);
         }
     }
 
+    /// A pod that was held is so no longer: it moves if something has happened meanwhile, or in any case if `always`.
+    pub fn let_go(&mut self, uid: &str, always: bool, now: Instant) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        if matches!(entry.place, Place::Unschedulable { helped, .. } if helped || always) {
+            self.release(uid, now);
+        }
+    }
+
     /// Releases pods that have waited too long for an event.
     pub fn flush(&mut self, now: Instant) {
-        let old: Vec<String> = self
-            .entries
-            .iter()
-            .filter(
-                |(_, e)| matches!(&e.place, Place::Unschedulable { since, .. } if *since + UNSCHEDULABLE_MOST <= now),
-            )
-            .map(|(uid, _)| uid.clone())
-            .collect();
-        for uid in old {
+        while let Some((since, uid)) = self.unschedulable.first().cloned() {
+            if since + UNSCHEDULABLE_MOST > now {
+                break;
+            }
             self.release(&uid, now);
         }
     }
@@ -146,16 +209,13 @@ impl Queue {
     /// When something must be done although nothing happens; `None`: never.
     pub fn next_deadline(&self) -> Option<Instant> {
         let backoff = self.backoff.first().map(|(at, _)| *at);
-        let flush = self.entries.values().filter_map(|e| match &e.place {
-            Place::Unschedulable { since, .. } => Some(*since + UNSCHEDULABLE_MOST),
-            _ => None,
-        });
-        flush.chain(backoff).min()
+        let flush = self.unschedulable.first().map(|(since, _)| *since + UNSCHEDULABLE_MOST);
+        backoff.into_iter().chain(flush).min()
     }
 
     /// Whether a pod can be tried now.
     pub fn has_active(&self, now: Instant) -> bool {
-        !self.active.is_empty() || self.backoff.first().is_some_and(|(at, _)| *at <= now)
+        !self.active.is_empty() || !self.early.is_empty() || self.backoff.first().is_some_and(|(at, _)| *at <= now)
     }
 
     /// How many pods wait.
@@ -168,34 +228,38 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// Out of the unschedulable ones: into back-off if that is not over, else to be tried.
     fn release(&mut self, uid: &str, now: Instant) {
         let Some(mut entry) = self.remove_entry(uid) else { return };
-        let retry_at = entry.retry_at.filter(|at| *at > now);
-        entry.place = Place::Backoff(now);
-        self.insert(entry, retry_at);
+        entry.place = match entry.retry_at {
+            Some(until) if until > now => Place::Backoff { until, failed: false },
+            _ => Place::Active((Reverse(entry.pod.template.priority), entry.arrived, uid.to_owned())),
+        };
+        self.insert(entry);
     }
 
     fn activate(&mut self, uid: &str) {
-        let Some(entry) = self.remove_entry(uid) else { return };
-        self.insert(entry, None);
+        let Some(mut entry) = self.remove_entry(uid) else { return };
+        entry.place = Place::Active((Reverse(entry.pod.template.priority), entry.arrived, uid.to_owned()));
+        self.insert(entry);
     }
 
-    /// Puts an entry where its place says; a `Backoff` place with no time to wait is an active one.
-    fn insert(&mut self, mut entry: Entry, retry_at: Option<Instant>) {
-        let uid = entry.pod.uid.clone();
-        if !matches!(entry.place, Place::Unschedulable { .. }) {
-            entry.place = match retry_at {
-                Some(at) => {
-                    self.backoff.insert((at, uid.clone()));
-                    Place::Backoff(at)
+    fn insert(&mut self, entry: Entry) {
+        let uid = entry.pod.uid().to_owned();
+        match &entry.place {
+            Place::Active(rank) => {
+                self.active.insert(rank.clone());
+            }
+            Place::Backoff { until, failed } => {
+                self.backoff.insert((*until, uid.clone()));
+                if !failed {
+                    self.early.insert((*until, uid.clone()));
                 }
-                None => {
-                    let rank = (Reverse(entry.pod.priority), entry.arrived, uid.clone());
-                    self.active.insert(rank.clone());
-                    Place::Active(rank)
-                }
-            };
+            }
+            Place::Unschedulable { since, plugins, .. } => {
+                self.unschedulable.insert((*since, uid.clone()));
+                plugins.iter().for_each(|p| *self.refused_by.entry(p).or_default() += 1);
+            }
+            Place::Gated => {}
         }
         self.entries.insert(uid, entry);
     }
@@ -206,10 +270,23 @@ impl Queue {
             Place::Active(rank) => {
                 self.active.remove(rank);
             }
-            Place::Backoff(at) => {
-                self.backoff.remove(&(*at, uid.to_owned()));
+            Place::Backoff { until, .. } => {
+                let at = (*until, uid.to_owned());
+                self.backoff.remove(&at);
+                self.early.remove(&at);
             }
-            Place::Unschedulable { .. } => {}
+            Place::Unschedulable { since, plugins, .. } => {
+                self.unschedulable.remove(&(*since, uid.to_owned()));
+                for plugin in plugins {
+                    if let Some(n) = self.refused_by.get_mut(plugin) {
+                        *n -= 1;
+                        if *n == 0 {
+                            self.refused_by.remove(plugin);
+                        }
+                    }
+                }
+            }
+            Place::Gated => {}
         }
         Some(entry)
     }
@@ -220,46 +297,61 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::nodes::tests::pod;
+    use crate::pod::tests::pod;
 
     fn names(queue: &mut Queue, now: Instant) -> Vec<String> {
-        std::iter::from_fn(|| queue.pop(now)).map(|p| p.uid.clone()).collect()
+        std::iter::from_fn(|| queue.pop(now)).map(|p| p.meta.name.to_string()).collect()
+    }
+
+    fn event(queue: &mut Queue, now: Instant, helps: &'static str) {
+        queue.on_event(now, |_| true, |_| false, |_, plugin| plugin == helps);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn priority_then_age() {
+    async fn the_more_important_pod_is_first_then_the_older_one() {
         let mut queue = Queue::default();
-        queue.add(pod("a", json!({})));
-        queue.add(pod("b", json!({"priority": 5})));
-        queue.add(pod("c", json!({})));
-        assert_eq!(names(&mut queue, Instant::now()), ["b", "a", "c"]);
+        for (name, priority) in [("a", 0), ("b", 10), ("c", 0), ("d", 10)] {
+            queue.add(pod(name, json!({"priority": priority})));
+        }
+        assert_eq!(names(&mut queue, Instant::now()), ["b", "d", "a", "c"]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refused_pod_waits_for_an_event_and_its_back_off() {
+    async fn a_refused_pod_waits_for_an_event_that_helps() {
         let mut queue = Queue::default();
         let now = Instant::now();
         queue.add(pod("a", json!({})));
         let a = queue.pop(now).expect("it is there");
         queue.failed(a, vec!["Fit"], now);
-        queue.on_event(now, |_, plugin| plugin == "Other");
-        assert!(!queue.has_active(now + Duration::from_secs(60)));
-        queue.on_event(now, |_, plugin| plugin == "Fit");
-        assert!(!queue.has_active(now), "its back-off is not over");
-        assert_eq!(queue.next_deadline(), Some(now + BACKOFF_INITIAL));
-        assert_eq!(names(&mut queue, now + BACKOFF_INITIAL), ["a"]);
+        assert!(!queue.has_active(now));
+        event(&mut queue, now, "Other");
+        assert!(!queue.has_active(now), "no help");
+        event(&mut queue, now, "Fit");
+        assert_eq!(names(&mut queue, now), ["a"], "its back-off is not over, but there is nothing else to do");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_in_back_off_comes_after_all_others() {
+        let mut queue = Queue::default();
+        let now = Instant::now();
+        queue.add(pod("a", json!({"priority": 5})));
+        let a = queue.pop(now).expect("it is there");
+        queue.failed(a, vec!["Fit"], now);
+        event(&mut queue, now, "Fit");
+        queue.add(pod("b", json!({})));
+        assert_eq!(names(&mut queue, now), ["b", "a"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn back_off_doubles_and_ends_at_ten_seconds() {
         let mut queue = Queue::default();
-        let now = Instant::now();
         queue.add(pod("a", json!({})));
         let mut waits = Vec::new();
-        let mut at = now;
+        let mut at = Instant::now();
         for _ in 0..6 {
             let a = queue.pop(at).expect("its time has come");
             queue.failed(a, vec![], at);
+            assert!(queue.pop(at).is_none(), "after a fault the whole back-off is waited for");
             let next = queue.next_deadline().expect("it backs off");
             waits.push((next - at).as_secs());
             at = next;
@@ -291,5 +383,31 @@ mod tests {
         assert_eq!(names(&mut queue, now), ["a"]);
         queue.remove("a");
         assert!(queue.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_pod_moves_when_it_is_let_go() {
+        let mut queue = Queue::default();
+        let now = Instant::now();
+        queue.add(pod("a", json!({})));
+        let a = queue.pop(now).expect("it is there");
+        queue.failed(a, vec!["Fit"], now);
+        queue.let_go("a", false, now);
+        assert!(!queue.has_active(now), "nothing has happened");
+        queue.on_event(now, |_| true, |_| true, |_, _| true);
+        assert!(!queue.has_active(now), "it is held");
+        queue.let_go("a", false, now);
+        assert_eq!(names(&mut queue, now), ["a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gated_pod_waits_until_it_is_added() {
+        let mut queue = Queue::default();
+        let now = Instant::now();
+        queue.gate(pod("a", json!({})));
+        event(&mut queue, now, "Fit");
+        assert_eq!((queue.has_active(now), queue.next_deadline()), (false, None));
+        queue.add(pod("a", json!({})));
+        assert_eq!(names(&mut queue, now), ["a"]);
     }
 }

@@ -4,63 +4,39 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use orkd_base::{BoxError, Supervisor, TaskKind};
-use orkd_reconcile::{
-    Api, ApiError, Event as Change, EventType, Informer, Informers, ObjectRef, Options, Patch, Recorder, Resource, time,
-};
-use serde::de::IgnoredAny;
-use serde_json::json;
-use tokio::sync::{Semaphore, mpsc};
+use orkd_reconcile::{Api, Event as Change, EventType, Informer, Informers, Recorder};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::cycle::{Profile, Unfit, schedule};
-use crate::framework::Event;
-use crate::model::{Condition, Node, Pod};
-use crate::nodes::Nodes;
+use crate::bind_volumes::Binder;
+use crate::config::Config;
+use crate::cycle::{Algorithm, NotFound, Prepared, Unfit, best, cheapest};
+use crate::feed::{Feed, Message};
+use crate::framework::{Candidate, Denied, Event, Point, PostFilter};
+use crate::plugins::Doors;
 use crate::pod::PodInfo;
 use crate::queue::Queue;
+use crate::status::{Nomination, Writer, reference};
 
 /// How many bindings may be on their way.
-const BINDINGS: usize = 128;
+const BINDINGS: usize = 256;
 
 /// A decision that no informer has confirmed for so long after it was written is forgotten.
 const ASSUMED_MOST: Duration = Duration::from_secs(900);
 
-/// What the scheduler needs to know.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Pods with this `schedulerName` are its own.
-    pub name: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config { name: "default-scheduler".into() }
-    }
-}
-
-enum Message {
-    Pod(Change<Pod>),
-    Node(Change<Node>),
-    /// A binding ended: the pod, the node, and why not.
-    Bound(Arc<PodInfo>, Option<ApiError>),
-}
+/// Why a condition says that a pod was not scheduled.
+const UNSCHEDULABLE: &str = "Unschedulable";
+const SCHEDULER_ERROR: &str = "SchedulerError";
 
 struct Scheduler {
-    config: Config,
-    profile: Profile,
-    nodes: Nodes,
+    algorithm: Algorithm,
     queue: Queue,
-    pods: Informer<Pod>,
-    api: Api,
-    recorder: Recorder,
-    supervisor: Supervisor,
+    pods: Informer<PodInfo>,
+    writer: Writer,
     permits: Arc<Semaphore>,
-    messages: mpsc::UnboundedSender<Message>,
-    start: usize,
     /// Pods whose binding was written and has not been seen yet, with the time to stop waiting for it.
     assumed: HashMap<String, Instant>,
 }
@@ -68,40 +44,38 @@ struct Scheduler {
 /// Runs until `stop`.
 ///
 /// # Errors
-/// None at present: what fails is tried again pod by pod.
+/// The configuration is of no use.
 pub async fn run(
-    config: Config,
+    config: Arc<Config>,
     informers: Informers,
     api: Api,
     recorder: Recorder,
     supervisor: Supervisor,
     stop: CancellationToken,
 ) -> Result<(), BoxError> {
-    let (messages, mut inbox) = mpsc::unbounded_channel();
-    let nodes: Informer<Node> = informers.informer();
-    // Pods that have ended hold nothing: they are not read at all.
-    let pods: Informer<Pod> = informers.informer_with(Options::fields("status.phase!=Succeeded,status.phase!=Failed"));
-    let (one, two) = (messages.clone(), messages.clone());
-    nodes.subscribe(move |change| drop(one.send(Message::Node(change.clone()))));
-    pods.subscribe(move |change| drop(two.send(Message::Pod(change.clone()))));
+    let mut feed = Feed::new(&informers);
+    let binder = Binder {
+        api: api.clone(),
+        claims: feed.claims.clone(),
+        volumes: feed.volumes.clone(),
+        pods: feed.pods.clone(),
+        changed: feed.changed.clone(),
+    };
+    let profiles = config.profiles(&Doors { api: Some(api.clone()), binder: Some(binder) })?;
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        () = async { nodes.synced().await; pods.synced().await } => {}
+        () = informers.synced() => {}
     }
+    let writer = Writer { api, recorder, supervisor, messages: feed.messages.clone() };
     let mut scheduler = Scheduler {
-        config,
-        profile: Profile::default(),
-        nodes: Nodes::default(),
-        queue: Queue::default(),
-        pods,
-        api,
-        recorder,
-        supervisor,
+        algorithm: Algorithm::new(profiles),
+        queue: Queue::new(config.backoff()),
+        pods: feed.pods.clone(),
+        writer,
         permits: Arc::new(Semaphore::new(BINDINGS)),
-        messages,
-        start: 0,
         assumed: HashMap::new(),
     };
+    let inbox = &mut feed.inbox;
     loop {
         // What is known goes in first, so that a cycle sees as much as there is.
         while let Ok(message) = inbox.try_recv() {
@@ -145,12 +119,16 @@ pub async fn run(
 
 impl Scheduler {
     fn take(&mut self, message: Message) {
+        let cluster = &mut self.algorithm.cluster;
         match message {
-            Message::Node(Change::Deleted(node)) => self.nodes.remove_node(&node.metadata.name),
+            Message::Node(Change::Deleted(node)) => {
+                cluster.nodes.remove_node(&node.metadata.name);
+                self.tell(Event::NodeGone);
+            }
             Message::Node(change) => {
                 let node = change.object();
-                let change = self.nodes.set_node(node);
-                let Some(position) = self.nodes.position(&node.metadata.name) else { return };
+                let change = cluster.nodes.set_node(node);
+                let Some(position) = cluster.nodes.position(&node.metadata.name) else { return };
                 if !change.is_none() {
                     self.tell(Event::Node { position, change });
                 }
@@ -158,126 +136,346 @@ impl Scheduler {
             Message::Pod(Change::Deleted(pod)) => self.gone(&pod),
             Message::Pod(change) => {
                 let pod = change.object();
-                if pod.has_ended() { self.gone(pod) } else { self.pod(pod, change.old()) }
+                if pod.has_ended { self.gone(pod) } else { self.pod(pod, change.old()) }
             }
+            Message::Claim(Change::Deleted(claim)) => cluster.storage.remove_claim(&claim.metadata.key()),
+            Message::Claim(change) => {
+                let claim = change.object();
+                cluster.storage.set_claim(claim);
+                self.tell(Event::Claim(&claim.metadata.namespace, &claim.metadata.name));
+            }
+            Message::Volume(Change::Deleted(volume)) => {
+                cluster.storage.remove_volume(&volume.metadata.name, u64::MAX);
+            }
+            Message::Volume(change) => {
+                cluster.storage.set_volume(change.object());
+                self.tell(Event::Volume);
+            }
+            Message::StorageClass(change) => {
+                keep(&mut cluster.storage.classes, &change, |c| c.metadata.name.clone());
+                self.tell(Event::StorageClass);
+            }
+            Message::CsiNode(change) => {
+                keep(&mut cluster.storage.csi_nodes, &change, |c| c.metadata.name.clone());
+                self.tell(Event::CsiNode);
+            }
+            Message::CsiDriver(change) => {
+                keep(&mut cluster.storage.csi_drivers, &change, |c| c.metadata.name.clone());
+                self.tell(Event::CsiDriver);
+            }
+            Message::CsiCapacity(change) => {
+                keep(&mut cluster.storage.capacities, &change, |c| c.metadata.key());
+                self.tell(Event::CsiCapacity);
+            }
+            Message::Namespace(change) => {
+                let meta = &change.object().metadata;
+                let labels = (!change.is_deleted()).then_some(&meta.labels);
+                if cluster.nodes.set_namespace(&meta.name, labels) {
+                    self.tell(Event::Namespace);
+                }
+            }
+            Message::Service(change) => {
+                let service = change.object();
+                let selector = if change.is_deleted() { None } else { crate::model::Labelled::selector(&**service) };
+                cluster.workloads.set_service(&change.key(), selector);
+            }
+            Message::Owner(kind, key, selector) => cluster.workloads.set_owner(kind, &key, selector),
+            Message::Budget(change) => keep(&mut cluster.budgets, &change, |b| b.metadata.key()),
             Message::Bound(pod, None) => {
-                self.queue.remove(&pod.uid);
-                if self.pods.get(&pod.key).is_none_or(|p| p.spec.node_name.is_empty()) {
-                    self.assumed.insert(pod.uid.clone(), Instant::now() + ASSUMED_MOST);
+                self.queue.remove(pod.uid());
+                cluster.storage.forget(pod.uid(), true);
+                if self.pods.get(&pod.key()).is_none_or(|p| p.node_name.is_empty()) {
+                    self.assumed.insert(pod.uid().to_owned(), Instant::now() + ASSUMED_MOST);
                 }
             }
             Message::Bound(pod, Some(error)) => self.not_bound(pod, &error),
+            Message::Preempted(uid, done) => {
+                cluster.preempting.remove(&uid);
+                self.queue.let_go(&uid, !done, Instant::now());
+            }
         }
     }
 
-    fn pod(&mut self, pod: &Arc<Pod>, old: Option<&Arc<Pod>>) {
-        let info = Arc::new(PodInfo::new(pod));
-        if !pod.spec.node_name.is_empty() {
-            self.queue.remove(&info.uid);
-            self.assumed.remove(&info.uid);
-            self.nodes.place(info, &pod.spec.node_name);
+    fn pod(&mut self, pod: &Arc<PodInfo>, old: Option<&Arc<PodInfo>>) {
+        let uid = pod.uid();
+        let cluster = &mut self.algorithm.cluster;
+        if !pod.node_name.is_empty() {
+            self.queue.remove(uid);
+            self.assumed.remove(uid);
+            cluster.nominated.remove(uid);
+            let before = cluster.nodes.placed(uid).cloned();
+            let there = cluster.nodes.node_of(uid).is_some_and(|n| **n == *pod.node_name);
+            if !there || before.as_ref().is_some_and(|b| differs(b, pod)) {
+                cluster.nodes.place(pod.clone(), &pod.node_name);
+                match before {
+                    Some(before) if there => self.tell(Event::PodChanged { old: &before, new: pod }),
+                    _ => self.tell(Event::PodPlaced(pod)),
+                }
+            }
             return;
         }
-        if pod.spec.scheduler_name != self.config.name || pod.metadata.is_deleting() {
-            self.queue.remove(&info.uid);
+        let is_ours = self.algorithm.profiles.iter().any(|p| p.name == pod.template.scheduler_name);
+        if !is_ours {
             return;
         }
-        if !pod.spec.scheduling_gates.is_empty() || self.nodes.node_of(&info.uid).is_some() {
-            // Gated, or decided already and on its way.
+        if pod.is_terminating() {
+            self.queue.remove(uid);
+            cluster.nominated.remove(uid);
             return;
+        }
+        if cluster.nodes.node_of(uid).is_some() {
+            // Decided already and on its way.
+            return;
+        }
+        let was_nominated = old.is_some_and(|o| !o.nominated.is_empty());
+        if !pod.nominated.is_empty() {
+            cluster.nominated.add(pod, &pod.nominated);
+        } else if was_nominated {
+            cluster.nominated.remove(uid);
         }
         // A status that the scheduler itself wrote is no reason to try again.
         let same = old.is_some_and(|old| {
-            old.metadata.generation == pod.metadata.generation
-                && old.metadata.labels == pod.metadata.labels
-                && old.spec.scheduling_gates.is_empty()
+            old.template.id == pod.template.id && old.gates == pod.gates && old.claim_statuses == pod.claim_statuses
         });
-        if same && self.queue.get(&info.uid).is_some() {
-            self.queue.refresh(info);
-        } else if !same {
-            self.queue.add(info);
+        if same {
+            self.queue.refresh(pod.clone());
+        } else {
+            self.enqueue(pod.clone());
         }
     }
 
-    fn gone(&mut self, pod: &Pod) {
-        let uid = &pod.metadata.uid;
+    /// Puts a pod in line, unless something keeps it from that.
+    fn enqueue(&mut self, pod: Arc<PodInfo>) {
+        let Some(profile) = self.algorithm.profile_of(&pod.template.scheduler_name) else { return };
+        let algorithm = &self.algorithm;
+        let mut plugins = algorithm.profiles[profile].calls(Point::PreEnqueue);
+        // A pod that has something to wait for waits in its place.
+        let gate = plugins.find_map(|p| p.pre_enqueue(&algorithm.cluster, &pod));
+        match gate {
+            Some(reason) if !pod.gates.is_empty() => {
+                debug!(pod = %pod.key(), reason, "pod may not be scheduled yet");
+                self.queue.gate(pod);
+            }
+            Some(_) if self.queue.get(pod.uid()).is_some() => self.queue.refresh(pod),
+            _ => self.queue.add(pod),
+        }
+    }
+
+    fn gone(&mut self, pod: &Arc<PodInfo>) {
+        let uid = pod.uid();
+        let cluster = &mut self.algorithm.cluster;
         self.queue.remove(uid);
         self.assumed.remove(uid);
-        if self.nodes.unplace(uid).is_some() {
-            self.tell(Event::PodGone(&PodInfo::new(pod)));
+        cluster.nominated.remove(uid);
+        if cluster.nodes.unplace(uid).is_some() {
+            self.tell(Event::PodGone(pod));
         }
     }
 
     fn tell(&mut self, event: Event<'_>) {
-        let (filters, nodes) = (&self.profile.filters, &self.nodes);
-        self.queue.on_event(Instant::now(), |pod, plugin| {
-            filters.iter().any(|f| f.name() == plugin && f.may_help(event, pod, nodes))
-        });
+        let algorithm = &self.algorithm;
+        let cluster = &algorithm.cluster;
+        self.queue.on_event(
+            Instant::now(),
+            |plugin| event.concerns(plugin),
+            |pod| cluster.preempting.contains(pod.uid()),
+            |pod, plugin| {
+                let profile = algorithm.profile_of(&pod.template.scheduler_name);
+                profile.is_some_and(|p| {
+                    algorithm.profiles[p].named(plugin).is_none_or(|p| p.may_help(event, pod, cluster))
+                })
+            },
+        );
     }
 
     /// Tries the next pod.
     fn cycle(&mut self, now: Instant, permit: tokio::sync::OwnedSemaphorePermit) {
         let Some(pod) = self.queue.pop(now) else { return };
-        match schedule(&self.profile, &self.nodes, &pod, &mut self.start, rand::random::<u32>() as usize) {
-            Ok(position) => {
-                let node = self.nodes.names[position].clone();
-                self.nodes.place(pod.clone(), &node);
-                self.bind(pod, node, permit);
+        let Some(profile) = self.algorithm.profile_of(&pod.template.scheduler_name) else { return };
+        let found = self.algorithm.find(profile, &pod);
+        let (not_found, prepared) = match found {
+            Ok(mut found) => {
+                let node = match found.feasible[..] {
+                    [only] => only,
+                    _ => {
+                        let totals = self.algorithm.rate(profile, &pod, &mut found);
+                        best(&found.feasible, &totals, rand::random::<u32>() as usize)
+                    }
+                };
+                self.send(profile, pod, node as usize, permit);
+                return;
             }
-            Err(unfit) => {
-                self.refused(&pod, &unfit);
-                self.queue.failed(pod, unfit.plugins, now);
+            Err(nothing) => nothing,
+        };
+        match not_found {
+            NotFound::Failed(why) => self.refused(&pod, SCHEDULER_ERROR, &why, Nomination::Set(""), vec![], now),
+            NotFound::Unfit(unfit) => self.unfit(profile, &pod, unfit, &prepared, now),
+        }
+    }
+
+    /// No node will do: looks for a way, and tells.
+    fn unfit(&mut self, profile: usize, pod: &Arc<PodInfo>, mut unfit: Unfit, prepared: &Prepared, now: Instant) {
+        let mut plugins = std::mem::take(&mut unfit.plugins);
+        if unfit.nodes == 0 {
+            // Any node may do that comes.
+            plugins = self.algorithm.profiles[profile].calls(Point::Filter).map(|p| p.name()).collect();
+            self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Set(""), plugins, now);
+            return;
+        }
+        let seed = rand::random::<u32>() as usize;
+        match self.algorithm.post_filter(profile, pod, prepared, &unfit, seed) {
+            PostFilter::Room(candidates) => match cheapest(candidates) {
+                Some(candidate) => {
+                    let node = self.algorithm.cluster.nodes.rows.name(candidate.node as usize).to_owned();
+                    self.make_room(pod, &node, candidate);
+                    self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Set(&node), plugins, now);
+                }
+                None => self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Keep, plugins, now),
+            },
+            PostFilter::Nothing(why) => {
+                unfit.after = why;
+                self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Keep, plugins, now);
+            }
+            PostFilter::Hopeless(why) => {
+                unfit.after = why;
+                self.algorithm.cluster.nominated.remove(pod.uid());
+                self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Set(""), plugins, now);
             }
         }
     }
 
-    fn bind(&self, pod: Arc<PodInfo>, node: Arc<str>, permit: tokio::sync::OwnedSemaphorePermit) {
-        let (api, messages, recorder) = (self.api.clone(), self.messages.clone(), self.recorder.clone());
-        self.supervisor.spawn(TaskKind::Worker, "bind", move |_| async move {
+    fn make_room(&mut self, pod: &Arc<PodInfo>, node: &str, candidate: Candidate) {
+        let cluster = &mut self.algorithm.cluster;
+        // Pods that had hoped for the place look for another.
+        let priority = pod.template.priority;
+        let hopeless: Vec<_> =
+            cluster.nominated.on(node).iter().filter(|p| p.template.priority < priority).cloned().collect();
+        for other in hopeless {
+            cluster.nominated.remove(other.uid());
+            self.writer.clear_nomination(&other);
+            self.queue.let_go(other.uid(), true, Instant::now());
+        }
+        cluster.nominated.add(pod, node);
+        let victims: Vec<_> = candidate.victims.into_iter().filter(|v| !v.is_terminating()).collect();
+        if !victims.is_empty() {
+            cluster.preempting.insert(pod.uid().to_owned());
+            self.writer.preempt(pod, node, victims);
+        }
+    }
+
+    /// Takes a node for a pod and sends it there.
+    fn send(&mut self, profile: usize, pod: Arc<PodInfo>, node: usize, permit: tokio::sync::OwnedSemaphorePermit) {
+        let now = Instant::now();
+        let name = self.algorithm.cluster.nodes.rows.name(node).to_owned();
+        self.algorithm.cluster.nodes.place(pod.clone(), &name);
+        let nominated = self.algorithm.cluster.nominated.node_of(pod.uid()).cloned();
+        self.algorithm.cluster.nominated.remove(pod.uid());
+        let (profiles, cluster) = (&self.algorithm.profiles, &mut self.algorithm.cluster);
+        let plugins = &profiles[profile];
+        let mut denied = None;
+        for plugin in plugins.calls(Point::Reserve) {
+            if let Err(why) = plugin.reserve(cluster, &pod, node) {
+                denied = Some(("Reserve", plugin.name(), why));
+                break;
+            }
+        }
+        if denied.is_none() {
+            for plugin in plugins.calls(Point::Permit) {
+                if let Err(why) = plugin.permit(cluster, &pod, node) {
+                    denied = Some(("Permit", plugin.name(), why));
+                    break;
+                }
+            }
+        }
+        if let Some((point, plugin, why)) = denied {
+            plugins.calls(Point::Reserve).for_each(|p| p.unreserve(cluster, &pod));
+            cluster.nodes.unplace(pod.uid());
+            if let Some(node) = nominated {
+                cluster.nominated.add(&pod, &node);
+            }
+            match why {
+                Denied::Refused(why) => {
+                    let reasons = [(why, 1)].into();
+                    let unfit = Unfit { nodes: 1, reasons, ..Unfit::default() };
+                    self.refused(&pod, UNSCHEDULABLE, &unfit.message(), Nomination::Set(""), vec![plugin], now);
+                }
+                Denied::Failed(why) => {
+                    let why = format!("running {point} plugin {plugin:?}: {why}");
+                    self.refused(&pod, SCHEDULER_ERROR, &why, Nomination::Set(""), vec![], now);
+                }
+            }
+            return;
+        }
+        let mut acts = Vec::new();
+        for plugin in plugins.calls(Point::PreBind) {
+            acts.extend(plugin.pre_bind(cluster, &pod, &name).map(|act| ("PreBind", plugin.name(), act)));
+        }
+        let bind = plugins.calls(Point::Bind).find_map(|p| Some(("Bind", p.name(), p.bind(cluster, &pod, &name)?)));
+        let Some(bind) = bind else { return };
+        acts.push(bind);
+        self.tell(Event::PodPlaced(&pod));
+        let writer = self.writer.clone();
+        self.writer.supervisor.spawn(TaskKind::Worker, "bind", move |_| async move {
             let _permit = permit;
-            let key = &pod.key;
-            let result = api.bind(&key.namespace, &key.name, &pod.uid, &node).await;
-            if result.is_ok() {
-                let message = format!("Successfully assigned {key} to {node}");
-                recorder.event(&reference(&pod), EventType::Normal, "Scheduled", message);
-                debug!(pod = %key, %node, "bound pod");
+            let mut error = None;
+            for (point, plugin, act) in acts {
+                if let Err(why) = act.await {
+                    error = Some(format!("running {point} plugin {plugin:?}: {why}"));
+                    break;
+                }
+            }
+            if error.is_none() {
+                let message = format!("Successfully assigned {} to {name}", pod.key());
+                writer.recorder.event(&reference(&pod), EventType::Normal, "Scheduled", message);
+                debug!(pod = %pod.key(), node = %name, "bound pod");
             }
             // The loop has ended: nobody waits for the answer.
-            let _ = messages.send(Message::Bound(pod, result.err()));
+            let _ = writer.messages.send(Message::Bound(pod, error));
         });
     }
 
-    fn not_bound(&mut self, pod: Arc<PodInfo>, error: &ApiError) {
-        self.nodes.unplace(&pod.uid);
-        let current = self.pods.get(&pod.key).filter(|p| p.metadata.uid == pod.uid);
+    fn not_bound(&mut self, pod: Arc<PodInfo>, error: &str) {
+        let (profiles, cluster) = (&self.algorithm.profiles, &mut self.algorithm.cluster);
+        if let Some(profile) = profiles.iter().find(|p| p.name == pod.template.scheduler_name) {
+            profile.calls(Point::Reserve).for_each(|p| p.unreserve(cluster, &pod));
+        }
+        cluster.nodes.unplace(pod.uid());
+        let current = self.pods.get(&pod.key()).filter(|p| p.uid() == pod.uid());
         match current {
-            Some(current) if current.spec.node_name.is_empty() => {
-                warn!(pod = %pod.key, error = %error, "cannot bind pod, trying again");
-                self.queue.failed(pod, vec![], Instant::now());
+            Some(current) if current.node_name.is_empty() => {
+                warn!(pod = %pod.key(), error, "cannot bind pod, trying again");
+                self.refused(&current, SCHEDULER_ERROR, error, Nomination::Set(""), vec![], Instant::now());
             }
             // Bound by someone else.
-            Some(current) => self.nodes.place(Arc::new(PodInfo::new(&current)), &current.spec.node_name),
-            None => self.queue.remove(&pod.uid),
+            Some(current) => cluster.nodes.place(current.clone(), &current.node_name),
+            None => self.queue.remove(pod.uid()),
         }
+        self.tell(Event::PodGone(&pod));
     }
 
-    /// Tells why a pod is not scheduled: condition and event.
-    fn refused(&self, pod: &Arc<PodInfo>, unfit: &Unfit) {
-        let message = unfit.message();
-        self.recorder.event(&reference(pod), EventType::Warning, "FailedScheduling", message.clone());
-        let conditions = self.pods.get(&pod.key).map(|p| p.status.conditions.clone()).unwrap_or_default();
-        let Some(condition) = condition(&conditions, &message, pod.generation, Timestamp::now()) else { return };
-        let (api, pod) = (self.api.clone(), pod.clone());
-        self.supervisor.spawn(TaskKind::Worker, "pod condition", move |_| async move {
-            let target = Resource::of::<Pod>().at(&pod.key.namespace, &pod.key.name).sub("status");
-            let body = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}});
-            match api.patch::<IgnoredAny>(&target, &Patch::Strategic(body)).await {
-                Err(e) if !e.is_not_found() && !e.is_conflict() => {
-                    warn!(pod = %pod.key, error = %e, "cannot write the pod's condition");
-                }
-                _ => {}
-            }
-        });
+    /// Tells why a pod is not scheduled, and has it wait.
+    fn refused(
+        &mut self,
+        pod: &Arc<PodInfo>,
+        reason: &str,
+        message: &str,
+        nomination: Nomination<'_>,
+        plugins: Vec<&'static str>,
+        now: Instant,
+    ) {
+        if nomination == Nomination::Set("") {
+            self.algorithm.cluster.nominated.remove(pod.uid());
+        }
+        let Some(current) = self.pods.get(&pod.key()).filter(|p| p.uid() == pod.uid()) else {
+            self.queue.remove(pod.uid());
+            return;
+        };
+        self.writer.refused(pod, &current, reason, message, nomination);
+        if current.node_name.is_empty() {
+            self.queue.failed(current, plugins, now);
+        } else {
+            self.queue.remove(pod.uid());
+        }
     }
 
     /// Forgets decisions that were written long ago and never seen.
@@ -285,61 +483,27 @@ impl Scheduler {
         let due: Vec<String> = self.assumed.iter().filter(|(_, at)| **at <= now).map(|(uid, _)| uid.clone()).collect();
         for uid in due {
             self.assumed.remove(&uid);
-            self.nodes.unplace(&uid);
+            self.algorithm.cluster.nodes.unplace(&uid);
         }
     }
 }
 
-fn reference(pod: &PodInfo) -> ObjectRef {
-    let meta = orkd_reconcile::Meta {
-        name: pod.key.name.clone(),
-        namespace: pod.key.namespace.clone(),
-        uid: pod.uid.clone(),
-        resource_version: pod.resource_version.clone(),
-        ..Default::default()
-    };
-    ObjectRef::new(&Resource::of::<Pod>(), &meta)
+/// Whether a placed pod changed in a way that counts.
+fn differs(old: &PodInfo, new: &PodInfo) -> bool {
+    old.template.id != new.template.id
+        || old.is_terminating() != new.is_terminating()
+        || old.started != new.started
+        || old.condition("DisruptionTarget").map(|c| &c.reason) != new.condition("DisruptionTarget").map(|c| &c.reason)
 }
 
-/// The condition to write; `None` where it says so already.
-fn condition(now_there: &[Condition], message: &str, generation: i64, now: Timestamp) -> Option<serde_json::Value> {
-    let known = now_there.iter().find(|c| c.ty == "PodScheduled");
-    if known.is_some_and(|c| c.status == "False" && c.reason == "Unschedulable" && c.message == message) {
-        return None;
-    }
-    let since = known.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.clone());
-    let mut condition = json!({
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
-        "message": message,
-        "lastProbeTime": null,
-        "lastTransitionTime": since.unwrap_or_else(|| time(now)),
-    });
-    if generation > 0 {
-        condition["observedGeneration"] = json!(generation);
-    }
-    Some(condition)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_condition_is_written_when_it_says_something_new() {
-        let now = Timestamp::UNIX_EPOCH;
-        let first = condition(&[], "m", 1, now).expect("nothing is there");
-        assert_eq!(first["lastTransitionTime"], "1970-01-01T00:00:00Z");
-        let there = Condition {
-            ty: "PodScheduled".into(),
-            status: "False".into(),
-            reason: "Unschedulable".into(),
-            message: "m".into(),
-            last_transition_time: Some("2000-01-01T00:00:00Z".into()),
-        };
-        assert_eq!(condition(std::slice::from_ref(&there), "m", 1, now), None);
-        let other = condition(&[there], "n", 1, now).expect("another text");
-        assert_eq!(other["lastTransitionTime"], "2000-01-01T00:00:00Z");
+fn keep<K: std::hash::Hash + Eq, T>(map: &mut HashMap<K, Arc<T>>, change: &Change<T>, key: impl Fn(&T) -> K)
+where
+    T: orkd_reconcile::View,
+{
+    let object = change.object();
+    if change.is_deleted() {
+        map.remove(&key(object));
+    } else {
+        map.insert(key(object), object.clone());
     }
 }

@@ -1,37 +1,73 @@
-//! A node whose cpu and memory would be used to the same degree is better. Upstream:
+//! A node whose resources would be used to the same degree is better. Upstream:
 //! `plugins/noderesources/balanced_allocation.go`.
 
-use crate::framework::{MAX_SCORE, Score};
-use crate::nodes::{CPU, MEMORY, Nodes};
-use crate::pod::PodInfo;
+use serde::Deserialize;
+
+use super::node_resources_fit::{Weighted, cpu_and_memory, has_and_used};
+use crate::framework::{Cx, MAX_SCORE, Plugin, Point, State};
+
+/// `NodeResourcesBalancedAllocationArgs`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Args {
+    /// The resources that count.
+    pub resources: Vec<Weighted>,
+}
 
 /// See the module.
-pub struct BalancedAllocation;
+pub struct BalancedAllocation {
+    resources: Vec<Weighted>,
+}
 
-impl Score for BalancedAllocation {
+impl BalancedAllocation {
+    /// With arguments.
+    pub fn new(args: Args) -> BalancedAllocation {
+        BalancedAllocation { resources: if args.resources.is_empty() { cpu_and_memory() } else { args.resources } }
+    }
+}
+
+/// The standard deviation; half the difference of two.
+fn deviation(fractions: &[f64]) -> f64 {
+    match fractions {
+        [] | [_] => 0.0,
+        [a, b] => (a - b).abs() / 2.0,
+        all => {
+            let mean = all.iter().sum::<f64>() / all.len() as f64;
+            (all.iter().map(|f| (f - mean) * (f - mean)).sum::<f64>() / all.len() as f64).sqrt()
+        }
+    }
+}
+
+impl Plugin for BalancedAllocation {
     fn name(&self) -> &'static str {
         "NodeResourcesBalancedAllocation"
     }
 
-    fn weight(&self) -> i64 {
-        1
+    fn points(&self) -> &'static [Point] {
+        &[Point::PreScore, Point::Score]
     }
 
-    fn score(&self, pod: &PodInfo, nodes: &Nodes, feasible: &[usize], scores: &mut [i64]) {
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn score(&self, cx: &Cx<'_>, _state: &State, nodes: &[u32], scores: &mut [i64]) {
+        let template = cx.template();
         // A pod that requests nothing does not change the balance.
-        if pod.requests.is_empty() {
+        if self.resources.iter().all(|r| template.request(&r.name) == 0) {
             return;
         }
-        let request = |resource: &str| pod.requests.get(resource).copied().unwrap_or(0);
-        let wanted = [(CPU, request("cpu")), (MEMORY, request("memory"))];
-        for (score, &i) in scores.iter_mut().zip(feasible) {
-            let fractions = wanted.map(|(column, wanted)| {
-                let has = nodes.allocatable[column][i];
-                let used = nodes.used[column][i] + wanted;
-                if has == 0 { 0.0 } else { (used as f64 / has as f64).min(1.0) }
-            });
-            let deviation = (fractions[0] - fractions[1]).abs() / 2.0;
-            *score = ((1.0 - deviation) * MAX_SCORE as f64) as i64;
+        let columns: Vec<_> = self.resources.iter().map(|r| (&r.name, cx.cluster.nodes.resource(&r.name))).collect();
+        let mut fractions = Vec::with_capacity(columns.len());
+        for (score, i) in scores.iter_mut().zip(nodes) {
+            fractions.clear();
+            for (resource, column) in &columns {
+                let (has, used) = has_and_used(cx.cluster, template, resource, true, *column, *i as usize);
+                if has > 0 {
+                    fractions.push((used as f64 / has as f64).min(1.0));
+                }
+            }
+            *score = ((1.0 - deviation(&fractions)) * MAX_SCORE as f64) as i64;
         }
     }
 }

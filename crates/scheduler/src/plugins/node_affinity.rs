@@ -1,124 +1,133 @@
 //! Node selectors and node affinity. Upstream: `plugins/nodeaffinity`,
 //! `k8s.io/component-helpers/scheduling/corev1/nodeaffinity`.
 
-use std::collections::BTreeMap;
+use serde::Deserialize;
 
-use crate::framework::{Event, Filter, Score, Verdicts, normalize};
-use crate::model::{NodeSelectorTerm, Requirement};
-use crate::nodes::Nodes;
+use crate::cluster::Cluster;
+use crate::framework::{Cx, Event, Plugin, Point, PreFilter, PreScore, State, Verdicts, no_state, normalize};
+use crate::model::NodeAffinity as Affinity;
 use crate::pod::PodInfo;
+use crate::selector::{NodeTerm, NodeTerms};
 
 const REASON: &str = "node(s) didn't match Pod's node affinity/selector";
+const REASON_ENFORCED: &str = "node(s) didn't match scheduler-enforced node affinity";
+const REASON_CONFLICT: &str = "pod affinity terms conflict";
+
+/// `NodeAffinityArgs`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Args {
+    /// What all pods of the profile ask for as well.
+    pub added_affinity: Option<Affinity>,
+}
 
 /// See the module.
-pub struct NodeAffinity;
+#[derive(Default)]
+pub struct NodeAffinity {
+    required: Option<NodeTerms>,
+    preferred: Vec<(i64, NodeTerm)>,
+}
 
-/// Whether a value (absent: `None`) satisfies a requirement.
-fn satisfies(value: Option<&str>, requirement: &Requirement) -> bool {
-    let wanted = || requirement.values.iter().map(String::as_str);
-    let compare = |holds: fn(i64, i64) -> bool| {
-        let limit = requirement.values.first().and_then(|v| v.parse::<i64>().ok());
-        let have = value.and_then(|v| v.parse::<i64>().ok());
-        requirement.values.len() == 1 && have.zip(limit).is_some_and(|(have, limit)| holds(have, limit))
-    };
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(|v| wanted().any(|w| w == v)),
-        "NotIn" => value.is_none_or(|v| wanted().all(|w| w != v)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(|have, limit| have > limit),
-        "Lt" => compare(|have, limit| have < limit),
-        _ => false,
+impl NodeAffinity {
+    /// With arguments.
+    pub fn new(args: &Args) -> NodeAffinity {
+        let Some(added) = &args.added_affinity else { return NodeAffinity::default() };
+        NodeAffinity {
+            required: added.required.as_ref().map(NodeTerms::new),
+            preferred: added.preferred.iter().map(|p| (p.weight, NodeTerm::new(&p.preference))).collect(),
+        }
+    }
+
+    fn is_enforced(&self, cluster: &Cluster, i: usize) -> bool {
+        let rows = &cluster.nodes.rows;
+        self.required.as_ref().is_none_or(|r| r.matches(rows.name(i), &rows.labels[i]))
     }
 }
 
-fn matches_term(term: &NodeSelectorTerm, name: &str, labels: &BTreeMap<String, String>) -> bool {
-    if term.match_expressions.is_empty() && term.match_fields.is_empty() {
-        return false;
-    }
-    term.match_expressions.iter().all(|r| satisfies(labels.get(&r.key).map(String::as_str), r))
-        && term.match_fields.iter().all(|r| r.key == "metadata.name" && satisfies(Some(name), r))
+fn is_wanted(pod: &PodInfo, cluster: &Cluster, i: usize) -> bool {
+    let rows = &cluster.nodes.rows;
+    pod.template.node.matches(rows.name(i), &rows.labels[i])
 }
 
-fn is_wanted(pod: &PodInfo, nodes: &Nodes, i: usize) -> bool {
-    let labels = &nodes.labels[i];
-    pod.node_selector.iter().all(|(k, v)| labels.get(k) == Some(v))
-        && pod.node_affinity.required.as_ref().is_none_or(|required| {
-            required.node_selector_terms.iter().any(|term| matches_term(term, &nodes.names[i], labels))
-        })
-}
-
-impl Filter for NodeAffinity {
+impl Plugin for NodeAffinity {
     fn name(&self) -> &'static str {
         "NodeAffinity"
     }
 
-    fn filter(&self, pod: &PodInfo, nodes: &Nodes, candidates: &[usize], verdicts: &mut Verdicts) {
-        if pod.node_selector.is_empty() && pod.node_affinity.required.is_none() {
-            return;
+    fn points(&self) -> &'static [Point] {
+        &[Point::PreFilter, Point::Filter, Point::PreScore, Point::Score]
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn pre_filter(&self, _cluster: &mut Cluster, pod: &PodInfo) -> PreFilter {
+        if pod.template.node.is_unconditional() && self.required.is_none() {
+            return PreFilter::Skip;
         }
-        let refusal = verdicts.refusal(Filter::name(self), REASON, true);
-        for &i in candidates {
-            if verdicts.is_fit(i) && !is_wanted(pod, nodes, i) {
-                verdicts.refuse(i, refusal);
+        let terms = pod.template.node.required.as_ref().map_or(&[][..], |r| &r.0);
+        let names: Option<Vec<Vec<&str>>> = terms.iter().map(NodeTerm::names).collect();
+        match names {
+            Some(names) if !terms.is_empty() => {
+                let names: Vec<String> = names.into_iter().flatten().map(str::to_owned).collect();
+                if names.is_empty() {
+                    return PreFilter::Refuse { reason: REASON_CONFLICT.into(), unresolvable: true };
+                }
+                PreFilter::Only(no_state(), names)
             }
+            _ => PreFilter::Go(no_state()),
         }
     }
 
-    fn may_help(&self, event: Event<'_>, pod: &PodInfo, nodes: &Nodes) -> bool {
-        let Event::Node { position, change } = event else { return false };
-        (change.added || change.labels) && is_wanted(pod, nodes, position)
+    fn filter(&self, cx: &Cx<'_>, _state: &State, candidates: &[u32], verdicts: &mut Verdicts) {
+        for i in candidates.iter().map(|i| *i as usize) {
+            if !verdicts.is_fit(i) {
+                continue;
+            }
+            let reason = if !self.is_enforced(cx.cluster, i) {
+                REASON_ENFORCED
+            } else if !is_wanted(cx.pod, cx.cluster, i) {
+                REASON
+            } else {
+                continue;
+            };
+            let refusal = verdicts.refusal(self.name(), reason, true);
+            verdicts.refuse(i, refusal);
+        }
     }
-}
 
-impl Score for NodeAffinity {
-    fn name(&self) -> &'static str {
-        "NodeAffinity"
+    fn pre_score(&self, _cluster: &mut Cluster, pod: &PodInfo, _feasible: &[u32]) -> PreScore {
+        match pod.template.node.preferred.is_empty() && self.preferred.is_empty() {
+            true => PreScore::Skip,
+            false => PreScore::Go(no_state()),
+        }
     }
 
-    fn weight(&self) -> i64 {
-        2
-    }
-
-    fn score(&self, pod: &PodInfo, nodes: &Nodes, feasible: &[usize], scores: &mut [i64]) {
-        let preferred = &pod.node_affinity.preferred;
-        if preferred.is_empty() {
+    fn score(&self, cx: &Cx<'_>, _state: &State, nodes: &[u32], scores: &mut [i64]) {
+        let preferred = &cx.pod.template.node.preferred;
+        if preferred.is_empty() && self.preferred.is_empty() {
             return;
         }
-        for (score, &i) in scores.iter_mut().zip(feasible) {
-            *score = preferred
-                .iter()
-                .filter(|p| matches_term(&p.preference, &nodes.names[i], &nodes.labels[i]))
-                .map(|p| p.weight)
-                .sum();
+        let rows = &cx.cluster.nodes.rows;
+        for (score, i) in scores.iter_mut().zip(nodes) {
+            let i = *i as usize;
+            let matching =
+                self.preferred.iter().chain(preferred).filter(|(_, t)| t.matches(rows.name(i), &rows.labels[i]));
+            *score = matching.map(|(w, _)| w).sum();
         }
+    }
+
+    fn normalizes(&self) -> bool {
+        true
+    }
+
+    fn normalize(&self, _cx: &Cx<'_>, _state: &State, _nodes: &[u32], scores: &mut [i64]) {
         normalize(scores, false);
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(value: Option<&str>, operator: &str, values: &[&str], expected: bool) {
-        let requirement = Requirement {
-            key: "k".into(),
-            operator: operator.into(),
-            values: values.iter().map(|v| (*v).to_owned()).collect(),
-        };
-        assert_eq!(satisfies(value, &requirement), expected, "{value:?} {operator} {values:?}");
-    }
-
-    #[test]
-    fn operators() {
-        check(Some("a"), "In", &["a", "b"], true);
-        check(None, "In", &["a"], false);
-        check(None, "NotIn", &["a"], true);
-        check(Some("a"), "NotIn", &["a"], false);
-        check(Some(""), "Exists", &[], true);
-        check(None, "DoesNotExist", &[], true);
-        check(Some("5"), "Gt", &["4"], true);
-        check(Some("x"), "Gt", &["4"], false);
-        check(Some("3"), "Lt", &["4"], true);
+    fn may_help(&self, event: Event<'_>, pod: &PodInfo, cluster: &Cluster) -> bool {
+        let Event::Node { position, change } = event else { return false };
+        (change.added || change.labels) && self.is_enforced(cluster, position) && is_wanted(pod, cluster, position)
     }
 }

@@ -1,7 +1,7 @@
 //! Host ports must be free. Upstream: `plugins/nodeports`.
 
-use crate::framework::{Event, Filter, Verdicts};
-use crate::nodes::Nodes;
+use crate::cluster::Cluster;
+use crate::framework::{Cx, Event, Plugin, Point, PreFilter, State, Verdicts, no_state};
 use crate::pod::{HostPort, PodInfo};
 
 const REASON: &str = "node(s) didn't have free ports for the requested pod ports";
@@ -18,27 +18,37 @@ fn any_collide(wanted: &[HostPort], used: &[HostPort]) -> bool {
     wanted.iter().any(|w| used.iter().any(|u| collide(w, u)))
 }
 
-impl Filter for NodePorts {
+impl Plugin for NodePorts {
     fn name(&self) -> &'static str {
         "NodePorts"
     }
 
-    fn filter(&self, pod: &PodInfo, nodes: &Nodes, candidates: &[usize], verdicts: &mut Verdicts) {
-        if pod.host_ports.is_empty() {
-            return;
-        }
-        let refusal = verdicts.refusal(self.name(), REASON, false);
-        for &i in candidates {
-            if verdicts.is_fit(i) && any_collide(&pod.host_ports, &nodes.host_ports[i]) {
+    fn points(&self) -> &'static [Point] {
+        &[Point::PreFilter, Point::Filter]
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn pre_filter(&self, _cluster: &mut Cluster, pod: &PodInfo) -> PreFilter {
+        if pod.template.host_ports.is_empty() { PreFilter::Skip } else { PreFilter::Go(no_state()) }
+    }
+
+    fn filter(&self, cx: &Cx<'_>, _state: &State, candidates: &[u32], verdicts: &mut Verdicts) {
+        for i in candidates.iter().map(|i| *i as usize) {
+            if verdicts.is_fit(i) && any_collide(&cx.pod.template.host_ports, &cx.cluster.nodes.rows.host_ports[i]) {
+                let refusal = verdicts.refusal(self.name(), REASON, false);
                 verdicts.refuse(i, refusal);
             }
         }
     }
 
-    fn may_help(&self, event: Event<'_>, pod: &PodInfo, _nodes: &Nodes) -> bool {
+    fn may_help(&self, event: Event<'_>, pod: &PodInfo, _cluster: &Cluster) -> bool {
         match event {
             Event::Node { change, .. } => change.added,
-            Event::PodGone(gone) => any_collide(&pod.host_ports, &gone.host_ports),
+            Event::PodGone(gone) => any_collide(&pod.template.host_ports, &gone.template.host_ports),
+            _ => false,
         }
     }
 }

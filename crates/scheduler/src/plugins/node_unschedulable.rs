@@ -1,8 +1,8 @@
 //! Cordoned nodes take only pods that tolerate it. Upstream: `plugins/nodeunschedulable`.
 
-use crate::framework::{Event, Filter, Verdicts};
+use crate::cluster::Cluster;
+use crate::framework::{Cx, Event, Plugin, Point, State, Verdicts};
 use crate::model::Taint;
-use crate::nodes::Nodes;
 use crate::pod::PodInfo;
 
 const REASON: &str = "node(s) were unschedulable";
@@ -13,25 +13,39 @@ pub struct NodeUnschedulable;
 fn tolerates(pod: &PodInfo) -> bool {
     let taint =
         Taint { key: "node.kubernetes.io/unschedulable".into(), value: String::new(), effect: "NoSchedule".into() };
-    pod.tolerations.iter().any(|t| t.tolerates(&taint))
+    pod.template.tolerations.iter().any(|t| t.tolerates(&taint))
 }
 
-impl Filter for NodeUnschedulable {
+impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {
         "NodeUnschedulable"
     }
 
-    fn filter(&self, pod: &PodInfo, nodes: &Nodes, candidates: &[usize], verdicts: &mut Verdicts) {
-        let refusal = verdicts.refusal(self.name(), REASON, true);
-        let mut tolerated = None;
-        for &i in candidates {
-            if verdicts.is_fit(i) && nodes.unschedulable[i] && !*tolerated.get_or_insert_with(|| tolerates(pod)) {
-                verdicts.refuse(i, refusal);
+    fn points(&self) -> &'static [Point] {
+        &[Point::Filter]
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn filter(&self, cx: &Cx<'_>, _state: &State, candidates: &[u32], verdicts: &mut Verdicts) {
+        let cordoned = &cx.cluster.nodes.rows.unschedulable;
+        let mut refusal = None;
+        for i in candidates.iter().map(|i| *i as usize) {
+            if !cordoned[i] || !verdicts.is_fit(i) {
+                continue;
+            }
+            let refusal = refusal
+                .get_or_insert_with(|| (!tolerates(cx.pod)).then(|| verdicts.refusal(self.name(), REASON, true)));
+            if let Some(refusal) = refusal {
+                verdicts.refuse(i, *refusal);
             }
         }
     }
 
-    fn may_help(&self, event: Event<'_>, _pod: &PodInfo, nodes: &Nodes) -> bool {
-        matches!(event, Event::Node { position, change } if (change.added || change.taints) && !nodes.unschedulable[position])
+    fn may_help(&self, event: Event<'_>, _pod: &PodInfo, cluster: &Cluster) -> bool {
+        matches!(event, Event::Node { position, change }
+            if (change.added || change.taints) && !cluster.nodes.rows.unschedulable[position])
     }
 }

@@ -1,0 +1,195 @@
+//! What is written about pods: events, conditions, nominations. Upstream: `handleSchedulingFailure` in
+//! `pkg/scheduler/schedule_one.go`, `pkg/scheduler/framework/preemption`.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use orkd_base::{Supervisor, TaskKind};
+use orkd_reconcile::{Api, ApiError, DeleteOptions, EventType, ObjectRef, Patch, Recorder, Resource, Target, time};
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::feed::Message;
+use crate::model::Condition;
+use crate::pod::PodInfo;
+
+/// The longest text of an event (`validation.NoteLengthLimit`).
+const LONGEST_NOTE: usize = 1024;
+
+/// What writes about pods. Cheap to clone.
+#[derive(Clone)]
+pub struct Writer {
+    /// The API.
+    pub api: Api,
+    /// Events.
+    pub recorder: Recorder,
+    /// What tasks run under.
+    pub supervisor: Supervisor,
+    /// Back to the loop.
+    pub messages: mpsc::UnboundedSender<Message>,
+}
+
+/// What becomes of a pod's nomination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nomination<'a> {
+    /// It stays as it is.
+    Keep,
+    /// A node, or none.
+    Set(&'a str),
+}
+
+/// The reference to a pod.
+pub fn reference(pod: &PodInfo) -> ObjectRef {
+    ObjectRef::of(pod)
+}
+
+fn target(pod: &PodInfo) -> Target {
+    Resource::of::<PodInfo>().at(&pod.meta.namespace, &pod.meta.name)
+}
+
+/// Cuts a text to what an event can hold (`truncateMessage`).
+fn note(message: &str) -> String {
+    if message.len() <= LONGEST_NOTE {
+        return message.to_owned();
+    }
+    let mut end = LONGEST_NOTE - 4;
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{} ...", &message[..end])
+}
+
+impl Writer {
+    /// Tells why a pod is not scheduled: event, condition and nomination. `current` is what the API says of the pod.
+    pub fn refused(&self, pod: &PodInfo, current: &PodInfo, reason: &str, message: &str, nomination: Nomination<'_>) {
+        self.recorder.event(&reference(pod), EventType::Warning, "FailedScheduling", note(message));
+        let condition = condition(&current.conditions, reason, message, current.meta.generation, Timestamp::now());
+        let mut status = serde_json::Map::new();
+        if let Some(condition) = condition {
+            status.insert("conditions".into(), json!([condition]));
+        }
+        if let Nomination::Set(node) = nomination
+            && node != current.nominated
+        {
+            status.insert("nominatedNodeName".into(), if node.is_empty() { Value::Null } else { node.into() });
+        }
+        self.patch_status(pod, status);
+    }
+
+    /// Takes back a pod's nomination.
+    pub fn clear_nomination(&self, pod: &PodInfo) {
+        self.patch_status(pod, serde_json::Map::from_iter([("nominatedNodeName".to_owned(), Value::Null)]));
+    }
+
+    fn patch_status(&self, pod: &PodInfo, status: serde_json::Map<String, Value>) {
+        if status.is_empty() {
+            return;
+        }
+        let (api, target, key) = (self.api.clone(), target(pod).sub("status"), pod.key());
+        let body = json!({"metadata": {"uid": pod.uid()}, "status": status});
+        self.supervisor.spawn(TaskKind::Worker, "pod condition", move |_| async move {
+            match api.patch::<IgnoredAny>(&target, &Patch::Strategic(body)).await {
+                Err(e) if !e.is_not_found() && !e.is_conflict() => {
+                    warn!(pod = %key, error = %e, "cannot write the pod's condition");
+                }
+                _ => {}
+            }
+        });
+    }
+
+    /// Removes victims of a pod, all at once; then says so.
+    pub fn preempt(&self, pod: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
+        let (writer, pod, node) = (self.clone(), pod.clone(), node.to_owned());
+        self.supervisor.spawn(TaskKind::Worker, "preempt", move |_| async move {
+            let all = victims.iter().map(|victim| writer.evict(&pod, &node, victim));
+            let results = futures_util::future::join_all(all).await;
+            let mut done = true;
+            for (victim, result) in victims.iter().zip(results) {
+                if let Err(e) = result {
+                    warn!(pod = %pod.key(), victim = %victim.key(), error = %e, "cannot preempt");
+                    done = false;
+                }
+            }
+            // The loop has ended: nobody waits for the answer.
+            let _ = writer.messages.send(Message::Preempted(pod.uid().to_owned(), done));
+        });
+    }
+
+    async fn evict(&self, pod: &PodInfo, node: &str, victim: &PodInfo) -> Result<(), ApiError> {
+        let gone = |e: ApiError| if e.is_not_found() { Ok(()) } else { Err(e) };
+        let mut condition = json!({
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": format!("{}: preempting to accommodate a higher priority pod", pod.template.scheduler_name),
+            "lastProbeTime": null,
+            "lastTransitionTime": time(Timestamp::now()),
+        });
+        if victim.meta.generation > 0 {
+            condition["observedGeneration"] = json!(victim.meta.generation);
+        }
+        let body = json!({"metadata": {"uid": victim.uid()}, "status": {"conditions": [condition]}});
+        let at = target(victim);
+        if let Err(e) = self.api.patch::<IgnoredAny>(&at.sub("status"), &Patch::Strategic(body)).await {
+            return gone(e);
+        }
+        if let Err(e) = self.api.delete(&at, &DeleteOptions::default().uid(victim.uid())).await {
+            return gone(e);
+        }
+        let text = format!("Preempted by pod {} on node {node}", pod.uid());
+        self.recorder.event(&reference(victim), EventType::Normal, "Preempted", text);
+        Ok(())
+    }
+}
+
+/// The condition to write; `None` where it says so already.
+fn condition(there: &[Condition], reason: &str, message: &str, generation: i64, now: Timestamp) -> Option<Value> {
+    let known = there.iter().find(|c| c.ty == "PodScheduled");
+    if known.is_some_and(|c| c.status == "False" && c.reason == reason && c.message == message) {
+        return None;
+    }
+    let since = known.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.clone());
+    let mut condition = json!({
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": reason,
+        "message": message,
+        "lastProbeTime": null,
+        "lastTransitionTime": since.unwrap_or_else(|| time(now)),
+    });
+    if generation > 0 {
+        condition["observedGeneration"] = json!(generation);
+    }
+    Some(condition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_is_written_when_it_says_something_new() {
+        let now = Timestamp::UNIX_EPOCH;
+        let first = condition(&[], "Unschedulable", "m", 1, now).expect("nothing is there");
+        assert_eq!(first["lastTransitionTime"], "1970-01-01T00:00:00Z");
+        let there = Condition {
+            ty: "PodScheduled".into(),
+            status: "False".into(),
+            reason: "Unschedulable".into(),
+            message: "m".into(),
+            last_transition_time: Some("2000-01-01T00:00:00Z".into()),
+        };
+        assert_eq!(condition(std::slice::from_ref(&there), "Unschedulable", "m", 1, now), None);
+        let other = condition(&[there], "Unschedulable", "n", 1, now).expect("another text");
+        assert_eq!(other["lastTransitionTime"], "2000-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn long_texts_are_cut() {
+        assert_eq!(note("short"), "short");
+        let cut = note(&"ü".repeat(1000));
+        assert!(cut.len() <= LONGEST_NOTE && cut.ends_with("ü ..."));
+    }
+}
