@@ -140,11 +140,12 @@ async fn stages(
         },
     };
     authorize(server, &user, info).await?;
+    let limit = deadline(query)?;
     let verb = verb(server, info, query, user, parts, body, flight);
     let answer = if is_long_running(info) {
         verb.await
     } else {
-        tokio::time::timeout(TIMEOUT, verb)
+        tokio::time::timeout(limit, verb)
             .await
             .unwrap_or_else(|_| Err(Status::server_timeout("request did not complete within the allotted timeout", 1)))
     };
@@ -168,6 +169,21 @@ fn late(server: &ApiServer, info: &RequestInfo, parts: &Parts) -> Option<Respons
         headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
     Some(response)
+}
+
+/// How long a request may take: what it asks for, where that is less than the server's own limit
+/// (`filters.WithRequestDeadline`).
+fn deadline(query: &Query) -> Result<Duration, Status> {
+    let text = query.text("timeout");
+    if text.is_empty() {
+        return Ok(TIMEOUT);
+    }
+    let nanos = orkd_api::time::parse_duration(text)
+        .map_err(|e| Status::bad_request(format!("invalid timeout specified in the request URL - {e}")))?;
+    Ok(match u64::try_from(nanos) {
+        Ok(nanos) if nanos > 0 => Duration::from_nanos(nanos).min(TIMEOUT),
+        _ => TIMEOUT,
+    })
 }
 
 /// Requests that stay open by their nature count against no limit.
@@ -367,5 +383,24 @@ async fn other_path(
             }
             None => Ok(no_such_path()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_ask_for_less_time() {
+        let check = |query: &str, expected: Result<u64, &str>| {
+            let got = deadline(&Query::parse(query)).map(|d| d.as_secs()).map_err(|s| s.message);
+            assert_eq!(got, expected.map_err(str::to_owned), "{query}");
+        };
+        check("", Ok(60));
+        check("timeout=20s", Ok(20));
+        check("timeout=0s", Ok(60));
+        check("timeout=1h", Ok(60));
+        check("timeout=-5s", Ok(60));
+        check("timeout=x", Err("invalid timeout specified in the request URL - time: invalid duration \"x\""));
     }
 }
