@@ -145,6 +145,8 @@ async fn start_kubelet(node: &Node<'_>, client: kube::Client, supervisor: &Super
         max_pods: args.max_pods,
         port: args.kubelet_port,
         hostname: host::node_name(None).unwrap_or_else(|_| node.name.clone()),
+        // The kubelet says where its volumes are.
+        storage: String::new(),
     };
     let data_dir = server::agent_dir(node.common);
     let mut config = Config::new(settings, &data_dir, &run_dir(node.common));
