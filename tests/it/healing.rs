@@ -9,7 +9,7 @@ use orkd_tests::{eventually, is_root};
 use serde_json::Value;
 
 /// Two web servers that are ready while `/tmp/bad` is absent, a Service, a pod to kill and a pod that fails.
-const WORKLOAD: &str = r#"
+pub(crate) const WORKLOAD: &str = r#"
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web}
@@ -59,7 +59,7 @@ fn until(k: &Kubectl<'_>, what: &str, line: &str, good: impl Fn(&Value) -> bool)
 }
 
 /// The pids and start times (in ticks since boot) of the processes of a machine with this command line.
-fn processes(cluster: &Cluster, command: &str) -> Result<Vec<String>> {
+pub(crate) fn processes(cluster: &Cluster, command: &str) -> Result<Vec<String>> {
     let script = format!(
         "for d in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' < $d/cmdline 2>/dev/null)\" = '{command} ' ] && \
          echo $(cut -d' ' -f1,22 $d/stat); done; true"
@@ -177,7 +177,7 @@ fn what_breaks_is_made_whole() -> Result<()> {
 }
 
 /// What of a pod may not change when orkd starts again.
-const FACTS: &str = "{range .items[*]}{.metadata.uid} {.status.podIP} {.status.containerStatuses[0].containerID} \
+pub(crate) const FACTS: &str = "{range .items[*]}{.metadata.uid} {.status.podIP} {.status.containerStatuses[0].containerID} \
                      {.status.containerStatuses[0].restartCount} \
                      {.status.containerStatuses[0].state.running.startedAt}{\"\\n\"}{end}";
 

@@ -2,6 +2,7 @@
 
 mod compatibility;
 mod control_plane;
+mod crash;
 mod etcd;
 mod harness;
 mod healing;
@@ -11,4 +12,6 @@ mod registry;
 mod roles;
 mod scheduling;
 mod storage;
+mod terminal;
 mod tour;
+mod websocket;

@@ -9,7 +9,7 @@ use orkd_tests::{eventually, is_root};
 
 const IMAGE: &str = "orkd.local/busybox:latest";
 
-fn pod(name: &str, script: &str) -> String {
+pub(crate) fn pod(name: &str, script: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  \
          terminationGracePeriodSeconds: 1\n  containers:\n  - name: c\n    image: {IMAGE}\n    imagePullPolicy: \
@@ -18,25 +18,29 @@ fn pod(name: &str, script: &str) -> String {
 }
 
 /// Runs a part of the tour with each kubectl, in a namespace of its own.
-fn tour(part: impl Fn(&Cluster, &Kubectl<'_>) -> Result<()>) -> Result<()> {
+pub(crate) fn tour(what: impl Fn(&Cluster, &Kubectl<'_>) -> Result<()>) -> Result<()> {
     if !is_root() {
         return Ok(());
     }
     let cluster = Cluster::node(&[])?;
-    let mut binaries = kubectl::all();
-    let newest = binaries.pop().context("no kubectl at hand")?;
-    binaries.truncate(1);
-    binaries.push(newest);
-    for (i, binary) in binaries.into_iter().enumerate() {
-        let name = binary.display().to_string();
-        let k = cluster.kubectl_of(binary);
-        let namespace = format!("tour-{i}");
-        k.ok(&format!("create namespace {namespace}"))?;
-        k.ok(&format!("config set-context --current --namespace={namespace}"))?;
-        part(&cluster, &k).with_context(|| format!("with {name}"))?;
-        k.ok("config set-context --current --namespace=default")?;
-        k.ok(&format!("delete namespace {namespace} --wait=false"))?;
+    for (i, binary) in kubectl::oldest_and_newest()?.into_iter().enumerate() {
+        part(&cluster, &cluster.kubectl_of(binary), &format!("tour-{i}"), &what)?;
     }
+    Ok(())
+}
+
+/// Runs a part of the tour with a kubectl, in a namespace of its own.
+pub(crate) fn part(
+    cluster: &Cluster,
+    k: &Kubectl<'_>,
+    namespace: &str,
+    what: impl Fn(&Cluster, &Kubectl<'_>) -> Result<()>,
+) -> Result<()> {
+    k.ok(&format!("create namespace {namespace}"))?;
+    k.ok(&format!("config set-context --current --namespace={namespace}"))?;
+    what(cluster, k).with_context(|| format!("with {}", k.binary.display()))?;
+    k.ok("config set-context --current --namespace=default")?;
+    k.ok(&format!("delete namespace {namespace} --wait=false"))?;
     Ok(())
 }
 
@@ -99,7 +103,7 @@ fn logs(k: &Kubectl<'_>) -> Result<()> {
     })
 }
 
-fn exec(cluster: &Cluster, k: &Kubectl<'_>) -> Result<()> {
+pub(crate) fn exec(cluster: &Cluster, k: &Kubectl<'_>) -> Result<()> {
     let out = k.run(&["exec", "log", "--", "sh", "-c", "echo out; echo err >&2; exit 7"], "")?;
     assert_eq!((out.stdout.as_str(), out.code), ("out\n", 7), "{out:?}");
     assert_eq!(out.stderr, "err\ncommand terminated with exit code 7\n");
@@ -139,7 +143,7 @@ fn exec(cluster: &Cluster, k: &Kubectl<'_>) -> Result<()> {
     written.and(seen)
 }
 
-fn copy(cluster: &Cluster, k: &Kubectl<'_>) -> Result<()> {
+pub(crate) fn copy(cluster: &Cluster, k: &Kubectl<'_>) -> Result<()> {
     let (to, back) = (cluster.machine.path("to"), cluster.machine.path("back"));
     std::fs::write(&to, "x".repeat(300_000))?;
     k.ok(&format!("cp {} log:/tmp/copy", to.display()))?;
@@ -149,7 +153,7 @@ fn copy(cluster: &Cluster, k: &Kubectl<'_>) -> Result<()> {
     Ok(())
 }
 
-fn forward(cluster: &Cluster, k: &Kubectl<'_>) -> Result<()> {
+pub(crate) fn forward(cluster: &Cluster, k: &Kubectl<'_>) -> Result<()> {
     k.apply(&pod("www", "echo forwarded > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"))?;
     k.ok("wait --for=condition=Ready pod/www --timeout=30s")?;
     let mut child = k

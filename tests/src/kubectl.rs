@@ -32,6 +32,15 @@ pub fn newest() -> Result<PathBuf> {
     all().pop().context("no kubectl at hand")
 }
 
+/// The oldest and the newest kubectl at hand.
+pub fn oldest_and_newest() -> Result<Vec<PathBuf>> {
+    let mut found = all();
+    let newest = found.pop().context("no kubectl at hand")?;
+    found.truncate(1);
+    found.push(newest);
+    Ok(found)
+}
+
 /// A kubectl with a credential, on a machine.
 pub struct Kubectl<'a> {
     /// Where it runs.

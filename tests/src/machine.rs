@@ -3,7 +3,7 @@
 //! Every [`Switch`] is a network namespace with a bridge; each [`Machine`] has one leg in it. The first process
 //! of a machine's process namespace holds it: when that ends, the kernel ends everything else in there and the
 //! interfaces go with the namespace, so that a failed test leaves nothing behind but cgroups, which are removed
-//! on drop.
+//! on drop. A test that is killed takes its machines along.
 
 use std::ffi::OsStr;
 use std::net::Ipv4Addr;
@@ -11,9 +11,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sched::CloneFlags;
 
 use crate::eventually;
 
@@ -48,13 +50,15 @@ impl Holder {
         // The shell reaps what is orphaned inside, as init does.
         let script =
             format!("hostname {hostname}; ip link set lo up; trap : TERM; while :; do sleep 1000 & wait; done");
-        let mut command = Command::new("unshare");
+        // The kernel ends `unshare` with the thread of the test that started it, and `unshare` its child with itself.
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "KILL", "unshare"])
             .args(["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["sh", "-c", &script])
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        let child = command.spawn().context("unshare (util-linux) starts")?;
+        let child = command.spawn().context("setpriv and unshare (util-linux) start")?;
         let outer = child.id();
         let inner = eventually("a namespace holder", Duration::from_secs(10), || {
             let path = format!("/proc/{outer}/task/{outer}/children");
@@ -133,6 +137,34 @@ impl Machine {
         self.command(program).args(args).output().with_context(|| format!("{} starts", program.display()))
     }
 
+    /// Starts a thread of this process in the network of this machine, with a runtime of its own.
+    pub fn thread<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> Result<JoinHandle<Result<T>>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>>,
+    {
+        let network = std::fs::File::open(format!("/proc/{}/ns/net", self.holder.inner))?;
+        Ok(std::thread::spawn(move || {
+            nix::sched::setns(&network, CloneFlags::CLONE_NEWNET).context("cannot enter the network of a machine")?;
+            // One thread: a second would be in the network this process came from.
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work())
+        }))
+    }
+
+    /// Runs `work` in the network of this machine; what it gives.
+    pub fn inside<T, F>(&self, work: impl FnOnce() -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>>,
+    {
+        joined(self.thread(work)?)
+    }
+
+    /// The process that holds this machine, as seen from outside.
+    pub fn init(&self) -> i32 {
+        self.holder.inner
+    }
+
     /// A path in this machine's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -147,6 +179,11 @@ impl Machine {
         let child = command.spawn().with_context(|| format!("{} starts", program.display()))?;
         Ok(Process { child, log: self.path(log) })
     }
+}
+
+/// What a thread gives when it ends.
+pub fn joined<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 impl Drop for Machine {

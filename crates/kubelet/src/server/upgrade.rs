@@ -35,8 +35,8 @@ pub async fn command(
     let Some(protocol) = remote::choose(&offered) else {
         return text(StatusCode::FORBIDDEN, format!("none of the subprotocols {offered:?} is known"));
     };
-    let runtime = match dial(url, &[HeaderValue::from_static("v4.channel.k8s.io")]).await {
-        Ok((_, runtime)) => runtime,
+    let runtime = match dial_spdy(url, "v4.channel.k8s.io").await {
+        Ok(runtime) => runtime,
         Err(why) => return text(StatusCode::INTERNAL_SERVER_ERROR, why),
     };
     accept_websocket(request, (!offered.is_empty()).then_some(protocol.name), move |client| async move {
@@ -56,10 +56,11 @@ pub async fn port_forward(request: Request<Incoming>, url: &str, stop: Cancellat
         return text(StatusCode::BAD_REQUEST, "Upgrade request required");
     }
     if !offered(request.headers()).iter().any(|o| o == remote::TUNNEL) {
-        return text(StatusCode::FORBIDDEN, format!("the subprotocol must be {}", remote::TUNNEL));
+        // Channels of the kind before: the runtime knows them itself (`pkg/kubelet/server/server.go`, `proxyStream`).
+        return pass(request, url, stop).await;
     }
-    let runtime = match dial(url, &[HeaderValue::from_static("portforward.k8s.io")]).await {
-        Ok((_, runtime)) => runtime,
+    let runtime = match dial_spdy(url, "portforward.k8s.io").await {
+        Ok(runtime) => runtime,
         Err(why) => return text(StatusCode::INTERNAL_SERVER_ERROR, why),
     };
     accept_websocket(request, Some(remote::TUNNEL), move |client| async move {
@@ -68,6 +69,32 @@ pub async fn port_forward(request: Request<Incoming>, url: &str, stop: Cancellat
             ended = remote::tunnel(client, runtime) => log_end(ended),
         }
     })
+}
+
+/// The ports a WebSocket client names, for channels are made of them; a SPDY client names them as it goes
+/// (`k8s.io/cri-streaming/pkg/streaming/portforward`, `NewV4Options`).
+pub fn forwarded_ports<B>(request: &Request<B>) -> Result<Vec<i32>, String> {
+    let websocket = is_websocket(request.headers());
+    if !websocket || offered(request.headers()).iter().any(|o| o == remote::TUNNEL) {
+        return Ok(Vec::new());
+    }
+    let named: Vec<String> = super::pairs(request.uri().query().unwrap_or_default())
+        .filter(|(key, _)| key == "port")
+        .map(|(_, value)| value)
+        .collect();
+    if named.is_empty() {
+        return Err("query parameter \"port\" is required".into());
+    }
+    let mut ports = Vec::new();
+    for text in named.iter().flat_map(|n| n.split(',')) {
+        match text.parse::<u16>() {
+            Ok(0) => return Err(format!("port {text:?} must be > 0")),
+            Ok(port) => ports.push(i32::from(port)),
+            Err(_) if text.is_empty() => return Err("query parameter \"port\" cannot be empty".into()),
+            Err(error) => return Err(format!("unable to parse {text:?} as a port: {error}")),
+        }
+    }
+    Ok(ports)
 }
 
 fn log_end(ended: std::io::Result<()>) {
@@ -105,10 +132,30 @@ fn offered(headers: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-/// Connects a SPDY client with the runtime, byte for byte.
+/// What of a handshake goes to the runtime as the client said it, and back.
+const HANDSHAKE: [HeaderName; 7] = [
+    PROTOCOL_VERSION,
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_ACCEPT,
+    header::ORIGIN,
+];
+
+fn handshake_of(headers: &HeaderMap) -> HeaderMap {
+    let mut taken = HeaderMap::new();
+    for name in HANDSHAKE {
+        for value in headers.get_all(&name) {
+            taken.append(name.clone(), value.clone());
+        }
+    }
+    taken
+}
+
+/// Connects a client with the runtime, byte for byte.
 async fn pass(mut request: Request<Incoming>, url: &str, stop: CancellationToken) -> Response<Body> {
-    let versions: Vec<HeaderValue> = request.headers().get_all(PROTOCOL_VERSION).iter().cloned().collect();
-    let (head, runtime) = match dial(url, &versions).await {
+    let (head, runtime) = match dial(url, request.method().clone(), handshake_of(request.headers())).await {
         Ok(connected) => connected,
         Err(why) => return text(StatusCode::INTERNAL_SERVER_ERROR, why),
     };
@@ -121,10 +168,7 @@ async fn pass(mut request: Request<Incoming>, url: &str, stop: CancellationToken
         }
     });
     let mut response = switching();
-    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
-    for version in head.get_all(PROTOCOL_VERSION) {
-        response.headers_mut().append(PROTOCOL_VERSION, version.clone());
-    }
+    response.headers_mut().extend(handshake_of(&head));
     response
 }
 
@@ -167,8 +211,16 @@ where
     response
 }
 
-/// Upgrades a connection to the runtime's streaming server to SPDY.
-async fn dial(url: &str, versions: &[HeaderValue]) -> Result<(HeaderMap, TokioIo<Upgraded>), String> {
+/// Upgrades a connection to the runtime's streaming server to SPDY, for a version of what is spoken over it.
+async fn dial_spdy(url: &str, version: &'static str) -> Result<TokioIo<Upgraded>, String> {
+    let mut handshake = HeaderMap::new();
+    handshake.insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+    handshake.insert(PROTOCOL_VERSION, HeaderValue::from_static(version));
+    dial(url, Method::POST, handshake).await.map(|(_, runtime)| runtime)
+}
+
+/// Upgrades a connection to the runtime's streaming server.
+async fn dial(url: &str, method: Method, handshake: HeaderMap) -> Result<(HeaderMap, TokioIo<Upgraded>), String> {
     let what = |why: &dyn std::fmt::Display| format!("error dialing backend: {why}");
     let uri: Uri = url.parse().map_err(|e| what(&e))?;
     let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else {
@@ -183,15 +235,14 @@ async fn dial(url: &str, versions: &[HeaderValue]) -> Result<(HeaderMap, TokioIo
         let _ = connection.with_upgrades().await;
     });
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
-    let mut request = Request::post(path)
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(header::HOST, format!("{host}:{port}"))
         .header(header::CONNECTION, "Upgrade")
-        .header(header::UPGRADE, "SPDY/3.1")
         .body(Empty::<Bytes>::new())
         .map_err(|e| what(&e))?;
-    for version in versions {
-        request.headers_mut().append(PROTOCOL_VERSION, version.clone());
-    }
+    request.headers_mut().extend(handshake);
     let response = sender.send_request(request).await.map_err(|e| what(&e))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let status = response.status();
@@ -202,4 +253,44 @@ async fn dial(url: &str, versions: &[HeaderValue]) -> Result<(HeaderMap, TokioIo
     let head = response.headers().clone();
     let upgraded = hyper::upgrade::on(response).await.map_err(|e| what(&e))?;
     Ok((head, TokioIo::new(upgraded)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_websocket_client_names_its_ports() {
+        let check = |protocol: Option<&str>, query: &str, expected: Result<&[i32], &str>| {
+            let mut request = Request::get(format!("/portForward/ns/p?{query}"));
+            if let Some(protocol) = protocol {
+                request = request
+                    .header(header::CONNECTION, "Upgrade")
+                    .header(header::UPGRADE, "websocket")
+                    .header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+            }
+            let got = forwarded_ports(&request.body(()).expect("a request"));
+            assert_eq!(got.as_deref().map_err(String::as_str), expected, "{query}");
+        };
+        check(None, "", Ok(&[]));
+        check(Some(remote::TUNNEL), "", Ok(&[]));
+        let old = Some("v4.channel.k8s.io");
+        check(old, "port=80,8080&port=9", Ok(&[80, 8080, 9]));
+        check(old, "", Err("query parameter \"port\" is required"));
+        check(old, "port=", Err("query parameter \"port\" cannot be empty"));
+        check(old, "port=0", Err("port \"0\" must be > 0"));
+        check(old, "port=x", Err("unable to parse \"x\" as a port: invalid digit found in string"));
+    }
+
+    #[test]
+    fn a_handshake_is_passed_on_and_nothing_else() {
+        let mut headers = HeaderMap::new();
+        for name in ["upgrade", "sec-websocket-key", "x-stream-protocol-version", "authorization", "cookie", "host"] {
+            headers.append(name, HeaderValue::from_static("x"));
+        }
+        headers.append("x-stream-protocol-version", HeaderValue::from_static("y"));
+        let passed = handshake_of(&headers);
+        assert_eq!(passed.len(), 4);
+        assert!(!passed.contains_key("authorization") && !passed.contains_key("cookie"));
+    }
 }
