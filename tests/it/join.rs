@@ -38,6 +38,10 @@ fn a_second_machine_joins_and_is_held_to_its_rights() -> Result<()> {
         Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
     };
     let token = create("1h")?;
+    // What is printed to be run elsewhere names an address that is good elsewhere.
+    let command = ["token", "create", "--print-join-command", "--kubeconfig", &kubeconfig];
+    let command = String::from_utf8(cluster.machine.output(&orkd(), &command)?.stdout)?;
+    ensure!(command.starts_with(&format!("sudo orkd agent --join {server} --token ")), "{command}");
     let worker = cluster.switch.machine("worker")?;
 
     // Bad tokens first: each is refused with what to do.

@@ -9,6 +9,7 @@ mod healing;
 mod join;
 mod node;
 mod registry;
+mod renewal;
 mod roles;
 mod scheduling;
 mod storage;

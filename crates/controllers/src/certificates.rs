@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use orkd_base::BoxError;
-use orkd_pki::cert::{LEAF_LIFETIME, Usage};
+use orkd_pki::cert::Usage;
 use orkd_pki::csr::Request;
 use orkd_reconcile::{
     Api, DeleteOptions, Informer, Key, Meta, Outcome, Queue, Resource, View, null_default, time, work,
@@ -388,8 +388,8 @@ fn sign(request: &CertificateSigningRequest, signers: &Signers, now: Timestamp) 
             Usage { client: has("client auth"), server: has("server auth"), key_encipherment: has("key encipherment") };
         let lifetime = match spec.expiration_seconds {
             // Not below ten minutes, as upstream.
-            Some(seconds) => SignedDuration::from_secs(seconds.max(600)).min(LEAF_LIFETIME),
-            None => LEAF_LIFETIME,
+            Some(seconds) => SignedDuration::from_secs(seconds.max(600)).min(signers.longest),
+            None => signers.longest,
         };
         let certificate =
             authority.sign_request(&parsed, usage, lifetime, now).map_err(|e| orkd_base::chain(&e).to_string())?;
@@ -541,7 +541,8 @@ mod tests {
     #[test]
     fn approved_requests_are_signed_or_refused() {
         let authority = Arc::new(Authority::create("test", now()).expect("an authority"));
-        let signers = Signers { client: authority.clone(), serving: authority.clone() };
+        let longest = orkd_pki::cert::LEAF_LIFETIME;
+        let signers = Signers { client: authority.clone(), serving: authority.clone(), longest };
         let good = request(KUBELET_CLIENT, &node_client(), &["digital signature", "client auth"], "x");
         let pem = sign(&good, &signers, now()).expect("ours").expect("signed");
         let certificate = orkd_pki::Certificate::from_pem(&pem).expect("a certificate");

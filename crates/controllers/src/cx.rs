@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use orkd_base::{BoxError, CancellationToken, Clock, Supervisor, TaskKind};
 use orkd_pki::Authority;
 use orkd_reconcile::{Api, Informers, Recorder};
@@ -31,6 +32,8 @@ pub struct Signers {
     pub client: Arc<Authority>,
     /// Signs what the nodes serve with: `kubernetes.io/kubelet-serving`, and `kubernetes.io/legacy-unknown`.
     pub serving: Arc<Authority>,
+    /// For how long they sign at most, and where a request does not say (`--cluster-signing-duration`).
+    pub longest: SignedDuration,
 }
 
 impl std::fmt::Debug for Signers {

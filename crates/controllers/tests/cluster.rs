@@ -75,7 +75,7 @@ impl World {
             config: Config {
                 cluster_cidrs: vec!["10.42.0.0/16".parse().expect("cidr")],
                 root_ca_pem: ca.certificate().to_pem(),
-                signers: Some(Signers { client: ca.clone(), serving: ca }),
+                signers: Some(Signers { client: ca.clone(), serving: ca, longest: orkd_pki::cert::LEAF_LIFETIME }),
                 ..Config::default()
             },
             client: Box::new(move |account| client(&of_server, UserInfo::service_account("kube-system", account))),

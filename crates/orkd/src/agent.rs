@@ -4,21 +4,20 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use orkd_base::{BoxError, Supervisor, TaskKind};
+use jiff::Timestamp;
+use orkd_base::{Supervisor, TaskKind};
+use orkd_kubelet::server::Server;
 use orkd_pki::cert::Certificate;
 use orkd_reconcile::{Api, Resource};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cli::{AgentArgs, KubeletArgs, NodeArgs};
+use crate::client::Renewable;
 use crate::join::{self, Files};
 use crate::node::{self, Node, ServerTrust};
 use crate::progress::Progress;
-use crate::{client, host, server, signals};
-
-/// How often certificates are looked at.
-const CERTIFICATES: Duration = Duration::from_secs(6 * 3600);
+use crate::{host, server, signals};
 
 /// Runs `orkd agent`.
 ///
@@ -38,7 +37,8 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         join::join(server, args.token.as_deref(), &name, &files, &progress).await?;
     }
     let supervisor = Supervisor::new();
-    let kubelet = client::from_kubeconfig(&files.kubeconfig()).await?;
+    let credential = Renewable::new(&files.kubeconfig()).await?;
+    let kubelet = credential.client();
     let api = Api::new(kubelet.clone(), "orkd-agent");
     let ip = host::address(args.node.node_ip)?;
     let ca = std::fs::read_to_string(files.ca()).context("cannot read the cluster's authority")?;
@@ -61,10 +61,9 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         cluster_dns,
         hollow: false,
     };
-    node::start(&node, kubelet.clone(), kubelet, trust, &supervisor, &progress).await?;
-    supervisor.run(TaskKind::Housekeeping, "certificates", move |stop| {
-        renew(api.clone(), name.clone(), ip, files.clone(), stop)
-    });
+    let server = node::start(&node, kubelet.clone(), kubelet, trust, &supervisor, &progress).await?;
+    let certificates = Certificates { api, name, ip, files, server, own: Some(credential) };
+    certificates.spawn(&supervisor);
     signals::run_until_stopped(&supervisor).await
 }
 
@@ -80,18 +79,52 @@ async fn dns_address(api: &Api) -> Option<IpAddr> {
     }
 }
 
-/// Replaces certificates in the last third of their life. The connections that stand go on; the new ones are used
-/// from the next start on.
-async fn renew(api: Api, name: String, ip: IpAddr, files: Files, stop: CancellationToken) -> Result<(), BoxError> {
-    loop {
-        if join::renew(&api, &name, &files).await? {
-            info!("this node's client certificate is new; it is used from the next start on");
+/// The certificates of a node while it runs.
+#[derive(Clone)]
+struct Certificates {
+    api: Api,
+    name: String,
+    ip: IpAddr,
+    files: Files,
+    server: Server,
+    /// The node's own credential, where it is this process that renews it.
+    own: Option<Renewable>,
+}
+
+impl Certificates {
+    /// Replaces certificates in the last third of their life, and uses the new ones at once. The connections that
+    /// stand go on.
+    fn spawn(self, supervisor: &Supervisor) {
+        supervisor.spawn(TaskKind::Housekeeping, "certificates", move |stop| async move {
+            loop {
+                let wait = match self.renew().await {
+                    Ok(due) => server::renewal_pause(due),
+                    Err(error) => {
+                        warn!(error = %format!("{error:#}"), "this node's certificates cannot be renewed; trying again");
+                        node::RETRY
+                    }
+                };
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        });
+    }
+
+    /// Renews what needs it; how long the rest lasts.
+    async fn renew(&self) -> anyhow::Result<Duration> {
+        let mut due = Duration::MAX;
+        if let Some(own) = &self.own {
+            let identity = join::renew(&self.api, &self.name, &self.files).await?;
+            due = identity.certificate.renew_in(Timestamp::now());
+            if own.reload().await? {
+                info!("this node's client certificate is new");
+            }
         }
-        join::serving(&api, &name, ip, &files).await?;
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(CERTIFICATES) => {}
-        }
+        let identity = join::serving(&self.api, &self.name, self.ip, &self.files).await?;
+        self.server.renewed(&identity)?;
+        Ok(due.min(identity.certificate.renew_in(Timestamp::now())))
     }
 }
 
@@ -103,7 +136,9 @@ pub async fn kubelet(args: KubeletArgs) -> anyhow::Result<()> {
     let progress = Progress::begin();
     let supervisor = Supervisor::new();
     let name = host::node_name(args.node.node_name.as_deref())?;
-    let kubelet = client::from_kubeconfig(&args.kubeconfig).await?;
+    let credential = Renewable::new(&args.kubeconfig).await?;
+    credential.follow(&supervisor);
+    let kubelet = credential.client();
     let resolved = orkd_pki::kubeconfig::Kubeconfig::load(&args.kubeconfig)?.resolve()?;
     let ca = resolved.authorities.context("the kubeconfig names no certificate authority")?;
     let ip = host::address(args.node.node_ip)?;
@@ -121,7 +156,7 @@ pub async fn kubelet(args: KubeletArgs) -> anyhow::Result<()> {
     let node = Node {
         common: &args.common,
         args: &only_kubelet,
-        name,
+        name: name.clone(),
         ip,
         cluster_cidr: None,
         domain: args.cluster_domain.clone(),
@@ -131,6 +166,7 @@ pub async fn kubelet(args: KubeletArgs) -> anyhow::Result<()> {
         },
         hollow: args.hollow,
     };
-    node::start(&node, kubelet.clone(), kubelet, trust, &supervisor, &progress).await?;
+    let server = node::start(&node, kubelet.clone(), kubelet, trust, &supervisor, &progress).await?;
+    Certificates { api, name, ip, files, server, own: None }.spawn(&supervisor);
     signals::run_until_stopped(&supervisor).await
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
+use jiff::SignedDuration;
 
 /// A Kubernetes cluster in one binary.
 #[derive(Parser, Debug)]
@@ -40,13 +41,13 @@ pub enum Command {
     #[command(name = "apiserver")]
     ApiServer(Box<ApiServerArgs>),
     /// Run the controllers alone, against any Kubernetes API server
-    ControllerManager(RoleArgs),
+    ControllerManager(Box<ControllerManagerArgs>),
     /// Run the scheduler alone, against any Kubernetes API server
     Scheduler(RoleArgs),
     /// Run the kubelet alone, against any Kubernetes API server
     Kubelet(Box<KubeletArgs>),
-    /// Run the service proxy (and cluster DNS) alone, against any Kubernetes API server
-    Proxy(ProxyArgs),
+    /// Run the service proxy alone (with --dns the cluster DNS of this node as well), against any Kubernetes API server
+    Proxy(Box<ProxyArgs>),
 }
 
 /// Where things are kept and how to speak.
@@ -122,6 +123,9 @@ pub struct ApiArgs {
     /// Where to write the administrator's kubeconfig
     #[arg(long, value_name = "FILE", default_value = "/etc/orkd/admin.kubeconfig")]
     pub write_kubeconfig: PathBuf,
+    /// How long the server's own certificates are good for, and those it signs; they are renewed while running
+    #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = parse_validity)]
+    pub cluster_signing_duration: SignedDuration,
 }
 
 /// One node's settings.
@@ -256,6 +260,14 @@ pub struct RoleArgs {
     /// Compete for the lease of this role, so that one of several processes acts
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub leader_elect: bool,
+}
+
+/// Flags of `orkd controller-manager`.
+#[derive(Args, Debug, Clone)]
+pub struct ControllerManagerArgs {
+    /// What every role is told.
+    #[command(flatten)]
+    pub role: RoleArgs,
     /// Addresses of pods, of which nodes get their share; empty to leave that to others
     #[arg(long, value_name = "CIDR")]
     pub cluster_cidr: Option<IpNet>,
@@ -265,6 +277,13 @@ pub struct RoleArgs {
     /// Its key
     #[arg(long, value_name = "FILE")]
     pub cluster_signing_key_file: Option<PathBuf>,
+    /// How long certificates are good for that are signed
+    #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = parse_validity)]
+    pub cluster_signing_duration: SignedDuration,
+    /// Address of the cluster DNS that nodes run (orkd proxy --dns), to be published as the Service kube-dns [default:
+    /// none is published]
+    #[arg(long, value_name = "IP")]
+    pub cluster_dns: Option<IpAddr>,
     /// Certificate authority published to every namespace [default: that of the kubeconfig]
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,
@@ -308,6 +327,21 @@ pub struct ProxyArgs {
     /// Addresses of pods
     #[arg(long, value_name = "CIDR", default_value = "10.42.0.0/16")]
     pub cluster_cidr: IpNet,
+    /// Run the cluster DNS of this node as well, on port 10053; the node's label orkd.io/dns-port=10053 tells others
+    #[arg(long)]
+    pub dns: bool,
+    /// Address of this node, for its DNS [default: that of the interface with the default route]
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Address of the cluster DNS, which is never asked about other names
+    #[arg(long, value_name = "IP")]
+    pub cluster_dns: Option<IpAddr>,
+    /// Domain of the cluster DNS
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Servers to which names outside the cluster are forwarded [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub dns_upstream: Vec<String>,
 }
 
 /// Flags of `orkd token`.
@@ -353,6 +387,15 @@ pub struct CheckArgs {
     pub no_agent: bool,
 }
 
+/// How long certificates shall be good for.
+fn parse_validity(text: &str) -> Result<SignedDuration, String> {
+    let duration = SignedDuration::from_nanos(orkd_api::time::parse_duration(text)?);
+    if duration < SignedDuration::from_secs(10) {
+        return Err("certificates must be good for at least ten seconds, such as 8760h for a year".into());
+    }
+    Ok(duration)
+}
+
 fn parse_port_range(text: &str) -> Result<(u16, u16), String> {
     let (from, to) = text.split_once('-').ok_or("expected FROM-TO, such as 30000-32767")?;
     let number = |s: &str| s.trim().parse::<u16>().map_err(|_| format!("{s:?} is not a port"));
@@ -372,6 +415,14 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn validities() {
+        assert_eq!(parse_validity("8760h"), Ok(SignedDuration::from_hours(8760)));
+        assert!(parse_validity("1s").is_err());
+        assert!(parse_validity("-1h").is_err());
+        assert!(parse_validity("soon").is_err());
     }
 
     #[test]

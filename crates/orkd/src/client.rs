@@ -1,12 +1,22 @@
 //! Clients of loops: in process with an identity, or over HTTPS with a kubeconfig.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use http::Request;
 use orkd_apiserver::handler::Router;
 use orkd_apiserver::user::{InProcess, UserInfo};
+use orkd_base::{BoxError, Supervisor, TaskKind, chain};
+use orkd_pki::kubeconfig::{Kubeconfig, Resolved};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use tracing::{info, warn};
+
+/// How often a kubeconfig and the files it names are looked at, as client-go does.
+const LOOK: Duration = Duration::from_secs(300);
 
 /// A client whose requests go to the router without a socket, as `user`.
 pub fn in_process(router: Router, user: UserInfo) -> kube::Client {
@@ -23,6 +33,71 @@ pub fn in_process(router: Router, user: UserInfo) -> kube::Client {
 /// The file cannot be read, or what it names is not there.
 pub async fn from_kubeconfig(path: &Path) -> anyhow::Result<kube::Client> {
     connect(path, config(path).await?)
+}
+
+/// A client whose credential may change while it is used: what it sends after [`Renewable::reload`] goes over new
+/// connections, with what the files say then.
+#[derive(Clone)]
+pub struct Renewable {
+    path: PathBuf,
+    current: Arc<ArcSwap<(Resolved, kube::Client)>>,
+}
+
+impl Renewable {
+    /// Reads a kubeconfig for the first time.
+    ///
+    /// # Errors
+    /// As [`from_kubeconfig`].
+    pub async fn new(path: &Path) -> anyhow::Result<Renewable> {
+        let current = read(path).await?;
+        Ok(Renewable { path: path.to_owned(), current: Arc::new(ArcSwap::from_pointee(current)) })
+    }
+
+    /// The client.
+    pub fn client(&self) -> kube::Client {
+        let current = self.current.clone();
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let client = current.load().1.clone();
+            async move { client.send(request).await.map_err(BoxError::from) }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    /// Reads the kubeconfig again; whether it says something else.
+    ///
+    /// # Errors
+    /// As [`from_kubeconfig`]; what was read before stays in use.
+    pub async fn reload(&self) -> anyhow::Result<bool> {
+        let read = read(&self.path).await?;
+        let is_new = read.0 != self.current.load().0;
+        if is_new {
+            self.current.store(Arc::new(read));
+        }
+        Ok(is_new)
+    }
+
+    /// Reads the kubeconfig again from time to time, for a role whose credential others renew.
+    pub fn follow(&self, supervisor: &Supervisor) {
+        let this = self.clone();
+        supervisor.spawn(TaskKind::Housekeeping, "credential", move |stop: CancellationToken| async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(LOOK) => {}
+                }
+                match this.reload().await {
+                    Ok(true) => info!(file = %this.path.display(), "the credential is new, and used from now on"),
+                    Ok(false) => {}
+                    Err(error) => warn!(error = %chain(&*error), "the credential stays as it was"),
+                }
+            }
+        });
+    }
+}
+
+async fn read(path: &Path) -> anyhow::Result<(Resolved, kube::Client)> {
+    let resolved = Kubeconfig::load(path).and_then(|k| k.resolve()).with_context(|| unusable(path))?;
+    Ok((resolved, from_kubeconfig(path).await?))
 }
 
 /// A client that uses the address of a kubeconfig file and no credential.

@@ -163,21 +163,21 @@ pub async fn serving(api: &Api, node: &str, ip: IpAddr, files: &Files) -> anyhow
     files.load(SERVING).context("the certificate that was signed cannot be read")
 }
 
-/// Replaces the client certificate in the last third of its life; whether it did.
+/// The client certificate, replaced where it is in the last third of its life.
 ///
 /// # Errors
 /// As [`serving`].
-pub async fn renew(api: &Api, node: &str, files: &Files) -> anyhow::Result<bool> {
+pub async fn renew(api: &Api, node: &str, files: &Files) -> anyhow::Result<Identity> {
     let identity = files.load(CLIENT).context("this node has no client certificate")?;
     if !identity.certificate.needs_renewal(Timestamp::now()) {
-        return Ok(false);
+        return Ok(identity);
     }
     let key = Key::generate()?;
     let profile = Profile::client(&format!("system:node:{node}"), &["system:nodes"]);
     let wanted = Wanted { signer: "kubernetes.io/kube-apiserver-client-kubelet", usage: "client auth" };
     let certificate = obtain(api, &wanted, &csr::create(&key, &profile)?).await?;
     files.save(CLIENT, &certificate, &key)?;
-    Ok(true)
+    files.load(CLIENT).context("the certificate that was signed cannot be read")
 }
 
 /// Shakes hands with the server and gives its authority, if that has the hash.

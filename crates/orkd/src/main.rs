@@ -38,10 +38,10 @@ fn main() -> ExitCode {
         Command::Server(args) => start(&args.common.clone(), server::run(*args)),
         Command::Agent(args) => start(&args.common.clone(), agent::run(*args)),
         Command::ApiServer(args) => start(&args.common.clone(), server::run_api_server(*args)),
-        Command::ControllerManager(args) => start(&args.common.clone(), roles::controller_manager(args)),
+        Command::ControllerManager(args) => start(&args.role.common.clone(), roles::controller_manager(*args)),
         Command::Scheduler(args) => start(&args.common.clone(), roles::scheduler(args)),
         Command::Kubelet(args) => start(&args.common.clone(), agent::kubelet(*args)),
-        Command::Proxy(args) => start(&args.common.clone(), roles::proxy(args)),
+        Command::Proxy(args) => start(&args.common.clone(), roles::proxy(*args)),
         Command::Token(args) => runtime().and_then(|rt| rt.block_on(token::run(args))),
         Command::Check(args) => {
             return if check::print(!args.no_agent) { ExitCode::SUCCESS } else { ExitCode::FAILURE };

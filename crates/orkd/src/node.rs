@@ -4,20 +4,25 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
+use jiff::Timestamp;
 use orkd_apiserver::user::UserInfo;
-use orkd_base::{Supervisor, TaskKind};
+use orkd_base::{Supervisor, TaskKind, chain};
 use orkd_cri::Fake;
+use orkd_kubelet::server::Server as NodeServer;
 use orkd_kubelet::{Config, Kubelet, NodeSettings, RuntimeChoice, containerd};
 use orkd_pki::cert::{Certificate, Identity, Profile};
 use orkd_reconcile::Informers;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tracing::warn;
 
 use crate::cli::{CommonArgs, NodeArgs, ServerArgs};
 use crate::host;
+use crate::join;
 use crate::progress::Progress;
 use crate::server::{self, ControlPlane};
 
@@ -78,14 +83,37 @@ pub async fn in_server(
     orkd_pki::files::private_dir(&dir)?;
     let mut profile = Profile::server(&format!("system:node:{name}"), vec![name.to_owned()], vec![node.ip]);
     profile.organizations = vec!["system:nodes".into()];
-    let identity = orkd_pki::cluster::leaf(&dir, "serving", &control.pki.ca, &profile, jiff::Timestamp::now())?;
+    let profile = control.names.lasting(profile);
+    let pki = control.pki.clone();
+    let leaf = move || orkd_pki::cluster::leaf(&dir, join::SERVING, &pki.ca, &profile, Timestamp::now());
+    let identity = leaf()?;
+    let mut wait = identity.certificate.renew_in(Timestamp::now());
     let trust = async { Ok(ServerTrust { identity, client_ca: control.pki.ca.certificate().clone() }) };
     let kubelet = control.client(UserInfo::new(format!("system:node:{name}"), &["system:nodes"]));
     let network = control.client(UserInfo::new("system:kube-proxy", &[]));
-    start(&node, kubelet, network, trust, supervisor, progress).await
+    let server = start(&node, kubelet, network, trust, supervisor, progress).await?;
+    supervisor.spawn(TaskKind::Housekeeping, "node certificate", move |stop| async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(server::renewal_pause(wait)) => {}
+            }
+            wait = match leaf().and_then(|identity| server.renewed(&identity).map(|()| identity)) {
+                Ok(identity) => identity.certificate.renew_in(Timestamp::now()),
+                Err(error) => {
+                    warn!(error = %chain(&error), "this node's certificate cannot be renewed; trying again");
+                    RETRY
+                }
+            };
+        }
+    });
+    Ok(())
 }
 
-/// Starts all roles of a node. `trust` is awaited when the node is registered: the cluster signs the certificate of
+/// How long to wait after a renewal that failed.
+pub const RETRY: Duration = Duration::from_secs(10);
+
+/// Starts all roles of a node; the server it has then can be given other certificates. `trust` is awaited when the node is registered: the cluster signs the certificate of
 /// its server only for addresses the node has said it has.
 ///
 /// # Errors
@@ -97,7 +125,7 @@ pub async fn start(
     trust: impl Future<Output = anyhow::Result<ServerTrust>>,
     supervisor: &Supervisor,
     progress: &Progress,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<NodeServer> {
     let informers = Informers::new(network, supervisor.clone());
     if !node.hollow {
         preflight(node.args)?;
@@ -105,9 +133,9 @@ pub async fn start(
     }
     let running = progress.wait("the container runtime", start_kubelet(node, kubelet.clone(), supervisor)).await?;
     let trust = progress.wait("the cluster to sign the certificate of this node's server", trust).await?;
-    serve(node, running, kubelet, trust, supervisor).await?;
+    let server = serve(node, running, kubelet, trust, supervisor).await?;
     progress.done("the node runs");
-    Ok(())
+    Ok(server)
 }
 
 /// Fails with the first thing that is missing and its remedy.
@@ -202,14 +230,15 @@ async fn serve(
     client: kube::Client,
     trust: ServerTrust,
     supervisor: &Supervisor,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<NodeServer> {
     let addr = SocketAddr::new(node.ip, node.args.kubelet_port);
     let listener = TcpListener::bind(addr)
         .await
         .with_context(|| format!("cannot listen on {addr}: another kubelet may run here; see --kubelet-port"))?;
-    let server = orkd_kubelet::server::Server::new(kubelet, client, &node.name, &trust.identity, &trust.client_ca)?;
-    supervisor.spawn(TaskKind::Listener, "node server", move |stop| server.run(listener, stop));
-    Ok(())
+    let server = NodeServer::new(kubelet, client, &node.name, &trust.identity, &trust.client_ca)?;
+    let listening = server.clone();
+    supervisor.spawn(TaskKind::Listener, "node server", move |stop| listening.run(listener, stop));
+    Ok(server)
 }
 
 /// Starts network, proxy and DNS, as far as they are wanted.
@@ -236,19 +265,31 @@ fn network_roles(node: &Node<'_>, informers: &Informers, supervisor: &Supervisor
     }
     if !args.disable_dns {
         let own: Vec<IpAddr> = node.cluster_dns.into_iter().collect();
-        let text = match args.dns_upstream.as_slice() {
-            [] => std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-            told => told.iter().map(|ip| format!("nameserver {ip}\n")).collect(),
-        };
-        let config = orkd_dns::agent::Config {
-            listen: SocketAddr::new(node.ip, DNS_PORT),
-            domain: node.domain.clone(),
-            upstream: orkd_dns::forward::name_servers(&text, &own),
-        };
-        let informers = informers.clone();
-        supervisor
-            .run(TaskKind::Node, "dns", move |stop| orkd_dns::agent::run(config.clone(), informers.clone(), stop));
+        let listen = SocketAddr::new(node.ip, DNS_PORT);
+        spawn_dns(listen, &node.domain, &own, &args.dns_upstream, informers, supervisor);
     }
+}
+
+/// Starts the DNS of a node. `own` are the addresses of the cluster's DNS, which are never asked about other names.
+pub fn spawn_dns(
+    listen: SocketAddr,
+    domain: &str,
+    own: &[IpAddr],
+    upstream: &[String],
+    informers: &Informers,
+    supervisor: &Supervisor,
+) {
+    let text = match upstream {
+        [] => std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        told => told.iter().map(|ip| format!("nameserver {ip}\n")).collect(),
+    };
+    let config = orkd_dns::agent::Config {
+        listen,
+        domain: domain.to_owned(),
+        upstream: orkd_dns::forward::name_servers(&text, own),
+    };
+    let informers = informers.clone();
+    supervisor.run(TaskKind::Node, "dns", move |stop| orkd_dns::agent::run(config.clone(), informers.clone(), stop));
 }
 
 #[cfg(test)]

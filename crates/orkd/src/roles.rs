@@ -1,5 +1,6 @@
 //! Roles that run alone, each with a kubeconfig, against any Kubernetes API server.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,18 +12,24 @@ use orkd_reconcile::{Api, Informers, LeaderElection, LeaderElector};
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::Accounts;
-use crate::cli::{ProxyArgs, RoleArgs};
-use crate::{client, host, server, signals};
+use crate::cli::{ControllerManagerArgs, ProxyArgs, RoleArgs};
+use crate::client::{self, Renewable};
+use crate::{host, node, server, signals};
 
 /// Runs `orkd controller-manager`.
 ///
 /// # Errors
 /// What keeps it from starting, or that it lost its lease.
-pub async fn controller_manager(args: RoleArgs) -> anyhow::Result<()> {
-    let client = client::from_kubeconfig(&args.kubeconfig).await?;
-    let accounts = Accounts::new(client.clone(), client::without_credential(&args.kubeconfig).await?);
+pub async fn controller_manager(args: ControllerManagerArgs) -> anyhow::Result<()> {
+    let credential = Renewable::new(&args.role.kubeconfig).await?;
+    let client = credential.client();
+    let accounts = Accounts::new(client.clone(), client::without_credential(&args.role.kubeconfig).await?);
     let config = controllers_config(&args)?;
-    lead(&args, client.clone(), "kube-controller-manager", move |supervisor| {
+    let cluster_dns = args.cluster_dns;
+    lead(&args.role, &credential, "kube-controller-manager", move |supervisor| {
+        if let Some(cluster_dns) = cluster_dns {
+            server::spawn_dns_publisher(accounts.client(server::DNS_ACCOUNT), cluster_dns, &supervisor);
+        }
         let accounts = accounts.clone();
         orkd_controllers::run_all(orkd_controllers::Composition {
             informers: Informers::new(client.clone(), supervisor.clone()),
@@ -35,19 +42,20 @@ pub async fn controller_manager(args: RoleArgs) -> anyhow::Result<()> {
     .await
 }
 
-fn controllers_config(args: &RoleArgs) -> anyhow::Result<orkd_controllers::Config> {
+fn controllers_config(args: &ControllerManagerArgs) -> anyhow::Result<orkd_controllers::Config> {
     let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let signers = match (&args.cluster_signing_cert_file, &args.cluster_signing_key_file) {
         (Some(certificate), Some(key)) => {
             let authority = Arc::new(Authority::from_pem(&read(certificate)?, &read(key)?)?);
-            Some(orkd_controllers::Signers { client: authority.clone(), serving: authority })
+            let longest = args.cluster_signing_duration;
+            Some(orkd_controllers::Signers { client: authority.clone(), serving: authority, longest })
         }
         (None, None) => None,
         _ => anyhow::bail!("--cluster-signing-cert-file and --cluster-signing-key-file belong together"),
     };
     let root_ca_pem = match &args.root_ca_file {
         Some(path) => read(path)?,
-        None => Kubeconfig::load(&args.kubeconfig)?.resolve()?.authorities.unwrap_or_default(),
+        None => Kubeconfig::load(&args.role.kubeconfig)?.resolve()?.authorities.unwrap_or_default(),
     };
     Ok(orkd_controllers::Config {
         cluster_cidrs: args.cluster_cidr.into_iter().collect(),
@@ -62,8 +70,9 @@ fn controllers_config(args: &RoleArgs) -> anyhow::Result<orkd_controllers::Confi
 /// # Errors
 /// As [`controller_manager`].
 pub async fn scheduler(args: RoleArgs) -> anyhow::Result<()> {
-    let client = client::from_kubeconfig(&args.kubeconfig).await?;
-    lead(&args, client.clone(), "kube-scheduler", move |supervisor| {
+    let credential = Renewable::new(&args.kubeconfig).await?;
+    let client = credential.client();
+    lead(&args, &credential, "kube-scheduler", move |supervisor| {
         server::spawn_scheduler(client.clone(), &supervisor);
     })
     .await
@@ -72,18 +81,19 @@ pub async fn scheduler(args: RoleArgs) -> anyhow::Result<()> {
 /// Runs what `begin` starts, at once or while the role's lease is held.
 async fn lead(
     args: &RoleArgs,
-    client: kube::Client,
+    credential: &Renewable,
     lease: &str,
     begin: impl Fn(Supervisor) + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
     let supervisor = Supervisor::new();
+    credential.follow(&supervisor);
     if !args.leader_elect {
         begin(supervisor.clone());
         return signals::run_until_stopped(&supervisor).await;
     }
     let identity = format!("{}_{}", host::node_name(None)?, uuid::Uuid::new_v4());
     let election = LeaderElection::new(lease, &identity);
-    let elector = LeaderElector::new(Api::new(client, lease), election, Clock::real());
+    let elector = LeaderElector::new(Api::new(credential.client(), lease), election, Clock::real());
     let tasks = supervisor.clone();
     let fatal = supervisor.clone();
     supervisor.spawn(TaskKind::Controller, "leader election", move |stop| async move {
@@ -106,9 +116,15 @@ async fn lead(
 /// # Errors
 /// As [`controller_manager`].
 pub async fn proxy(args: ProxyArgs) -> anyhow::Result<()> {
-    let client = client::from_kubeconfig(&args.kubeconfig).await?;
+    let credential = Renewable::new(&args.kubeconfig).await?;
     let supervisor = Supervisor::new();
-    let informers = Informers::new(client, supervisor.clone());
+    credential.follow(&supervisor);
+    let informers = Informers::new(credential.client(), supervisor.clone());
+    if args.dns {
+        let own = args.cluster_dns.into_iter().collect::<Vec<_>>();
+        let listen = SocketAddr::new(host::address(args.node_ip)?, node::DNS_PORT);
+        node::spawn_dns(listen, &args.cluster_domain, &own, &args.dns_upstream, &informers, &supervisor);
+    }
     let settings = orkd_proxy::backends::iptables::Settings { cluster_cidr: Some(args.cluster_cidr) };
     let config = orkd_proxy::sync::Config { node_name: host::node_name(args.node_name.as_deref())?, settings };
     supervisor.run(TaskKind::Node, "proxy", move |stop| orkd_proxy::sync::run(config.clone(), informers.clone(), stop));

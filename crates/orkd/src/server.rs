@@ -37,12 +37,20 @@ use crate::node;
 use crate::progress::Progress;
 use crate::signals;
 
+/// The administrator's name.
+const ADMIN: &str = "orkd-admin";
+
+/// The service account with which the Service of the cluster DNS is published.
+pub const DNS_ACCOUNT: &str = "dns-controller";
+
 /// A running API server, as the loops of the process see it.
 pub struct ControlPlane {
     /// The server.
     pub server: ApiServer,
     /// Its authorities and certificates.
     pub pki: Arc<ClusterPki>,
+    /// How the server is called, and how long its certificates last.
+    pub names: ServerNames,
     store: Arc<dyn Store>,
 }
 
@@ -68,8 +76,10 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
     let control = start(&args.common, &args.api, &args.cluster, args.node.node_ip, &supervisor, &progress).await?;
 
     if !args.disable_controller_manager {
-        controllers(&control, &args.cluster, &supervisor)?;
-        dns_service(&control, &args.cluster, &supervisor)?;
+        controllers(&control, &args, &supervisor)?;
+        let cluster_dns = cluster_dns(args.cluster.cluster_dns, args.cluster.service_cidr)?;
+        let account = UserInfo::service_account("kube-system", DNS_ACCOUNT);
+        spawn_dns_publisher(control.client(account), cluster_dns, &supervisor);
     }
     if !args.disable_scheduler {
         scheduler(&control, &supervisor);
@@ -123,6 +133,7 @@ async fn start(
         service_ips: cluster.service_cidr.hosts().next().into_iter().collect(),
         node_ips: [advertise, api.listen.ip()].into_iter().filter(|ip| !ip.is_unspecified()).collect(),
         extra: api.tls_san.iter().cloned().chain(host::node_name(None).ok()).collect(),
+        lifetime: Some(api.cluster_signing_duration),
     };
     let tls_dir = common.data_dir.join("server/tls");
     let pki =
@@ -152,36 +163,58 @@ async fn start(
     supervisor.spawn(TaskKind::Housekeeping, "service repair", move |stop| async move {
         repairer.repair(&repaired, stop).await;
     });
-    supervisor.run(TaskKind::Housekeeping, "certificates", move |stop| {
-        renew(tls_dir.clone(), names.clone(), tls.clone(), guard.clone(), stop)
-    });
 
     let local = if api.listen.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { api.listen.ip() };
     let url = format!("https://{}", SocketAddr::new(local, port));
-    pki.write_kubeconfig(&api.write_kubeconfig, &url, "orkd-admin", &[MASTERS], now)
+    pki.write_kubeconfig(&api.write_kubeconfig, &url, ADMIN, &[MASTERS], now)
         .with_context(|| format!("cannot write {}", api.write_kubeconfig.display()))?;
+    let renewal = Renewal {
+        dir: tls_dir,
+        names: names.clone(),
+        tls,
+        guard,
+        url: url.clone(),
+        admin: api.write_kubeconfig.clone(),
+    };
+    let first = pki.renew_in(now);
+    supervisor.run(TaskKind::Housekeeping, "certificates", move |stop| renew(renewal.clone(), first, stop));
     progress.done("the API server answers");
     info!(url, kubeconfig = %api.write_kubeconfig.display(), "use it: export KUBECONFIG={}", api.write_kubeconfig.display());
-    Ok(ControlPlane { server, pki, store })
+    Ok(ControlPlane { server, pki, store, names })
 }
 
-/// Once a day: certificates in the last third of their life are made again and used from then on.
-async fn renew(
+/// What is needed to renew the server's certificates.
+#[derive(Clone)]
+struct Renewal {
     dir: PathBuf,
     names: ServerNames,
     tls: Tls,
     guard: Arc<Guard>,
-    stop: CancellationToken,
-) -> Result<(), BoxError> {
+    url: String,
+    admin: PathBuf,
+}
+
+/// Certificates in the last third of their life are made again and used from then on.
+async fn renew(renewal: Renewal, first: Duration, stop: CancellationToken) -> Result<(), BoxError> {
+    let mut wait = first;
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(Duration::from_secs(86_400)) => {}
+            () = tokio::time::sleep(renewal_pause(wait)) => {}
         }
-        let pki = ClusterPki::load_or_create(&dir, names.clone(), Timestamp::now())?;
-        tls.store(Arc::new(pki.server_config()?));
-        guard.renewed(&pki)?;
+        let now = Timestamp::now();
+        let pki = ClusterPki::load_or_create(&renewal.dir, renewal.names.clone(), now)?;
+        renewal.tls.store(Arc::new(pki.server_config()?));
+        renewal.guard.renewed(&pki)?;
+        pki.write_kubeconfig(&renewal.admin, &renewal.url, ADMIN, &[MASTERS], now)?;
+        wait = pki.renew_in(now);
     }
+}
+
+/// How long to wait for certificates that need renewal after `due`: a day at most, for clocks are set, and not so short
+/// that a failure is tried again and again.
+pub fn renewal_pause(due: Duration) -> Duration {
+    due.clamp(Duration::from_secs(1), Duration::from_secs(86_400))
 }
 
 async fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -253,7 +286,7 @@ fn kinds() -> Vec<Arc<dyn Kind>> {
 }
 
 /// The controllers, each with its own identity; all read by one more.
-fn controllers(control: &ControlPlane, cluster: &ClusterArgs, supervisor: &Supervisor) -> anyhow::Result<()> {
+fn controllers(control: &ControlPlane, args: &ServerArgs, supervisor: &Supervisor) -> anyhow::Result<()> {
     let reader = UserInfo::new("system:kube-controller-manager", &[]);
     let ca = &control.pki.ca;
     let ca = Arc::new(Authority::from_pem(&ca.certificate().to_pem(), &ca.key().to_pem())?);
@@ -263,9 +296,13 @@ fn controllers(control: &ControlPlane, cluster: &ClusterArgs, supervisor: &Super
         supervisor: supervisor.clone(),
         clock: Clock::real(),
         config: orkd_controllers::Config {
-            cluster_cidrs: vec![cluster.cluster_cidr],
+            cluster_cidrs: vec![args.cluster.cluster_cidr],
             root_ca_pem: control.pki.ca_pem(),
-            signers: Some(orkd_controllers::Signers { client: ca.clone(), serving: ca }),
+            signers: Some(orkd_controllers::Signers {
+                client: ca.clone(),
+                serving: ca,
+                longest: args.api.cluster_signing_duration,
+            }),
             ..Default::default()
         },
         client: Box::new(move |account| {
@@ -300,15 +337,14 @@ pub fn cluster_dns(told: Option<IpAddr>, services: IpNet) -> anyhow::Result<IpAd
     Ok(ip)
 }
 
-fn dns_service(control: &ControlPlane, cluster: &ClusterArgs, supervisor: &Supervisor) -> anyhow::Result<()> {
-    let config = orkd_dns::publish::Config { cluster_dns: cluster_dns(cluster.cluster_dns, cluster.service_cidr)? };
-    let client = control.client(UserInfo::new("orkd:dns-publisher", &[MASTERS]));
+/// Starts what publishes the Service of the cluster DNS, on a client of [`DNS_ACCOUNT`].
+pub fn spawn_dns_publisher(client: kube::Client, cluster_dns: IpAddr, supervisor: &Supervisor) {
+    let config = orkd_dns::publish::Config { cluster_dns };
     let informers = Informers::new(client.clone(), supervisor.clone());
-    let api = Api::new(client, "orkd-dns");
+    let api = Api::new(client, DNS_ACCOUNT);
     supervisor.run(TaskKind::Controller, "dns service", move |stop| {
         orkd_dns::publish::run(config.clone(), informers.clone(), api.clone(), stop)
     });
-    Ok(())
 }
 
 /// Where files of the node are, below the data directory.

@@ -35,7 +35,8 @@ pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
                 .context("the kubeconfig names no certificate authority")?;
             let token = JoinToken { ca_hash: ca.public_key_hash(), bootstrap: token };
             if print_join_command {
-                println!("orkd agent --join {} --token {token}", resolved.server);
+                let server = advertised(&api).await.unwrap_or(resolved.server);
+                println!("sudo orkd agent --join {server} --token {token}");
             } else {
                 println!("{token}");
             }
@@ -63,6 +64,15 @@ pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The URL at which other machines reach the server, as the cluster says (`kube-public/cluster-info`): the kubeconfig's
+/// may be good on this machine only.
+async fn advertised(api: &Api) -> Option<String> {
+    let map = Resource::new("", "v1", "configmaps", "ConfigMap", true).at("kube-public", "cluster-info");
+    let map: Value = api.get(&map).await.ok()?;
+    let info = Kubeconfig::parse(map["data"]["kubeconfig"].as_str()?).ok()?;
+    Some(info.clusters.first()?.value.server.clone()).filter(|s| !s.is_empty())
 }
 
 /// When a token made now ends; `None` for never.

@@ -90,11 +90,13 @@ impl Authority {
         now: Timestamp,
     ) -> Result<Certificate> {
         let own = &self.identity.certificate;
+        // Of a short life the past takes a small part only: it would look half over at its start.
+        let backdate = BACKDATE.min(lifetime / 8).max(SignedDuration::ZERO);
         let parts = Parts {
             subject,
             public,
             extensions: cert::extensions(Some(usage), san, public, own.key_id()),
-            not_before: before(now, BACKDATE)?,
+            not_before: before(now, backdate)?,
             // No certificate outlives its authority.
             not_after: after(now, lifetime)?.min(own.not_after),
         };

@@ -1,6 +1,7 @@
 //! Certificates: what they say, and the profile a new one is made by.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rustls_pki_types::CertificateDer;
@@ -207,6 +208,14 @@ impl Certificate {
         let life = self.not_after.as_second() - self.not_before.as_second();
         let left = self.not_after.as_second() - now.as_second();
         left * 3 < life || now < self.not_before
+    }
+
+    /// How long from `now` it takes until [`Certificate::needs_renewal`] says yes.
+    pub fn renew_in(&self, now: Timestamp) -> Duration {
+        let life = self.not_after.as_second() - self.not_before.as_second();
+        let left = self.not_after.as_second() - now.as_second();
+        // One second more: a third exactly is not yet less than a third.
+        Duration::from_secs(u64::try_from(left - life / 3 + 1).unwrap_or(0))
     }
 }
 

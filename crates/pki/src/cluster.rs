@@ -7,8 +7,9 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::cert::{Certificate, Identity, Profile};
 use crate::files::{self, Durability, Mode};
@@ -33,9 +34,16 @@ pub struct ServerNames {
     pub node_ips: Vec<IpAddr>,
     /// Further names and addresses (`--tls-san`, the host name).
     pub extra: Vec<String>,
+    /// How long its certificates are good for; a year if `None`.
+    pub lifetime: Option<SignedDuration>,
 }
 
 impl ServerNames {
+    /// A profile that lasts as long as the operator said.
+    pub fn lasting(&self, profile: Profile) -> Profile {
+        Profile { lifetime: self.lifetime.unwrap_or(profile.lifetime), ..profile }
+    }
+
     /// The alternative names of the serving certificate.
     fn names(&self) -> (Vec<String>, Vec<IpAddr>) {
         let mut dns: Vec<String> =
@@ -109,6 +117,12 @@ impl ClusterPki {
         Ok(self.serials() != before)
     }
 
+    /// How long from `now` it takes until the first of the leaf certificates needs renewal.
+    pub fn renew_in(&self, now: Timestamp) -> Duration {
+        let leaves = [&self.serving, &self.kubelet_client, &self.front_proxy_client];
+        leaves.iter().map(|i| i.certificate.renew_in(now)).min().unwrap_or_default()
+    }
+
     fn serials(&self) -> [String; 3] {
         [&self.serving, &self.kubelet_client, &self.front_proxy_client].map(|i| i.certificate.serial.clone())
     }
@@ -130,7 +144,7 @@ impl ClusterPki {
 
     /// A kubeconfig with a new client certificate for a user.
     pub fn kubeconfig(&self, server: &str, user: &str, groups: &[&str], now: Timestamp) -> Result<Kubeconfig> {
-        let identity = self.ca.issue(&Profile::client(user, groups), now)?;
+        let identity = self.ca.issue(&self.names.lasting(Profile::client(user, groups)), now)?;
         Ok(Kubeconfig::for_identity(server, &self.ca_pem(), user, &identity))
     }
 
@@ -190,10 +204,11 @@ fn leaves(
     now: Timestamp,
 ) -> Result<(Identity, Identity, Identity)> {
     let (dns, ips) = names.names();
-    let serving = leaf(dir, "apiserver", ca, &Profile::server("kube-apiserver", dns, ips), now)?;
-    let kubelet = Profile::client(KUBELET_CLIENT, &[KUBELET_CLIENT_GROUP]);
+    let serving = names.lasting(Profile::server("kube-apiserver", dns, ips));
+    let serving = leaf(dir, "apiserver", ca, &serving, now)?;
+    let kubelet = names.lasting(Profile::client(KUBELET_CLIENT, &[KUBELET_CLIENT_GROUP]));
     let kubelet_client = leaf(dir, "apiserver-kubelet-client", ca, &kubelet, now)?;
-    let front = Profile::client(FRONT_PROXY_CLIENT, &[]);
+    let front = names.lasting(Profile::client(FRONT_PROXY_CLIENT, &[]));
     let front_proxy_client = leaf(dir, FRONT_PROXY_CLIENT, front_proxy_ca, &front, now)?;
     Ok((serving, kubelet_client, front_proxy_client))
 }
@@ -227,8 +242,6 @@ fn is_good(certificate: &Certificate, ca: &Authority, profile: &Profile, now: Ti
 
 #[cfg(test)]
 mod tests {
-    use jiff::SignedDuration;
-
     use super::*;
 
     #[test]
@@ -259,6 +272,22 @@ mod tests {
 
         std::fs::write(dir.path().join("apiserver.crt"), "").expect("damage");
         ClusterPki::load_or_create(dir.path(), names, now).expect("repaired");
+    }
+
+    #[test]
+    fn short_lives_are_renewed_in_time() {
+        let dir = tempfile::tempdir().expect("dir");
+        let now: Timestamp = "2026-11-21T00:00:00Z".parse().expect("time");
+        let names = ServerNames { lifetime: Some(SignedDuration::from_secs(60)), ..ServerNames::default() };
+        let pki = ClusterPki::load_or_create(dir.path(), names, now).expect("created");
+        let wait = pki.renew_in(now);
+        assert!((30..45).contains(&wait.as_secs()), "{wait:?}");
+        for identity in [&pki.serving, &pki.kubelet_client, &pki.front_proxy_client] {
+            assert!(!identity.certificate.needs_renewal(now));
+            assert!(identity.certificate.needs_renewal(now + wait));
+            assert!(identity.certificate.is_valid_at(now + wait));
+        }
+        assert_eq!(pki.renew_in(now + Duration::from_secs(100)), Duration::ZERO);
     }
 
     #[test]

@@ -119,12 +119,18 @@ impl LeaderElector {
         F: FnOnce(CancellationToken) -> Fut,
         Fut: Future<Output = ()>,
     {
+        let mut told = String::new();
         loop {
             let wait = match self.try_hold().await {
                 Ok(None) => break,
                 Ok(Some(wait)) => wait.min(self.config.retry * 2),
                 Err(err) => {
-                    tracing::debug!(lease = self.config.name, error = %orkd_base::chain(&err), "cannot be elected yet");
+                    let error = orkd_base::chain(&err).to_string();
+                    // Once for each reason: it is tried every few seconds.
+                    if error != told {
+                        tracing::warn!(lease = self.config.name, error, "cannot be elected yet");
+                        told = error;
+                    }
                     self.config.retry
                 }
             };

@@ -4,7 +4,7 @@
 //! and the runtime's streaming server; one of WebSocket is translated ([`orkd_streaming`]), because closing the input must
 //! reach the process and containerd 1.6 knows no WebSocket protocol that can say so.
 //!
-//! Not here yet: `/stats/summary`, `/metrics/*`, `/checkpoint`, port-forward over the old WebSocket channels.
+//! Not here yet: `/stats/summary`, `/metrics/*`, `/checkpoint`.
 
 mod auth;
 mod log;
@@ -28,6 +28,7 @@ use orkd_cri::v1;
 use orkd_pki::cert::{Certificate, Identity};
 use orkd_pki::tls::{self, ClientVerifier};
 use orkd_reconcile::Api;
+use parking_lot::RwLock;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -56,7 +57,8 @@ type Body = BoxBody<Bytes, Infallible>;
 pub struct Server {
     kubelet: Kubelet,
     guard: Arc<Guard>,
-    tls: Arc<rustls::ServerConfig>,
+    client_ca: Arc<Certificate>,
+    tls: Arc<RwLock<Arc<rustls::ServerConfig>>>,
 }
 
 /// A text answer.
@@ -85,11 +87,18 @@ impl Server {
         client_ca: &Certificate,
     ) -> Result<Server, orkd_pki::Error> {
         let verifier = ClientVerifier::new(tls::roots([client_ca.to_rustls()])?)?;
-        let mut config = tls::server_config(identity, std::slice::from_ref(client_ca))?;
-        // Upgrades are of HTTP/1.1.
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tls = Arc::new(RwLock::new(tls_config(identity, client_ca)?));
         let guard = Arc::new(Guard::new(Api::new(client, "kubelet"), node, verifier));
-        Ok(Server { kubelet, guard, tls: Arc::new(config) })
+        Ok(Server { kubelet, guard, client_ca: Arc::new(client_ca.clone()), tls })
+    }
+
+    /// Shows another certificate from the next connection on.
+    ///
+    /// # Errors
+    /// A certificate that cannot be used.
+    pub fn renewed(&self, identity: &Identity) -> Result<(), orkd_pki::Error> {
+        *self.tls.write() = tls_config(identity, &self.client_ca)?;
+        Ok(())
     }
 
     /// Serves until `stop`; sessions end with it.
@@ -123,7 +132,7 @@ impl Server {
 
     async fn connection(&self, stream: TcpStream, stop: &CancellationToken) {
         let _ = stream.set_nodelay(true);
-        let accept = TlsAcceptor::from(self.tls.clone()).accept(stream);
+        let accept = TlsAcceptor::from(self.tls.read().clone()).accept(stream);
         let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, accept).await else { return };
         let chain: Arc<[CertificateDer<'static>]> =
             stream.get_ref().1.peer_certificates().unwrap_or_default().iter().cloned().collect();
@@ -330,12 +339,23 @@ impl Server {
         let Some(sandbox) = observed.sandboxes.first().filter(|s| pod::is_ready(s)) else {
             return text(StatusCode::INTERNAL_SERVER_ERROR, format!("pod {name:?} is not running"));
         };
-        let ask = v1::PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port: Vec::new() };
+        let port = match upgrade::forwarded_ports(&request) {
+            Ok(port) => port,
+            Err(why) => return text(StatusCode::BAD_REQUEST, why),
+        };
+        let ask = v1::PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port };
         match self.kubelet.context.runtime.port_forward(ask).await {
             Ok(url) => upgrade::port_forward(request, &url, stop).await,
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
+}
+
+fn tls_config(identity: &Identity, client_ca: &Certificate) -> Result<Arc<rustls::ServerConfig>, orkd_pki::Error> {
+    let mut config = tls::server_config(identity, std::slice::from_ref(client_ca))?;
+    // Upgrades are of HTTP/1.1.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 fn tokio_stream(receiver: mpsc::Receiver<Bytes>) -> impl futures_util::Stream<Item = Bytes> + Send + Sync {
