@@ -8,6 +8,7 @@ mod harness;
 mod healing;
 mod join;
 mod node;
+mod quickstart;
 mod registry;
 mod renewal;
 mod roles;
