@@ -6,6 +6,7 @@ mod crash;
 mod etcd;
 mod harness;
 mod healing;
+mod hostile;
 mod join;
 mod node;
 mod quickstart;

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -74,6 +75,32 @@ pub async fn serve(listener: TcpListener, tls: Tls, service: Router, shutdown: C
     }
 }
 
+/// Whether the first bytes are those of an HTTP request (`tlsRecordHeaderLooksLikeHTTP` of Go's `net/http`).
+async fn speaks_plain_http(stream: &TcpStream) -> bool {
+    let mut first = [0; 5];
+    let peeked = tokio::time::timeout(HANDSHAKE, stream.peek(&mut first)).await;
+    matches!(peeked, Ok(Ok(5))) && [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"].contains(&&first)
+}
+
+/// Says so in clear, as Go's server does.
+async fn refuse_plain_http(mut stream: TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    let answer = async {
+        stream.write_all(ANSWER).await?;
+        stream.shutdown().await?;
+        // What it still sends is read, for a while: closing over it would take the answer back.
+        let mut rest = [0; 1024];
+        for _ in 0..1024 {
+            if stream.read(&mut rest).await? == 0 {
+                break;
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // A client that is gone needs no answer.
+    let _ = tokio::time::timeout(Duration::from_secs(2), answer).await;
+}
+
 async fn connection(
     stream: TcpStream,
     addr: SocketAddr,
@@ -83,6 +110,9 @@ async fn connection(
     shutdown: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
+    if speaks_plain_http(&stream).await {
+        return refuse_plain_http(stream).await;
+    }
     let handshake = TlsAcceptor::from(tls).accept(stream);
     // A peer that has not finished its handshake is not waited for at shutdown.
     let accepted = tokio::select! {

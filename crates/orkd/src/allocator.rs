@@ -44,11 +44,11 @@ mod tests {
             return;
         }
         assert_eq!(value(), 0);
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
+        let status = std::process::Command::new(std::env::current_exe().expect("a process knows its file"))
             .args(["--exact", "allocator::tests::the_option_is_the_one_we_mean"])
             .env(MARK, "2")
             .status()
-            .unwrap();
+            .expect("it starts");
         assert!(status.success());
     }
 }
