@@ -125,6 +125,12 @@ impl Quantity {
         Self::clamp(self.scaled(-3).0)
     }
 
+    /// The least whole number that is not below this one.
+    pub fn round_up(self) -> Self {
+        let (mantissa, exact) = self.scaled(0);
+        if exact { self } else { Quantity { mantissa, scale: 0, format: self.format } }
+    }
+
     /// The number as a float, for ratios.
     pub fn as_f64(&self) -> f64 {
         self.mantissa as f64 * 10f64.powi(self.scale)

@@ -1,7 +1,7 @@
 //! The API server as one service: composition ([`Builder`]) and the order in which a request passes its stages.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use orkd_api::kind::{Features, Name};
@@ -114,7 +114,7 @@ impl Builder {
     /// The server.
     pub fn build(self) -> ApiServer {
         let resources = Resources::new(&self.caches, &self.hooks, &self.rest);
-        ApiServer(Arc::new(Inner {
+        let server = ApiServer(Arc::new(Inner {
             resources: ArcSwap::from_pointee(resources),
             caches: self.caches,
             authenticators: self.authenticators,
@@ -128,13 +128,28 @@ impl Builder {
             checks: self.checks,
             paths: self.paths,
             stopping: self.stopping,
-        }))
+        }));
+        for plugin in server.admission() {
+            plugin.bind(&server.downgrade());
+        }
+        server
     }
 }
 
 /// The API server. Cheap to clone.
 #[derive(Clone)]
 pub struct ApiServer(pub(crate) Arc<Inner>);
+
+/// A server that may be gone, for parts that the server owns.
+#[derive(Clone)]
+pub struct WeakServer(Weak<Inner>);
+
+impl WeakServer {
+    /// The server, while it is there.
+    pub fn upgrade(&self) -> Option<ApiServer> {
+        self.0.upgrade().map(ApiServer)
+    }
+}
 
 pub(crate) struct Inner {
     pub(crate) resources: ArcSwap<Resources>,
@@ -169,6 +184,11 @@ impl ApiServer {
             paths: HashMap::new(),
             stopping: CancellationToken::new(),
         }
+    }
+
+    /// The server without keeping it alive.
+    pub fn downgrade(&self) -> WeakServer {
+        WeakServer(Arc::downgrade(&self.0))
     }
 
     /// The caches.

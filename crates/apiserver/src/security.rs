@@ -41,6 +41,8 @@ pub struct Options {
     pub enable_admission: Vec<String>,
     /// Admission plugins to disable by name.
     pub disable_admission: Vec<String>,
+    /// What is configured of single admission plugins.
+    pub admission_configs: admission::PluginConfigs,
     /// Ranges of cluster IPs.
     pub service_cidrs: Vec<IpNet>,
     /// Range of node ports.
@@ -56,6 +58,7 @@ impl Default for Options {
             static_tokens: None,
             enable_admission: Vec::new(),
             disable_admission: Vec::new(),
+            admission_configs: admission::PluginConfigs::default(),
             service_cidrs: Vec::new(),
             node_ports: PortRange::default(),
         }
@@ -132,7 +135,8 @@ pub fn secure(
     let authorizer: Arc<dyn Authorizer> =
         Arc::new(authz::Union::new(vec![Arc::new(Privileged), Arc::new(node), rbac_authorizer]));
 
-    let parts = Parts { objects: Arc::clone(&objects), authorizer: Arc::clone(&authorizer) };
+    let configs = options.admission_configs.clone();
+    let parts = Parts { objects: Arc::clone(&objects), authorizer: Arc::clone(&authorizer), configs };
     let mut plugins = admission::selected(&parts, &options.enable_admission, &options.disable_admission)?;
     plugins.push(Arc::new(Escalation::new(rbac, Arc::clone(&authorizer))));
 

@@ -1,5 +1,6 @@
 //! `Warning` headers (`k8s.io/apiserver/pkg/warning`, `endpoints/filters/warning.go`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -11,9 +12,31 @@ const MAX_EACH: usize = 256;
 
 /// The warnings of one request; cheap to clone, shared by every stage.
 #[derive(Clone, Default)]
-pub struct Warnings(Arc<Mutex<Vec<String>>>);
+pub struct Warnings(Arc<Mutex<Vec<String>>>, Annotations);
+
+/// What stages note about a request for the audit log; cheap to clone. A key is written once
+/// (`k8s.io/apiserver/pkg/audit.AddAuditAnnotation`).
+#[derive(Clone, Default)]
+pub struct Annotations(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Annotations {
+    /// Notes something, unless the key is taken.
+    pub fn add(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.0.lock().entry(key.into()).or_insert_with(|| value.into());
+    }
+
+    /// All notes.
+    pub fn all(&self) -> BTreeMap<String, String> {
+        self.0.lock().clone()
+    }
+}
 
 impl Warnings {
+    /// What is noted for the audit log.
+    pub fn annotations(&self) -> &Annotations {
+        &self.1
+    }
+
     /// Adds a text, unless it is there already.
     pub fn add(&self, text: impl Into<String>) {
         let text = text.into();

@@ -26,10 +26,12 @@ pub mod node_ttl;
 pub mod pod_gc;
 pub mod replica_set;
 pub mod resource_claim;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod stateful_set;
 pub mod storage;
+pub mod storage_protection;
 pub mod taint_eviction;
 pub mod token_cleaner;
 pub mod ttl_after_finished;
@@ -76,6 +78,9 @@ pub fn all() -> Vec<ControllerSpec> {
         storage::ephemeral::SPEC,
         storage::expand::SPEC,
         storage::local_path::SPEC,
+        resource_quota::SPEC,
+        storage_protection::CLAIMS,
+        storage_protection::VOLUMES,
     ]
 }
 

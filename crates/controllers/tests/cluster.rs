@@ -498,6 +498,87 @@ async fn one_leads_and_hands_over() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_are_counted_and_replenished() {
+    let world = World::start().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let hard = json!({"pods": "3", "configmaps": "3", "count/deployments.apps": "1", "services.nodeports": "2"});
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": hard}});
+    world.create(quotas, quota).await;
+    let q = format!("{quotas}/q");
+    let used = |q: &Value, name: &str| q["status"]["used"][name].as_str().unwrap_or("none").to_owned();
+    // The authority's map is there, or comes.
+    world.eventually("counted", &q, |q| q["status"]["hard"] == hard && used(q, "configmaps") == "1").await;
+    world.create(DEPLOYMENTS, deployment("web", 5)).await;
+    world.eventually("no more than three pods", &q, |q| used(q, "pods") == "3").await;
+    let failed = world
+        .eventually("the set says why", SETS, |list| {
+            let conditions = list["items"][0]["status"]["conditions"].as_array();
+            conditions.into_iter().flatten().any(|c| {
+                c["type"] == "ReplicaFailure"
+                    && c["message"].as_str().is_some_and(|m| m.contains("exceeded quota: q, requested: pods=1"))
+            })
+        })
+        .await;
+    assert_eq!(failed["items"][0]["status"]["replicas"], 3);
+    assert_eq!(count(&world.get(PODS).await.unwrap_or_default()), 3);
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
+    world.create("/api/v1/namespaces/default/configmaps", map).await;
+    world.eventually("charged", &q, |q| used(q, "configmaps") == "2").await;
+    world.delete("/api/v1/namespaces/default/configmaps/m", DeleteOptions::default()).await;
+    world.eventually("given back", &q, |q| used(q, "configmaps") == "1").await;
+    world.merge(&q, json!({"spec": {"hard": {"pods": "9", "configmaps": null}}})).await;
+    world
+        .eventually("more room", &q, |q| {
+            q["status"]["hard"]["pods"] == "9" && used(q, "pods") == "5" && used(q, "configmaps") == "none"
+        })
+        .await;
+    world.delete(&format!("{DEPLOYMENTS}/web"), DeleteOptions::default().propagation(Propagation::Background)).await;
+    world
+        .eventually("all given back", &q, |q| used(q, "pods") == "0" && used(q, "count/deployments.apps") == "0")
+        .await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_and_volumes_in_use_stay() {
+    let world = World::start().await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
+    };
+    for name in ["used", "free"] {
+        let made = world.create(claims, claim(name)).await;
+        assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    }
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {
+        "nodeName": "n1", "terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "i"}],
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "used"}}]}});
+    world.create("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})).await;
+    world.create(PODS, pod).await;
+    for name in ["used", "free"] {
+        world.delete(&format!("{claims}/{name}"), DeleteOptions::default()).await;
+    }
+    world.eventually("the free one goes", &format!("{claims}/free"), Value::is_null).await;
+    let held = world.get(&format!("{claims}/used")).await.expect("held");
+    assert!(held["metadata"]["deletionTimestamp"].is_string());
+    world.delete(&format!("{PODS}/p"), DeleteOptions::default().grace(0)).await;
+    world.eventually("the other follows its pod", &format!("{claims}/used"), Value::is_null).await;
+
+    let volumes = "/api/v1/persistentvolumes";
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv"}, "spec": {
+        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/tmp/x"}}});
+    world.create(volumes, volume).await;
+    world.merge(&format!("{volumes}/pv/status"), json!({"status": {"phase": "Bound"}})).await;
+    world.delete(&format!("{volumes}/pv"), DeleteOptions::default()).await;
+    let path = format!("{volumes}/pv");
+    world.eventually("held while bound", &path, |v| v["metadata"]["deletionTimestamp"].is_string()).await;
+    world.merge(&format!("{volumes}/pv/status"), json!({"status": {"phase": "Released"}})).await;
+    world.eventually("gone", &path, Value::is_null).await;
+    world.stop().await;
+}
+
 fn base64(bytes: &[u8]) -> String {
     use ::base64::Engine;
     ::base64::engine::general_purpose::STANDARD.encode(bytes)

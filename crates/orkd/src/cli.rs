@@ -120,6 +120,9 @@ pub struct ApiArgs {
     /// Admission plugins to disable
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,
+    /// Configuration of admission plugins (an AdmissionConfiguration)
+    #[arg(long, value_name = "FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
     /// Where to write the administrator's kubeconfig
     #[arg(long, value_name = "FILE", default_value = "/etc/orkd/admin.kubeconfig")]
     pub write_kubeconfig: PathBuf,

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use orkd_api::kind::{Features, Kind};
+use orkd_apiserver::admission::PluginConfigs;
 use orkd_apiserver::alloc::node_port::PortRange;
 use orkd_apiserver::bootstrap;
 use orkd_apiserver::cache::Caches;
@@ -255,10 +256,15 @@ fn compose(
     supervisor: &Supervisor,
 ) -> anyhow::Result<(ApiServer, Guard)> {
     let (first, last) = cluster.service_node_port_range;
+    let admission_configs = match &api.admission_control_config_file {
+        Some(file) => PluginConfigs::load(file).map_err(anyhow::Error::msg)?,
+        None => PluginConfigs::default(),
+    };
     let options = Options {
         issuer: format!("https://kubernetes.default.svc.{}", cluster.cluster_domain),
         enable_admission: api.enable_admission_plugins.clone(),
         disable_admission: api.disable_admission_plugins.clone(),
+        admission_configs,
         service_cidrs: vec![cluster.service_cidr],
         node_ports: PortRange { first, last },
         ..Options::default()

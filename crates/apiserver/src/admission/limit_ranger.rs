@@ -1,10 +1,8 @@
 //! Sets the default resources of a namespace on its pods and keeps pods and claims within its limits
 //! (`plugin/pkg/admission/limitranger`).
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
-use orkd_api::quantity::Quantity;
+use orkd_api::quota::{Amounts, amounts, pod_limits, pod_requests};
 use orkd_api::status::Status;
 use serde_json::{Value, json};
 
@@ -24,10 +22,29 @@ impl LimitRanger {
         LimitRanger { objects }
     }
 
-    fn limits(&self, namespace: &str) -> Vec<Value> {
+    /// The limits of a namespace, one list for each range.
+    fn ranges(&self, namespace: &str) -> Vec<Vec<Value>> {
         let ranges = self.objects.list("", "limitranges", Some(namespace));
-        ranges.iter().flat_map(|r| items(&r["spec"]["limits"]).to_vec()).collect()
+        ranges.iter().map(|r| items(&r["spec"]["limits"]).to_vec()).collect()
     }
+}
+
+/// What is limited: new pods and those being resized, claims. What is being deleted is left alone.
+fn is_pod(request: &Request<'_>) -> bool {
+    match request.operation {
+        Operation::Create => request.is("", "pods", ""),
+        Operation::Update => request.is("", "pods", "resize") && !is_deleting(request),
+        _ => false,
+    }
+}
+
+fn is_claim(request: &Request<'_>) -> bool {
+    let writes = matches!(request.operation, Operation::Create | Operation::Update);
+    writes && request.is("", "persistentvolumeclaims", "") && !is_deleting(request)
+}
+
+fn is_deleting(request: &Request<'_>) -> bool {
+    request.old.is_some_and(|old| old["metadata"]["deletionTimestamp"].is_string())
 }
 
 #[async_trait]
@@ -42,44 +59,43 @@ impl Plugin for LimitRanger {
         object: &mut Value,
         _warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        if request.operation == Operation::Create && request.is("", "pods", "") {
-            let limits = self.limits(request.namespace);
-            set_defaults(object, limits.iter().filter(|l| l["type"] == "Container"));
+        if is_pod(request) {
+            for limits in self.ranges(request.namespace) {
+                set_defaults(object, limits.iter().filter(|l| l["type"] == "Container"));
+            }
         }
         Ok(())
     }
 
     async fn validate(&self, request: &Request<'_>, object: &Value, _warnings: &mut Vec<String>) -> Result<(), Status> {
-        let pod = request.operation == Operation::Create && request.is("", "pods", "");
-        let writes = matches!(request.operation, Operation::Create | Operation::Update);
-        let claim = writes && request.is("", "persistentvolumeclaims", "");
+        let (pod, claim) = (is_pod(request), is_claim(request));
         if !pod && !claim {
             return Ok(());
         }
-        let mut problems = Vec::new();
-        for limit in self.limits(request.namespace) {
-            if pod {
-                check_pod(object, &limit, &mut problems);
-            } else {
-                check_claim(object, &limit, &mut problems);
+        // The first range that is violated is told, with all its problems.
+        for limits in self.ranges(request.namespace) {
+            let mut problems = Vec::new();
+            for limit in &limits {
+                if pod {
+                    check_pod(object, limit, &mut problems);
+                } else {
+                    check_claim(object, limit, &mut problems);
+                }
+            }
+            let mut unique: Vec<String> = Vec::new();
+            problems.into_iter().for_each(|p| {
+                if !unique.contains(&p) {
+                    unique.push(p)
+                }
+            });
+            match unique.as_slice() {
+                [] => {}
+                [one] => return Err(request.forbidden(object, one)),
+                all => return Err(request.forbidden(object, &format!("[{}]", all.join(", ")))),
             }
         }
-        match problems.len() {
-            0 => Ok(()),
-            1 => Err(request.forbidden(object, &problems[0])),
-            _ => Err(request.forbidden(object, &format!("[{}]", problems.join(", ")))),
-        }
+        Ok(())
     }
-}
-
-type Amounts = BTreeMap<String, Quantity>;
-
-fn amounts(value: &Value) -> Amounts {
-    let parse = |(k, v): (&String, &Value)| {
-        let text = v.as_str().map(str::to_owned).unwrap_or_else(|| v.to_string());
-        Some((k.clone(), text.parse::<Quantity>().ok()?))
-    };
-    value.as_object().into_iter().flatten().filter_map(parse).collect()
 }
 
 /// Fills in requests and limits that containers do not state, and notes it on the pod.
@@ -120,45 +136,20 @@ fn set_defaults<'l>(pod: &mut Value, limits: impl Iterator<Item = &'l Value>) {
 
 fn check_pod(pod: &Value, limit: &Value, problems: &mut Vec<String>) {
     let spec = &pod["spec"];
-    let of = |c: &Value| (amounts(&c["resources"]["requests"]), amounts(&c["resources"]["limits"]));
     match limit["type"].as_str() {
         Some("Container") => {
             for container in items(&spec["containers"]).iter().chain(items(&spec["initContainers"])) {
-                let (requests, limits) = of(container);
-                check(limit, "Container", &requests, &limits, problems);
+                let of = |part: &str| amounts(&container["resources"][part]);
+                check(limit, "Container", &of("requests"), &of("limits"), problems);
             }
         }
         Some("Pod") => {
-            let (mut requests, mut limits) = (Amounts::new(), Amounts::new());
-            for container in items(&spec["containers"]) {
-                let (r, l) = of(container);
-                add(&mut requests, r);
-                add(&mut limits, l);
-            }
-            for container in items(&spec["initContainers"]) {
-                let (r, l) = of(container);
-                let sidecar = container["restartPolicy"] == "Always";
-                for (into, from) in [(&mut requests, r), (&mut limits, l)] {
-                    if sidecar { add(into, from) } else { at_least(into, from) }
-                }
-            }
-            check(limit, "Pod", &requests, &limits, problems);
+            // The overhead of a runtime is not the user's doing.
+            let mut own = json!({ "spec": spec });
+            own["spec"]["overhead"] = Value::Null;
+            check(limit, "Pod", &pod_requests(&own), &pod_limits(&own), problems);
         }
         _ => {}
-    }
-}
-
-fn add(into: &mut Amounts, from: Amounts) {
-    for (k, v) in from {
-        let sum = into.get(&k).map_or(v, |old| *old + v);
-        into.insert(k, sum);
-    }
-}
-
-fn at_least(into: &mut Amounts, from: Amounts) {
-    for (k, v) in from {
-        let most = into.get(&k).map_or(v, |old| (*old).max(v));
-        into.insert(k, most);
     }
 }
 

@@ -1,22 +1,34 @@
-//! Admission: each plugin is one file and one line in [`all`]'s list, which is in upstream's order
-//! (`pkg/kubeapiserver/options/plugins.go`, `AllOrderedPlugins`).
-//!
-//! Not here yet, of those upstream turns on by default: ResourceQuota (it needs its controller), PodSecurity,
-//! PersistentVolumeClaimResize, PodTopologyLabels, ClusterTrustBundleAttest, webhooks and the policies in CEL.
+//! Admission: each plugin is one file and one line in [`all`]'s list. [`order::ORDER`] says in which order they are
+//! called and which of them are on (`pkg/kubeapiserver/options/plugins.go`).
 
+pub mod always;
+pub mod always_pull_images;
+pub mod anti_affinity;
 pub mod certificates;
+pub mod claim_resize;
+pub mod config;
 pub mod default_class;
 pub mod default_toleration_seconds;
+pub mod deny_external_ips;
+pub mod event_rate_limit;
+pub mod extended_resource_toleration;
 pub mod limit_ranger;
+pub mod namespace_exists;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
+pub mod order;
+pub mod owner_references;
+pub mod pod_node_selector;
+pub mod pod_security;
+pub mod pod_toleration_restriction;
+pub mod pod_topology_labels;
 pub mod priority;
+pub mod resource_quota;
 pub mod runtime_class;
 pub mod service_account;
 pub mod storage_in_use;
 pub mod taint_nodes_by_condition;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -26,7 +38,11 @@ use serde_json::Value;
 
 use crate::authz::Authorizer;
 use crate::lookup::Lookup;
+use crate::pipeline::WeakServer;
 use crate::user::UserInfo;
+use crate::warning::Annotations;
+
+pub use config::PluginConfigs;
 
 /// The operation under admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +81,8 @@ pub struct Request<'a> {
     pub old: Option<&'a Value>,
     /// The options of the request (`CreateOptions`, `DeleteOptions`, ...), as an object; null without.
     pub options: &'a Value,
+    /// Notes for the audit log.
+    pub annotations: &'a Annotations,
 }
 
 /// A built-in plugin. Both phases default to letting everything pass. `object` is what will be stored (for a
@@ -73,6 +91,9 @@ pub struct Request<'a> {
 pub trait Plugin: Send + Sync + 'static {
     /// Upstream's name, such as `NamespaceLifecycle`.
     fn name(&self) -> &'static str;
+
+    /// Called once, with the server that the plugin will serve, for plugins that write.
+    fn bind(&self, _server: &WeakServer) {}
 
     /// May change the object. May refuse.
     async fn admit(
@@ -102,48 +123,59 @@ pub struct Parts {
     pub objects: Lookup,
     /// Asked whether a user may approve or sign certificates.
     pub authorizer: Arc<dyn Authorizer>,
+    /// What the operator configured of single plugins.
+    pub configs: PluginConfigs,
 }
 
-/// Every plugin, in the order they are called.
-pub fn all(parts: &Parts) -> Vec<Arc<dyn Plugin>> {
+/// Every plugin there is, in the order they are called. The error is for the operator: a configuration that is wrong.
+pub fn all(parts: &Parts) -> Result<Vec<Arc<dyn Plugin>>, String> {
     let objects = || Arc::clone(&parts.objects);
     let authorizer = || Arc::clone(&parts.authorizer);
-    vec![
-        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(objects())),
-        Arc::new(limit_ranger::LimitRanger::new(objects())),
-        Arc::new(service_account::ServiceAccount::new(objects())),
-        Arc::new(node_restriction::NodeRestriction::new(objects())),
-        Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
-        Arc::new(priority::Priority::new(objects())),
-        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
-        Arc::new(default_class::DefaultStorageClass::new(objects())),
-        Arc::new(storage_in_use::StorageObjectInUseProtection),
-        Arc::new(runtime_class::RuntimeClass::new(objects())),
+    let config = |name: &str| parts.configs.of(name);
+    let mut plugins: Vec<Arc<dyn Plugin>> = vec![
+        Arc::new(always::AlwaysAdmit),
+        Arc::new(always::AlwaysDeny),
+        Arc::new(always_pull_images::AlwaysPullImages),
+        Arc::new(anti_affinity::LimitPodHardAntiAffinityTopology),
         Arc::new(certificates::CertificateApproval::new(authorizer())),
         Arc::new(certificates::CertificateSigning::new(authorizer())),
         Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(claim_resize::PersistentVolumeClaimResize::new(objects())),
         Arc::new(default_class::DefaultIngressClass::new(objects())),
-    ]
+        Arc::new(default_class::DefaultStorageClass::new(objects())),
+        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(deny_external_ips::DenyServiceExternalIps),
+        Arc::new(event_rate_limit::EventRateLimit::new(config("EventRateLimit"))?),
+        Arc::new(extended_resource_toleration::ExtendedResourceToleration),
+        Arc::new(limit_ranger::LimitRanger::new(objects())),
+        Arc::new(namespace_exists::NamespaceAutoProvision::new(objects())),
+        Arc::new(namespace_exists::NamespaceExists::new(objects())),
+        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(objects())),
+        Arc::new(node_restriction::NodeRestriction::new(objects())),
+        Arc::new(owner_references::OwnerReferencesPermissionEnforcement::new(authorizer())),
+        Arc::new(pod_node_selector::PodNodeSelector::new(objects(), config("PodNodeSelector"))),
+        Arc::new(pod_security::PodSecurity::new(objects(), config("PodSecurity"))?),
+        Arc::new(pod_toleration_restriction::PodTolerationRestriction::new(
+            objects(),
+            config("PodTolerationRestriction"),
+        )),
+        Arc::new(pod_topology_labels::PodTopologyLabels::new(objects())),
+        Arc::new(priority::Priority::new(objects())),
+        Arc::new(resource_quota::ResourceQuota::new(objects(), config("ResourceQuota"))),
+        Arc::new(runtime_class::RuntimeClass::new(objects())),
+        Arc::new(service_account::ServiceAccount::new(objects())),
+        Arc::new(storage_in_use::StorageObjectInUseProtection),
+        Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+    ];
+    plugins.sort_by_key(|p| order::position(p.name()));
+    Ok(plugins)
 }
 
-/// Plugins that are on only where they are enabled by name. StorageObjectInUseProtection, which upstream turns on, puts
-/// finalizers on claims and volumes; until the two controllers that take them off are here, nothing could be deleted.
-pub const OFF_BY_DEFAULT: [&str; 1] = ["StorageObjectInUseProtection"];
-
-/// The plugins that are on: all but those disabled and those of [`OFF_BY_DEFAULT`] that are not enabled. A name that is
-/// not known is an error.
+/// The plugins that are on: those that upstream turns on and those enabled, without those disabled.
 pub fn selected(parts: &Parts, enable: &[String], disable: &[String]) -> Result<Vec<Arc<dyn Plugin>>, String> {
-    let plugins = all(parts);
-    let known: BTreeSet<&str> = plugins.iter().map(|p| p.name()).collect();
-    if let Some(name) = enable.iter().chain(disable).find(|n| !known.contains(n.as_str())) {
-        let list = known.into_iter().collect::<Vec<_>>().join(", ");
-        return Err(format!("unknown admission plugin {name:?}, known are {list}"));
-    }
-    if let Some(name) = enable.iter().find(|n| disable.contains(n)) {
-        return Err(format!("admission plugin {name:?} is both enabled and disabled"));
-    }
-    let is_on = |name: &str| !OFF_BY_DEFAULT.contains(&name) || enable.iter().any(|n| n == name);
-    Ok(plugins.into_iter().filter(|p| is_on(p.name()) && !disable.iter().any(|d| d == p.name())).collect())
+    order::check_names(enable, disable)?;
+    let on = |p: &Arc<dyn Plugin>| order::is_on(p.name(), enable, disable);
+    Ok(all(parts)?.into_iter().filter(on).collect())
 }
 
 impl Request<'_> {
@@ -215,6 +247,7 @@ pub(crate) mod testing {
             now: jiff::Timestamp::UNIX_EPOCH,
             old,
             options: &Value::Null,
+            annotations: Box::leak(Box::default()),
         }
     }
 }
@@ -225,18 +258,45 @@ mod tests {
     use crate::authz::Union;
     use crate::lookup::fake::Fake;
 
+    fn parts() -> Parts {
+        Parts {
+            objects: Fake::with([]).lookup(),
+            authorizer: Arc::new(Union::new(Vec::new())),
+            configs: PluginConfigs::default(),
+        }
+    }
+
+    fn names(enable: &[&str], disable: &[&str]) -> Result<Vec<&'static str>, String> {
+        let own = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        Ok(selected(&parts(), &own(enable), &own(disable))?.iter().map(|p| p.name()).collect())
+    }
+
     #[test]
-    fn plugins_have_one_name_each_and_are_chosen_by_it() {
-        let parts = Parts { objects: Fake::with([]).lookup(), authorizer: Arc::new(Union::new(Vec::new())) };
-        let names: BTreeSet<&str> = all(&parts).iter().map(|p| p.name()).collect();
-        assert_eq!(names.len(), all(&parts).len());
-        let text = |n: &str| vec![n.to_owned()];
-        let left = selected(&parts, &[], &text("Priority")).expect("known");
-        assert!(left.iter().all(|p| p.name() != "Priority"));
-        assert_eq!(left.len() + 1 + OFF_BY_DEFAULT.len(), names.len());
-        let more = selected(&parts, &text(OFF_BY_DEFAULT[0]), &[]).expect("known");
-        assert_eq!(more.len(), names.len());
-        assert!(selected(&parts, &text("Nope"), &[]).is_err());
-        assert!(selected(&parts, &text("Priority"), &text("Priority")).is_err());
+    fn plugins_have_one_name_each_and_stand_in_upstreams_order() {
+        let all: Vec<&str> = all(&parts()).expect("made").iter().map(|p| p.name()).collect();
+        let mut unique = all.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), all.len());
+        let known: Vec<&str> = order::ORDER.iter().map(|(n, _)| *n).filter(|n| all.contains(n)).collect();
+        assert_eq!(known, all, "a plugin is missing in ORDER or stands at the wrong place");
+    }
+
+    #[test]
+    fn plugins_are_chosen_by_name() {
+        let standard = names(&[], &[]).expect("known");
+        assert_eq!(standard.first(), Some(&"NamespaceLifecycle"));
+        assert_eq!(standard.last(), Some(&"ResourceQuota"));
+        assert!(standard.contains(&"PodSecurity") && !standard.contains(&"AlwaysPullImages"));
+        let chosen = names(&["AlwaysPullImages"], &["Priority"]).expect("known");
+        assert!(chosen.contains(&"AlwaysPullImages") && !chosen.contains(&"Priority"));
+        assert_eq!(chosen.len(), standard.len());
+        let unknown = names(&["Nope"], &[]).expect_err("unknown");
+        assert_eq!(unknown, "enable-admission-plugins plugin \"Nope\" is unknown");
+        assert_eq!(names(&[], &["Nope"]).expect_err("unknown"), "disable-admission-plugins plugin \"Nope\" is unknown");
+        assert_eq!(
+            names(&["Priority"], &["Priority"]).expect_err("both"),
+            "[Priority] in enable-admission-plugins and disable-admission-plugins overlapped"
+        );
     }
 }

@@ -37,6 +37,7 @@ fn attributes<'a>(
         now: cx.now,
         old,
         options,
+        annotations: cx.warnings.annotations(),
     }
 }
 

@@ -43,6 +43,11 @@ impl World {
 
     /// The cluster of a directory.
     pub async fn start_in(dir: tempfile::TempDir) -> World {
+        World::start_with(dir, |options| options).await
+    }
+
+    /// The cluster of a directory, with other options.
+    pub async fn start_with(dir: tempfile::TempDir, more: impl FnOnce(Options) -> Options) -> World {
         let started = Instant::now();
         let pki = ClusterPki::load_or_create(&dir.path().join("pki"), ServerNames::default(), Timestamp::now());
         let pki = pki.expect("pki");
@@ -50,12 +55,7 @@ impl World {
         let kinds = orkd_api::kinds::all().into_iter().map(Arc::from).collect();
         let caches = Caches::open(Arc::new(store), kinds).await.expect("caches");
         let cidr = "10.43.0.0/16".parse().expect("cidr");
-        let options = Options {
-            service_cidrs: vec![cidr],
-            // As upstream has it, for the comparison with the recording.
-            enable_admission: vec!["StorageObjectInUseProtection".into()],
-            ..Options::default()
-        };
+        let options = more(Options { service_cidrs: vec![cidr], ..Options::default() });
         let builder = ApiServer::builder(caches.clone());
         let (builder, guard) = security::secure(builder, &caches, &pki, &options).expect("secured");
         let server = builder.build();
