@@ -14,6 +14,7 @@ pub mod cluster_role;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirror;
 pub mod endpoints;
@@ -25,6 +26,7 @@ pub mod node_lifecycle;
 pub mod node_ttl;
 pub mod pod_gc;
 pub mod replica_set;
+pub mod replication_controller;
 pub mod resource_claim;
 pub mod resource_quota;
 pub mod root_ca;
@@ -50,6 +52,7 @@ pub fn all() -> Vec<ControllerSpec> {
     vec![
         deployment::SPEC,
         replica_set::SPEC,
+        replication_controller::SPEC,
         daemon_set::SPEC,
         stateful_set::SPEC,
         job::SPEC,
@@ -79,6 +82,7 @@ pub fn all() -> Vec<ControllerSpec> {
         storage::expand::SPEC,
         storage::local_path::SPEC,
         resource_quota::SPEC,
+        disruption::SPEC,
         storage_protection::CLAIMS,
         storage_protection::VOLUMES,
     ]

@@ -44,12 +44,32 @@ pub(crate) fn add_owner_indexes<T: View>(informer: &Informer<T>) {
     });
 }
 
+/// A kind that keeps a number of pods as a replica set does: replica sets, and replication controllers.
+pub(crate) trait Replicated: View {
+    /// Whether the status tells how many pods are going.
+    const COUNTS_TERMINATING: bool = true;
+
+    /// The object as a replica set.
+    fn set(&self) -> &ReplicaSet;
+}
+
+impl Replicated for ReplicaSet {
+    fn set(&self) -> &ReplicaSet {
+        self
+    }
+}
+
 async fn start(cx: Cx) -> Result<(), BoxError> {
-    let sets: Informer<ReplicaSet> = cx.informers.informer();
+    follow::<ReplicaSet>(cx, SPEC.name).await
+}
+
+/// Runs the controller of a kind.
+pub(crate) async fn follow<T: Replicated>(cx: Cx, name: &'static str) -> Result<(), BoxError> {
+    let sets: Informer<T> = cx.informers.informer();
     let pods: Informer<Pod> = cx.informers.informer();
     add_owner_indexes(&pods);
     add_owner_indexes(&sets);
-    let queue = Queue::new(SPEC.name);
+    let queue = Queue::new(name);
     {
         let queue = queue.clone();
         sets.subscribe(move |event| queue.add(event.key()));
@@ -60,14 +80,14 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
             let pod = event.object();
             // Both owners when it changed hands.
             for meta in event.old().map(|old| &old.metadata).into_iter().chain([&pod.metadata]) {
-                if let Some(owner) = meta.controller().filter(|c| c.kind == "ReplicaSet" && c.group() == "apps") {
+                if let Some(owner) = meta.controller().filter(|c| c.kind == T::KIND && c.group() == T::GROUP) {
                     queue.add(Key::new(&meta.namespace, &owner.name));
                 }
             }
             if pod.metadata.controller().is_none() && !event.is_deleted() {
                 for set in sets.list_namespace(&pod.metadata.namespace) {
-                    if set.spec.selector.matches(&pod.metadata.labels) {
-                        queue.add(set.metadata.key());
+                    if set.set().spec.selector.matches(&pod.metadata.labels) {
+                        queue.add(set.meta().key());
                     }
                 }
             }
@@ -80,8 +100,8 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     Ok(())
 }
 
-struct ReplicaSets {
-    sets: Informer<ReplicaSet>,
+struct ReplicaSets<T> {
+    sets: Informer<T>,
     pods: Informer<Pod>,
     api: Api,
     recorder: Recorder,
@@ -89,8 +109,8 @@ struct ReplicaSets {
 }
 
 /// What is known of one replica set.
-pub struct Observed {
-    set: Arc<ReplicaSet>,
+pub struct Observed<T = ReplicaSet> {
+    set: Arc<T>,
     /// Pods that are its own or nobody's.
     pods: Vec<Arc<Pod>>,
     /// How many active pods of the same owner run on a node.
@@ -111,29 +131,29 @@ pub struct Plan {
 }
 
 #[async_trait]
-impl Controller for ReplicaSets {
+impl<T: Replicated> Controller for ReplicaSets<T> {
     type Key = Key;
-    type Observed = Observed;
+    type Observed = Observed<T>;
     type Plan = Plan;
 
-    async fn observe(&self, key: &Key) -> Result<Option<Observed>, BoxError> {
+    async fn observe(&self, key: &Key) -> Result<Option<Observed<T>>, BoxError> {
         let Some(set) = self.sets.get(key) else {
             self.freshness.forget(key);
             return Ok(None);
         };
         // The version is read before the pods: what is fresh by it is in the list.
         let seen = self.pods.seen();
-        let mut pods = self.pods.by_index(BY_CONTROLLER, &set.metadata.uid);
+        let mut pods = self.pods.by_index(BY_CONTROLLER, &set.meta().uid);
         let alive = pods.iter().filter(|p| !p.metadata.is_deleting()).map(|p| p.metadata.uid.as_str());
         let fresh = self.freshness.is_fresh(key, seen, alive, Timestamp::now());
         pods.extend(self.pods.by_index(ORPHANS, &key.namespace));
         let mut related = HashMap::new();
-        let siblings = match set.metadata.controller() {
+        let siblings = match set.meta().controller() {
             Some(owner) => self.sets.by_index(BY_CONTROLLER, &owner.uid),
             None => vec![set.clone()],
         };
         for sibling in siblings {
-            for pod in self.pods.by_index(BY_CONTROLLER, &sibling.metadata.uid) {
+            for pod in self.pods.by_index(BY_CONTROLLER, &sibling.meta().uid) {
                 if pods::is_active(&pod) {
                     *related.entry(pod.spec.node_name.clone()).or_insert(0) += 1;
                 }
@@ -142,17 +162,17 @@ impl Controller for ReplicaSets {
         Ok(Some(Observed { set, pods, related, fresh }))
     }
 
-    fn plan(&self, observed: &Observed, now: Timestamp) -> Plan {
+    fn plan(&self, observed: &Observed<T>, now: Timestamp) -> Plan {
         plan(observed, now)
     }
 
-    async fn act(&self, observed: &Observed, plan: Plan) -> Result<Outcome, BoxError> {
+    async fn act(&self, observed: &Observed<T>, plan: Plan) -> Result<Outcome, BoxError> {
         let set = &observed.set;
-        let key = set.metadata.key();
+        let key = set.meta().key();
         let pods_resource = Resource::of::<Pod>();
         let pod = |key: &Key| observed.pods.iter().find(|p| p.metadata.key() == *key);
         for pod in plan.release.iter().filter_map(pod) {
-            owners::release(&self.api, &set.metadata, &pods_resource, &pod.metadata).await?;
+            owners::release(&self.api, set.meta(), &pods_resource, &pod.metadata).await?;
         }
         for pod in plan.adopt.iter().filter_map(pod) {
             owners::adopt(&self.api, &**set, &pods_resource, &pod.metadata).await?;
@@ -166,7 +186,8 @@ impl Controller for ReplicaSets {
             (if plan.create > 0 { "FailedCreate" } else { "FailedDelete" }, err.message(), Timestamp::now())
         });
         let status = with_failure(plan.status, failure);
-        if status != set.status || set.metadata.generation != set.status.observed_generation {
+        let standing = &set.set().status;
+        if status != *standing || set.meta().generation != standing.observed_generation {
             owners::write_status(&self.api, &**set, &serde_json::to_value(status)?).await?;
         }
         result?;
@@ -174,9 +195,9 @@ impl Controller for ReplicaSets {
     }
 }
 
-impl ReplicaSets {
+impl<T: Replicated> ReplicaSets<T> {
     /// Makes pods: first one, then two, then four, as long as none fails.
-    async fn create(&self, set: &ReplicaSet, key: &Key, count: usize) -> Result<(), ApiError> {
+    async fn create(&self, set: &T, key: &Key, count: usize) -> Result<(), ApiError> {
         let about = ObjectRef::of(set);
         let body = pod_from_template(set);
         let collection = Resource::of::<Pod>().collection(&key.namespace);
@@ -209,12 +230,7 @@ impl ReplicaSets {
         Ok(())
     }
 
-    async fn delete<'a>(
-        &self,
-        set: &ReplicaSet,
-        key: &Key,
-        pods: impl Iterator<Item = &'a Arc<Pod>>,
-    ) -> Result<(), ApiError> {
+    async fn delete<'a>(&self, set: &T, key: &Key, pods: impl Iterator<Item = &'a Arc<Pod>>) -> Result<(), ApiError> {
         let about = ObjectRef::of(set);
         let requests = pods.map(|pod| {
             let about = &about;
@@ -242,8 +258,8 @@ impl ReplicaSets {
     }
 }
 
-fn plan(observed: &Observed, now: Timestamp) -> Plan {
-    let set = &observed.set;
+fn plan<T: Replicated>(observed: &Observed<T>, now: Timestamp) -> Plan {
+    let set = observed.set.set();
     let mut plan = Plan::default();
     let mut active: Vec<&Arc<Pod>> = Vec::new();
     let mut terminating = 0;
@@ -276,7 +292,7 @@ fn plan(observed: &Observed, now: Timestamp) -> Plan {
             plan.delete = ranked.into_iter().take(count).map(|(_, key)| key).collect();
         }
     }
-    plan.status = status(set, &active, terminating, now);
+    plan.status = status(set, &active, T::COUNTS_TERMINATING.then_some(terminating), now);
     if set.spec.min_ready_seconds > 0 && plan.status.ready_replicas != plan.status.available_replicas {
         plan.again = active
             .iter()
@@ -288,7 +304,7 @@ fn plan(observed: &Observed, now: Timestamp) -> Plan {
     plan
 }
 
-fn status(set: &ReplicaSet, active: &[&Arc<Pod>], terminating: i32, now: Timestamp) -> ReplicaSetStatus {
+fn status(set: &ReplicaSet, active: &[&Arc<Pod>], terminating: Option<i32>, now: Timestamp) -> ReplicaSetStatus {
     let template_labels: HashMap<String, String> = template(set)
         .pointer("/metadata/labels")
         .and_then(|labels| serde_json::from_value(labels.clone()).ok())
@@ -302,7 +318,7 @@ fn status(set: &ReplicaSet, active: &[&Arc<Pod>], terminating: i32, now: Timesta
         }),
         ready_replicas: count(&pods::is_ready),
         available_replicas: count(&|pod| pods::is_available(pod, set.spec.min_ready_seconds, now)),
-        terminating_replicas: Some(terminating),
+        terminating_replicas: terminating,
         observed_generation: set.metadata.generation,
         conditions: set.status.conditions.clone(),
     }
@@ -333,12 +349,13 @@ fn template(set: &ReplicaSet) -> Value {
 }
 
 /// The pod that a replica set's template asks for.
-fn pod_from_template(set: &ReplicaSet) -> Value {
+fn pod_from_template<T: Replicated>(owner: &T) -> Value {
+    let set = owner.set();
     let template = template(set);
     let mut metadata = json!({
         "generateName": format!("{}-", set.metadata.name),
         "namespace": &*set.metadata.namespace,
-        "ownerReferences": [owners::controller_ref(set)],
+        "ownerReferences": [owners::controller_ref(owner)],
     });
     for field in ["labels", "annotations", "finalizers"] {
         if let Some(value) = template.pointer(&format!("/metadata/{field}")).filter(|v| !v.is_null()) {
@@ -462,7 +479,7 @@ mod tests {
 
     #[test]
     fn pods_carry_template_and_owner() {
-        let pod = pod_from_template(&set(spec(1)));
+        let pod = pod_from_template(&*set(spec(1)));
         assert_eq!(pod["metadata"]["generateName"], "web-");
         assert_eq!(pod["metadata"]["labels"], json!({"app": "x"}));
         assert_eq!(pod["metadata"]["ownerReferences"][0]["kind"], "ReplicaSet");

@@ -579,6 +579,86 @@ async fn claims_and_volumes_in_use_stay() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replication_controller_keeps_its_pods() {
+    let world = World::start().await;
+    world.play_kubelet();
+    let controllers = "/api/v1/namespaces/default/replicationcontrollers";
+    let mut body = deployment("old", 2);
+    body["apiVersion"] = "v1".into();
+    body["kind"] = "ReplicationController".into();
+    body["spec"]["selector"] = json!({"app": "old"});
+    world.create(controllers, body).await;
+    let old = format!("{controllers}/old");
+    let kept = |n: i64| {
+        move |c: &Value| {
+            c["status"]["availableReplicas"] == n
+                && c["status"]["replicas"] == n
+                && c["status"]["observedGeneration"] == c["metadata"]["generation"]
+        }
+    };
+    world.eventually("two pods run", &old, kept(2)).await;
+    let pods = world.items(PODS).await;
+    let owner = &pods[0]["metadata"]["ownerReferences"][0];
+    assert_eq!((&owner["kind"], &owner["apiVersion"]), (&json!("ReplicationController"), &json!("v1")));
+    let name = pods[0]["metadata"]["name"].as_str().expect("a name");
+    world.delete(&format!("{PODS}/{name}"), DeleteOptions::default().grace(0)).await;
+    world.eventually("replaced", PODS, |l| count(l) == 2 && !l.to_string().contains(name)).await;
+    world.merge(&old, json!({"spec": {"replicas": 1}})).await;
+    world.eventually("one is left", &old, kept(1)).await;
+    let events = world.items("/api/v1/namespaces/default/events").await;
+    let said = |e: &&Value| e["reason"] == "SuccessfulDelete" && e["source"]["component"] == "replication-controller";
+    assert!(events.iter().any(|e| said(&e)), "{events:#?}");
+    world.delete(&old, DeleteOptions::default().propagation(Propagation::Background)).await;
+    world.eventually("pods go along", PODS, |l| count(l) == 0).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn budgets_guard_evictions() {
+    let world = World::start().await;
+    world.play_kubelet();
+    world.create(DEPLOYMENTS, deployment("web", 3)).await;
+    let web = format!("{DEPLOYMENTS}/web");
+    world.eventually("three pods run", &web, |d| d["status"]["availableReplicas"] == 3).await;
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = |name: &str, spec: Value| {
+        let mut spec = spec;
+        spec["selector"] = json!({"matchLabels": {"app": "web"}});
+        json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": name}, "spec": spec})
+    };
+    world.create(budgets, budget("b", json!({"maxUnavailable": "34%"}))).await;
+    let b = format!("{budgets}/b");
+    let counted = world.eventually("counted", &b, |b| b["status"]["currentHealthy"] == 3).await;
+    assert_eq!(counted["status"]["disruptionsAllowed"], 2, "{counted}");
+    assert_eq!(counted["status"]["expectedPods"], 3);
+    world.merge(&b, json!({"spec": {"maxUnavailable": null, "minAvailable": 3}})).await;
+    let tight = world.eventually("no room", &b, |b| b["status"]["disruptionsAllowed"] == 0).await;
+    assert_eq!(tight["status"]["conditions"][0]["reason"], "InsufficientPods");
+    let pod = world.items(PODS).await[0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    let refused = world.api.evict("default", &pod, &DeleteOptions::default()).await.expect_err("refused");
+    assert!(refused.is_too_many_requests() && refused.has_cause("DisruptionBudget"), "{refused}");
+    assert!(refused.message().starts_with("Cannot evict pod as it would violate the pod's disruption budget."));
+
+    // One may go; it is remembered until it is gone, and its successor makes room again.
+    world.merge(&b, json!({"spec": {"minAvailable": 2}})).await;
+    world.eventually("room for one", &b, |b| b["status"]["disruptionsAllowed"] == 1).await;
+    world.api.evict("default", &pod, &DeleteOptions::default().grace(0)).await.expect("evicted");
+    world
+        .eventually("room again", &b, |b| {
+            b["status"]["disruptionsAllowed"] == 1
+                && b["status"]["disruptedPods"].as_object().is_none_or(|p| p.is_empty())
+        })
+        .await;
+    // Two budgets for one pod are one too many.
+    world.create(budgets, budget("c", json!({"minAvailable": 1}))).await;
+    let pod = world.items(PODS).await[0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    let refused = world.api.evict("default", &pod, &DeleteOptions::default()).await.expect_err("refused");
+    let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+    assert_eq!((refused.code(), refused.message().as_str()), (500, text));
+    world.stop().await;
+}
+
 fn base64(bytes: &[u8]) -> String {
     use ::base64::Engine;
     ::base64::engine::general_purpose::STANDARD.encode(bytes)

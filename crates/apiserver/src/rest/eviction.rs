@@ -57,6 +57,7 @@ impl Rest for Eviction {
 
 const GROUP: &str = "policy";
 const BUDGETS: &str = "poddisruptionbudgets";
+const ALLOWED: &str = "DisruptionAllowed";
 /// How many evictions may wait for the controller to see them.
 const MAX_DISRUPTED: usize = 2000;
 
@@ -77,7 +78,7 @@ async fn ask_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<(), Statu
         _ => {
             let text =
                 "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
-            return Err(Status::new(500, "InternalError", text));
+            return Err(Status::new(500, "", text));
         }
     };
     if !is_ready(pod) {
@@ -126,11 +127,31 @@ fn take(budget: &mut Value, pod: &str, stamp: &str) -> Result<(), Status> {
         return forbidden("DisruptedPods map too big - too many evictions not confirmed by PDB controller");
     }
     if allowed == 0 {
-        let (needs, has) = (count("desiredHealthy"), count("currentHealthy"));
-        let cause = format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently");
+        let failed = items(&status["conditions"]).iter().find(|c| c["type"] == ALLOWED && c["reason"] == "SyncFailed");
+        let cause = match failed {
+            Some(condition) => format!(
+                "The disruption budget {name} does not allow evicting pods currently because it failed sync: {}",
+                condition["message"].as_str().unwrap_or_default()
+            ),
+            None => {
+                let (needs, has) = (count("desiredHealthy"), count("currentHealthy"));
+                format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently")
+            }
+        };
         return refused(cause, 0);
     }
     budget["status"]["disruptionsAllowed"] = json!(allowed - 1);
+    let condition = budget["status"]["conditions"].as_array_mut();
+    if allowed == 1
+        && let Some(condition) = condition.and_then(|all| all.iter_mut().find(|c| c["type"] == ALLOWED))
+    {
+        if condition["status"] != "False" {
+            condition["lastTransitionTime"] = json!(stamp);
+        }
+        condition["status"] = json!("False");
+        condition["reason"] = json!("InsufficientPods");
+        condition["message"] = json!("");
+    }
     budget["status"]["disruptedPods"][pod] = json!(stamp);
     Ok(())
 }
@@ -175,6 +196,7 @@ mod tests {
             }
         };
         check(1, 1, Ok(0));
+        check(1, 2, Ok(1));
         check(1, 0, Err("The disruption budget b needs 2 healthy pods and has 2 currently"));
         check(2, 1, Err("The disruption budget b is still being processed by the server."));
     }

@@ -85,7 +85,7 @@ fn setters(pod: bool, names: &[&str]) -> Option<String> {
     (!all.is_empty()).then(|| all.join(" and "))
 }
 
-fn texts<'v>(list: &'v Value) -> impl Iterator<Item = &'v str> {
+fn texts(list: &Value) -> impl Iterator<Item = &str> {
     items(list).iter().filter_map(Value::as_str)
 }
 
