@@ -6,11 +6,12 @@
 //! Keys are upstream's (`/registry/pods/NS/NAME`), values are opaque bytes without a resourceVersion.
 //!
 //! Where to start reading: [`Store`], then [`backends::embedded`] (what `orkd server` runs on by default) and
-//! [`backends::etcd`]; [`contract`] is what both must do.
+//! [`backends::etcd`]; [`contract`] is what both must do; [`envelope`] encrypts what either holds.
 
 pub mod backends;
 pub mod bench;
 pub mod contract;
+pub mod envelope;
 mod hub;
 
 use async_trait::async_trait;
@@ -262,6 +263,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets history before `revision`; reads at older revisions and watches from them fail afterwards.
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
+
+    /// Whether a key's value is not stored as it would be written now (encrypted with a key that is being rotated out):
+    /// a write that changes nothing is due all the same.
+    async fn is_stale(&self, _key: &str) -> Result<bool, Error> {
+        Ok(false)
+    }
 
     /// Ends background work and closes files, after what was accepted is committed.
     async fn close(&self);

@@ -1,4 +1,5 @@
-//! `cargo xtask gen-cri`: the Rust side of `proto/`, written to `crates/cri/src/gen` and committed, so that an
+//! `cargo xtask gen-cri`: the Rust side of `proto/`, written to `crates/cri/src/gen` (that of `kms.proto` to
+//! `crates/store/src/envelope/gen`) and committed, so that an
 //! ordinary build needs no protoc.
 
 use std::path::Path;
@@ -27,6 +28,16 @@ pub fn run() -> Result<()> {
         .emit_rerun_if_changed(false)
         .bytes(".containerd.services.content.v1.WriteContentRequest.data")
         .out_dir(&out)
-        .compile_protos(&files, &[proto])
-        .context("generate from proto/")
+        .compile_protos(&files, std::slice::from_ref(&proto))
+        .context("generate from proto/")?;
+    // The server side is for the plugin that tests run.
+    let out = root.join("crates/store/src/envelope/gen");
+    std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .emit_rerun_if_changed(false)
+        .btree_map(".")
+        .out_dir(&out)
+        .compile_protos(&[proto.join("kms.proto")], &[proto])
+        .context("generate from proto/kms.proto")
 }

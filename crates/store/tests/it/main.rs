@@ -2,6 +2,8 @@
 
 mod crash;
 mod embedded;
+mod envelope;
 mod etcd;
 mod etcd_server;
+mod fake_kms;
 mod history;
