@@ -26,6 +26,7 @@ pub mod discovery;
 pub mod flow;
 pub mod handler;
 pub mod health;
+pub mod identity;
 pub mod impersonation;
 pub mod lookup;
 mod managed;

@@ -9,6 +9,7 @@
 //!
 //! Where to start reading: [`replica_set`], then [`all`].
 
+pub mod bootstrap_signer;
 pub mod certificates;
 pub mod cluster_role;
 pub mod cron_job;
@@ -19,6 +20,7 @@ pub mod endpoint_slice;
 pub mod endpoint_slice_mirror;
 pub mod endpoints;
 pub mod garbage;
+pub mod horizontal_pod_autoscaler;
 pub mod job;
 pub mod namespace;
 pub mod node_ipam;
@@ -81,8 +83,10 @@ pub fn all() -> Vec<ControllerSpec> {
         storage::ephemeral::SPEC,
         storage::expand::SPEC,
         storage::local_path::SPEC,
+        bootstrap_signer::SPEC,
         resource_quota::SPEC,
         disruption::SPEC,
+        horizontal_pod_autoscaler::SPEC,
         storage_protection::CLAIMS,
         storage_protection::VOLUMES,
     ]

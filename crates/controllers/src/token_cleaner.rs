@@ -1,7 +1,6 @@
 //! Bootstrap tokens that have expired are removed.
 //!
-//! Follows `pkg/controller/bootstrap/tokencleaner.go`. The bootstrap signer is left out: joining nodes know the
-//! authority by its hash and need no signed `cluster-info`.
+//! Follows `pkg/controller/bootstrap/tokencleaner.go`.
 
 use std::time::Duration;
 

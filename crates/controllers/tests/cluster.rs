@@ -19,6 +19,8 @@ use orkd_store::backends::embedded;
 use serde_json::{Value, json};
 
 struct World {
+    /// What the metrics API answers; null: there is none.
+    metrics: Arc<std::sync::Mutex<Value>>,
     api: Api,
     supervisor: Supervisor,
     server: ApiServer,
@@ -27,12 +29,26 @@ struct World {
 }
 
 fn client(server: &ApiServer, user: UserInfo) -> kube::Client {
+    client_with(server, user, Arc::default())
+}
+
+/// A client that gets pod metrics from here.
+fn client_with(server: &ApiServer, user: UserInfo, metrics: Arc<std::sync::Mutex<Value>>) -> kube::Client {
     let router = server.router();
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let metrics = match request.uri().path().starts_with("/apis/metrics.k8s.io/") {
+            true => metrics.lock().expect("a lock").clone(),
+            false => Value::Null,
+        };
         let mut request = request.map(orkd_apiserver::Body::new);
         request.extensions_mut().insert(InProcess(user.clone()));
         let router = router.clone();
-        async move { tower::ServiceExt::oneshot(router, request).await }
+        async move {
+            if metrics.is_null() {
+                return tower::ServiceExt::oneshot(router, request).await;
+            }
+            Ok(http::Response::new(orkd_apiserver::Body::from(metrics.to_string())))
+        }
     });
     kube::Client::new(service, "default")
 }
@@ -68,6 +84,8 @@ impl World {
         let admin = client(&server, UserInfo::new("admin", &[MASTERS]));
         let ca = Arc::new(pki.ca);
         let of_server = server.clone();
+        let metrics = Arc::<std::sync::Mutex<Value>>::default();
+        let of_metrics = metrics.clone();
         run_all(Composition {
             informers: Informers::new(admin.clone(), supervisor.clone()),
             supervisor: supervisor.clone(),
@@ -78,9 +96,11 @@ impl World {
                 signers: Some(Signers { client: ca.clone(), serving: ca, longest: orkd_pki::cert::LEAF_LIFETIME }),
                 ..Config::default()
             },
-            client: Box::new(move |account| client(&of_server, UserInfo::service_account("kube-system", account))),
+            client: Box::new(move |account| {
+                client_with(&of_server, UserInfo::service_account("kube-system", account), of_metrics.clone())
+            }),
         });
-        World { api: Api::new(admin, "test"), supervisor, server, _guard: guard, _dir: dir }
+        World { metrics, api: Api::new(admin, "test"), supervisor, server, _guard: guard, _dir: dir }
     }
 
     async fn get(&self, path: &str) -> Option<Value> {
@@ -606,9 +626,13 @@ async fn a_replication_controller_keeps_its_pods() {
     world.eventually("replaced", PODS, |l| count(l) == 2 && !l.to_string().contains(name)).await;
     world.merge(&old, json!({"spec": {"replicas": 1}})).await;
     world.eventually("one is left", &old, kept(1)).await;
-    let events = world.items("/api/v1/namespaces/default/events").await;
-    let said = |e: &&Value| e["reason"] == "SuccessfulDelete" && e["source"]["component"] == "replication-controller";
-    assert!(events.iter().any(|e| said(&e)), "{events:#?}");
+    world
+        .eventually("an event", "/api/v1/namespaces/default/events", |list| {
+            let said =
+                |e: &Value| e["reason"] == "SuccessfulDelete" && e["source"]["component"] == "replication-controller";
+            list["items"].as_array().into_iter().flatten().any(said)
+        })
+        .await;
     world.delete(&old, DeleteOptions::default().propagation(Propagation::Background)).await;
     world.eventually("pods go along", PODS, |l| count(l) == 0).await;
     world.stop().await;
@@ -656,6 +680,85 @@ async fn budgets_guard_evictions() {
     let refused = world.api.evict("default", &pod, &DeleteOptions::default()).await.expect_err("refused");
     let text = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
     assert_eq!((refused.code(), refused.message().as_str()), (500, text));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_autoscaler_follows_its_metrics() {
+    let world = World::start().await;
+    world.play_kubelet();
+    let mut body = deployment("web", 2);
+    body["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}});
+    world.create(DEPLOYMENTS, body).await;
+    let web = format!("{DEPLOYMENTS}/web");
+    world.eventually("two pods run", &web, |d| d["status"]["availableReplicas"] == 2).await;
+    let scalers = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let resource = json!({"type": "Resource", "resource": {
+        "name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}});
+    let scaler = |max: u32, behavior: Value| {
+        json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "web"}, "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
+            "minReplicas": 1, "maxReplicas": max, "metrics": [resource], "behavior": behavior}})
+    };
+    // Nothing measures yet: the reason stands in conditions and events.
+    world.create(scalers, scaler(10, json!({"scaleDown": {"stabilizationWindowSeconds": 0}}))).await;
+    let path = format!("{scalers}/web");
+    let condition = |h: &Value, kind: &str| {
+        let all = h["status"]["conditions"].as_array();
+        let found = all.into_iter().flatten().find(|c| c["type"] == kind).cloned();
+        found.unwrap_or_default()
+    };
+    let blind = world
+        .eventually("says what is missing", &path, |h| {
+            condition(h, "ScalingActive")["reason"] == "FailedGetResourceMetric"
+        })
+        .await;
+    assert_eq!(
+        condition(&blind, "ScalingActive")["message"],
+        "the HPA was unable to compute the replica count: failed to get cpu utilization: unable to get metrics for \
+         resource cpu: unable to fetch metrics from resource metrics API: the server could not find the requested \
+         resource (get pods.metrics.k8s.io)"
+    );
+    assert_eq!(condition(&blind, "AbleToScale")["reason"], "SucceededGetScale");
+
+    // Busy pods are joined by others, as fast as the rules let them.
+    let measure = async |cpu: &str| {
+        let pods = world.items(PODS).await;
+        let items: Vec<Value> = pods
+            .iter()
+            .map(|pod| {
+                json!({"metadata": {"name": pod["metadata"]["name"], "namespace": "default"},
+                    "timestamp": "2100-01-01T00:00:00Z", "window": "15s",
+                    "containers": [{"name": "c", "usage": {"cpu": cpu, "memory": "1Mi"}}]})
+            })
+            .collect();
+        *world.metrics.lock().expect("a lock") = json!({"kind": "PodMetricsList", "items": items});
+    };
+    measure("150m").await;
+    world.merge(&path, json!({"spec": {"maxReplicas": 5}})).await;
+    world.eventually("as many as may be", &web, |d| d["spec"]["replicas"] == 5).await;
+    let scaled = world.eventually("says so", &path, |h| h["status"]["desiredReplicas"] == 5).await;
+    assert_eq!(condition(&scaled, "ScalingActive")["reason"], "ValidMetricFound");
+    assert_eq!(condition(&scaled, "ScalingLimited")["reason"], "TooManyReplicas");
+    assert_eq!(
+        scaled["status"]["currentMetrics"][0]["resource"]["current"],
+        json!({"averageUtilization": 150, "averageValue": "150m"})
+    );
+    assert!(scaled["status"]["lastScaleTime"].is_string());
+    world.eventually("five pods run", &web, |d| d["status"]["availableReplicas"] == 5).await;
+    measure("10m").await;
+    world.merge(&path, json!({"spec": {"maxReplicas": 6}})).await;
+    world.eventually("idle pods go", &web, |d| d["spec"]["replicas"] == 1).await;
+    for text in [
+        "New size: 5; reason: cpu resource utilization (percentage of request) above target",
+        "New size: 1; reason: All metrics below target",
+    ] {
+        world
+            .eventually("an event", "/api/v1/namespaces/default/events", |list| {
+                list["items"].as_array().into_iter().flatten().any(|e| e["message"] == text)
+            })
+            .await;
+    }
     world.stop().await;
 }
 

@@ -164,6 +164,10 @@ async fn start(
     supervisor.spawn(TaskKind::Housekeeping, "service repair", move |stop| async move {
         repairer.repair(&repaired, stop).await;
     });
+    let (identified, host) = (server.clone(), host::node_name(None)?);
+    supervisor.spawn(TaskKind::Housekeeping, "server lease", move |stop| {
+        orkd_apiserver::identity::run(identified, host, stop)
+    });
 
     let local = if api.listen.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { api.listen.ip() };
     let url = format!("https://{}", SocketAddr::new(local, port));

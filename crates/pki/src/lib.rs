@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod csr;
 pub mod der;
 pub mod files;
+pub mod jws;
 pub mod jwt;
 pub mod key;
 pub mod kubeconfig;
