@@ -45,6 +45,8 @@ const QUIET: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After a charge it is seen whether the object was stored.
 const RECHECK: Duration = Duration::from_secs(10);
+/// The same after a quota began to count something.
+const FIRST_RECHECK: Duration = Duration::from_secs(1);
 
 /// A quota.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -66,6 +68,8 @@ struct Hard {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct Status {
+    #[serde(deserialize_with = "null_default")]
+    hard: BTreeMap<String, Value>,
     #[serde(deserialize_with = "null_default")]
     used: BTreeMap<String, Value>,
 }
@@ -154,7 +158,9 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
             match event.old() {
                 _ if event.is_deleted() => {}
                 Some(old) if asked(old) == asked(quota) && old.status != quota.status => {
-                    controller.queue.add_after(event.key(), RECHECK);
+                    // What was made while the quota did not count yet was not charged.
+                    let first = old.status.hard != quota.status.hard;
+                    controller.queue.add_after(event.key(), if first { FIRST_RECHECK } else { RECHECK });
                 }
                 Some(old) if asked(old) == asked(quota) => {}
                 _ => controller.queue.add(event.key()),

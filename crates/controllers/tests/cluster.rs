@@ -531,16 +531,17 @@ async fn quotas_are_counted_and_replenished() {
     world.eventually("counted", &q, |q| q["status"]["hard"] == hard && used(q, "configmaps") == "1").await;
     world.create(DEPLOYMENTS, deployment("web", 5)).await;
     world.eventually("no more than three pods", &q, |q| used(q, "pods") == "3").await;
-    let failed = world
+    world
         .eventually("the set says why", SETS, |list| {
-            let conditions = list["items"][0]["status"]["conditions"].as_array();
-            conditions.into_iter().flatten().any(|c| {
-                c["type"] == "ReplicaFailure"
-                    && c["message"].as_str().is_some_and(|m| m.contains("exceeded quota: q, requested: pods=1"))
-            })
+            let status = &list["items"][0]["status"];
+            let conditions = status["conditions"].as_array();
+            status["replicas"] == 3
+                && conditions.into_iter().flatten().any(|c| {
+                    c["type"] == "ReplicaFailure"
+                        && c["message"].as_str().is_some_and(|m| m.contains("exceeded quota: q, requested: pods=1"))
+                })
         })
         .await;
-    assert_eq!(failed["items"][0]["status"]["replicas"], 3);
     assert_eq!(count(&world.get(PODS).await.unwrap_or_default()), 3);
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
     world.create("/api/v1/namespaces/default/configmaps", map).await;
