@@ -51,6 +51,9 @@ async fn kubectl_works_through_the_socket() {
     let changed = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata: {k: '2'}\n";
     check(run(&["apply", "-f", "-"], changed).await, "configmap/b configured");
     check(run(&["apply", "--server-side", "-f", "-"], changed).await, "configmap/b serverside-applied");
+    // The owner by client-side apply has moved over.
+    let managers = ["get", "cm", "b", "--show-managed-fields", "-o", "jsonpath={.metadata.managedFields[*].manager}"];
+    assert_eq!(kubectl(&managers, "").await.expect("joins"), "kubectl");
     check(run(&["label", "cm", "b", "x=y"], "").await, "configmap/b labeled");
     check(run(&["get", "cm", "-l", "x=y", "-o", "name"], "").await, "configmap/b");
     check(run(&["create", "namespace", "n"], "").await, "namespace/n created");
@@ -80,6 +83,12 @@ async fn kubectl_works_through_the_socket() {
     check(run(&["apply", "-f", "-"], typo).await, "unknown field \"spec.replica\"");
     check(run(&["explain", "pod", "--recursive"], "").await, "containers");
     check(run(&["explain", "deployment.spec.strategy"], "").await, "rollingUpdate");
+    check(run(&["explain", "deployment.spec.strategy"], "").await, "How old pods are replaced.");
+    // The older form reads version 2 in protobuf.
+    let old = run(&["explain", "deployment.spec.strategy", "--output=plaintext-openapiv2"], "").await;
+    check(old.clone(), "RESOURCE: strategy <Object>");
+    check(old.clone(), "rollingUpdate\t<Object>");
+    check(old, "How old pods are replaced.");
     check(run(&["get", "all", "-A"], "").await, "deployment.apps/d");
     check(run(&["set", "image", "deployment/d", "x=y:2"], "").await, "deployment.apps/d image updated");
     check(run(&["get", "deployment", "d", "-o", "wide"], "").await, "y:2");
@@ -126,4 +135,36 @@ fn identity() -> orkd_pki::cert::Identity {
     let authority = orkd_pki::authority::Authority::create("test", now).expect("authority");
     let profile = orkd_pki::cert::Profile::server("test", vec!["localhost".into()], vec![[127, 0, 0, 1].into()]);
     authority.issue(&profile, now).expect("certificate")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_under_way_is_served_to_its_end() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let c = cluster().await;
+    let server = listening(&c).await;
+    let mut stream = server.connect().await;
+    let body = crate::harness::config_map("late", "1").to_string();
+    let head = format!(
+        "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nexpect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("written");
+    stream.flush().await.expect("flushed");
+    // The server asks for the body: the request is under way.
+    let mut buffer = vec![0; 4096];
+    let n = stream.read(&mut buffer).await.expect("read");
+    assert!(buffer[..n].starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&buffer[..n]));
+    server.stop.cancel();
+    stream.write_all(body.as_bytes()).await.expect("written");
+    stream.flush().await.expect("flushed");
+    let mut answer = Vec::new();
+    // A peer that closes without a farewell is an error of TLS and of no matter here.
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    tokio::time::timeout(std::time::Duration::from_secs(30), server.task).await.expect("the server ends").expect("cleanly");
+    assert!(tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.is_err(), "nobody listens any more");
+    assert_eq!(c.get("/api/v1/namespaces/default/configmaps/late").await.0, 200);
 }
