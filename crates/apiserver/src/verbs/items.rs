@@ -1,4 +1,4 @@
-//! Lists as they stand in the cache, in JSON or protobuf: nothing is decoded, and the pieces are put together as
+//! Lists as they stand in the cache, in JSON or protobuf, whole, as metadata or as tables: nothing is decoded, and the pieces are put together as
 //! fast as the client takes them, so that a list costs one chunk of memory, compressed or not.
 
 use std::io::Write;
@@ -9,35 +9,59 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream;
 use http::Response;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 
 use crate::Body;
 use crate::cache::Entry;
 use crate::codec;
 use crate::negotiation::{Format, Wanted};
+use crate::resources::Resource;
 use crate::respond;
+use crate::verbs::table::{self, Include};
 
 /// Bytes written at a time.
 const CHUNK: usize = 64 * 1024;
 
 /// How the items of a list are written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub enum Form {
+    /// As objects.
     Json,
+    /// As objects, in protobuf.
     Protobuf,
+    /// As metadata of a version.
+    Metadata(&'static str),
+    /// As rows of a table.
+    Table(Rows),
+}
+
+/// What the rows of a table are made by.
+pub struct Rows {
+    /// The resource.
+    pub resource: Arc<Resource>,
+    /// The version of the table.
+    pub version: &'static str,
+    /// What stands beside the cells.
+    pub include: Include,
+    /// As of when ages are told.
+    pub now: jiff::Timestamp,
 }
 
 impl Form {
-    fn put(self, out: &mut BytesMut, first: bool, entry: &Entry) {
+    fn put(&self, out: &mut BytesMut, first: bool, entry: &Entry) {
+        if !first && !matches!(self, Form::Protobuf) {
+            out.put_u8(b',');
+        }
         match self {
             Form::Json => {
-                out.put_slice(if first { b"{" } else { b",{" });
+                out.put_u8(b'{');
                 out.put_slice(entry.list_item());
             }
             Form::Protobuf => {
                 let envelope = codec::entry_protobuf(entry);
                 codec::put_list_item(out, codec::protobuf_message(&envelope));
             }
+            Form::Metadata(version) => table::metadata(out, version, entry),
+            Form::Table(rows) => table::row(out, &rows.resource, rows.version, rows.include, entry, rows.now),
         }
     }
 }
@@ -91,10 +115,8 @@ impl Chunks {
 }
 
 /// Answers with a JSON list: `head` up to the opening bracket of the items.
-pub fn json(wanted: &Wanted, head: BytesMut, entries: Vec<Arc<Entry>>) -> Response<Body> {
-    let commas = entries.len().saturating_sub(1);
-    let total = head.len() + entries.iter().map(|e| e.list_item().len() + 1).sum::<usize>() + commas + 3;
-    respond_with(wanted, Form::Json, Format::Json.media_type(), total, head, b"]}\n", entries)
+pub fn json(wanted: &Wanted, form: Form, head: BytesMut, entries: Vec<Arc<Entry>>) -> Response<Body> {
+    respond_with(wanted, form, Format::Json.media_type(), head, b"]}\n", entries)
 }
 
 /// Answers with a protobuf list; gives the entries back where the kind has no such form.
@@ -111,41 +133,47 @@ pub fn protobuf(
     let items: usize =
         entries.iter().map(|e| codec::list_item_len(codec::protobuf_message(&codec::entry_protobuf(e)).len())).sum();
     let head = codec::protobuf_list_head(api_version, &format!("{kind}List"), &meta, items);
-    let total = head.len() + items + codec::PROTOBUF_TAIL.len();
     let media = Format::Protobuf.media_type();
-    Ok(respond_with(wanted, Form::Protobuf, media, total, head, codec::PROTOBUF_TAIL, entries))
+    Ok(respond_with(wanted, Form::Protobuf, media, head, codec::PROTOBUF_TAIL, entries))
 }
 
 fn respond_with(
     wanted: &Wanted,
     form: Form,
     media_type: &'static str,
-    total: usize,
     head: BytesMut,
     tail: &'static [u8],
     entries: Vec<Arc<Entry>>,
 ) -> Response<Body> {
-    let compress = wanted.gzip && total > respond::GZIP_FROM;
-    let gzip = compress.then(|| GzEncoder::new(Vec::with_capacity(CHUNK), Compression::fast()));
     let mut chunks =
-        Chunks { form, head: Some(head), entries: entries.into_iter(), tail, gzip, first: true, done: false };
-    if total <= CHUNK {
-        let bytes = chunks.next().unwrap_or_default();
-        return respond::bytes_response(wanted, 200, media_type, bytes);
+        Chunks { form, head: Some(head), entries: entries.into_iter(), tail, gzip: None, first: true, done: false };
+    // As much as decides whether it is long; a short list is sent as one piece.
+    let mut begin = BytesMut::new();
+    while begin.len() <= respond::GZIP_FROM {
+        match chunks.plain() {
+            Some(chunk) if begin.is_empty() => begin = chunk,
+            Some(chunk) => begin.extend_from_slice(&chunk),
+            None => return respond::bytes_response(wanted, 200, media_type, begin.freeze()),
+        }
     }
-    let body = stream::unfold(chunks, |mut chunks| async move {
-        let chunk = chunks.next()?;
-        Some((Ok::<Bytes, std::convert::Infallible>(chunk), chunks))
+    let mut begin = begin.freeze();
+    if wanted.gzip {
+        let mut gzip = GzEncoder::new(Vec::with_capacity(CHUNK), Compression::fast());
+        let _ = gzip.write_all(&begin);
+        begin = std::mem::take(gzip.get_mut()).into();
+        chunks.gzip = Some(gzip);
+    }
+    let body = stream::unfold((begin, chunks), |(begin, mut chunks)| async move {
+        let chunk = if begin.is_empty() { chunks.next()? } else { begin };
+        Some((Ok::<Bytes, std::convert::Infallible>(chunk), (Bytes::new(), chunks)))
     });
     let mut response = Response::new(Body::from_stream(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    if compress {
+    if wanted.gzip {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
-    } else {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(total));
     }
     response
 }

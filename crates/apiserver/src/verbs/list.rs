@@ -359,8 +359,16 @@ pub(crate) fn answer(cx: &Context<'_>, wanted: &Wanted, include: Include, page: 
         ),
         Shape::Table(v) => head = table::head(&cx.resource, v, &meta, true),
     }
-    if wanted.shape == Shape::Object && wanted.format == Format::Json && !wanted.pretty {
-        return items::json(wanted, head, entries);
+    let now = jiff::Timestamp::now();
+    if wanted.format == Format::Json && !wanted.pretty {
+        let form = match wanted.shape {
+            Shape::Object => items::Form::Json,
+            Shape::Metadata(version) => items::Form::Metadata(version),
+            Shape::Table(version) => {
+                items::Form::Table(items::Rows { resource: cx.resource.clone(), version, include, now })
+            }
+        };
+        return items::json(wanted, form, head, entries);
     }
     let entries = match (wanted.shape, wanted.format) {
         (Shape::Object, Format::Protobuf) => {
@@ -371,7 +379,6 @@ pub(crate) fn answer(cx: &Context<'_>, wanted: &Wanted, include: Include, page: 
         }
         _ => entries,
     };
-    let now = jiff::Timestamp::now();
     for (i, entry) in entries.iter().enumerate() {
         if i > 0 {
             head.put_slice(b",");
@@ -387,10 +394,6 @@ pub(crate) fn answer(cx: &Context<'_>, wanted: &Wanted, include: Include, page: 
     }
     head.put_slice(b"]}");
     match wanted.format {
-        Format::Json if !wanted.pretty => {
-            head.put_slice(b"\n");
-            respond::bytes_response(wanted, 200, Format::Json.media_type(), head.freeze())
-        }
         Format::Json => respond::json(wanted, 200, head.freeze()),
         _ => respond::object(wanted, 200, &serde_json::from_slice(&head).unwrap_or_default()),
     }
