@@ -190,6 +190,16 @@ pub trait Kind: Send + Sync + 'static {
         crate::table::name_and_age(obj, now)
     }
 
+    /// Conditions of the row of the table form (`meta/v1.TableRowCondition`). Pods alone have any upstream.
+    fn row_conditions(&self, _obj: &Value) -> Vec<Value> {
+        Vec::new()
+    }
+
+    /// The warning that goes with every request for a kind that is no longer to be used.
+    fn deprecation(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Paths that an apply through this door (`None` for the main resource) does not own, because the server
     /// resets them: `["status"]` for the main resource of a kind with a status. Upstream: `GetResetFields`.
     fn reset_fields(&self, _subresource: Option<&str>) -> &'static [&'static [&'static str]] {

@@ -11,6 +11,7 @@
 
 pub mod codec;
 pub mod field;
+pub mod gates;
 pub mod kind;
 pub mod kinds;
 pub mod meta;

@@ -92,7 +92,7 @@ impl Kind for Deployment {
     }
 
     fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
-        if cx.subresource == Some("status") { Vec::new() } else { warnings::template(new, old) }
+        if cx.subresource == Some("status") { Vec::new() } else { warnings::workload(new, old) }
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

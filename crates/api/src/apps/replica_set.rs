@@ -65,7 +65,7 @@ impl Kind for ReplicaSet {
     }
 
     fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
-        if cx.subresource == Some("status") { Vec::new() } else { warnings::template(new, old) }
+        if cx.subresource == Some("status") { Vec::new() } else { warnings::workload(new, old) }
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {

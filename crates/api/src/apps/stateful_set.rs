@@ -104,7 +104,14 @@ impl Kind for StatefulSet {
     }
 
     fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
-        if cx.subresource == Some("status") { Vec::new() } else { warnings::template(new, old) }
+        if cx.subresource == Some("status") {
+            return Vec::new();
+        }
+        let mut warnings = warnings::template(new, old);
+        for claim in View::root(new).get("spec").items("volumeClaimTemplates") {
+            warnings.extend(warnings::claim_spec(&claim.get("spec")));
+        }
+        warnings
     }
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
@@ -164,6 +171,7 @@ fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
     non_negative(&mut errs, &spec.get("replicas"));
     non_negative(&mut errs, &spec.get("minReadySeconds"));
     non_negative(&mut errs, &spec.dig("ordinals.start"));
+    non_negative(&mut errs, &spec.get("revisionHistoryLimit"));
     workload::selector(&mut errs, &spec.get("selector"), "statefulset");
     // Claims become volumes of every pod, so the mounts of the template may name them.
     let mut pod_template = spec.get("template").value().clone();

@@ -78,7 +78,10 @@ impl Kind for CronJob {
             return Vec::new();
         }
         const TEMPLATE: [&str; 4] = ["spec", "jobTemplate", "spec", "template"];
-        warnings::template_at(&View::root(new).dig("spec.jobTemplate.spec.template"), old.map(|old| at(old, &TEMPLATE)))
+        let template = View::root(new).dig("spec.jobTemplate.spec.template");
+        let mut warnings = warnings::pod_name(new, old, "Pod names and hostnames");
+        warnings.extend(warnings::template_at(&template, old.map(|old| at(old, &TEMPLATE))));
+        warnings
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

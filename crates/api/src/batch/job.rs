@@ -82,6 +82,19 @@ impl Kind for Job {
         } else {
             errs.required(chosen.path(), "");
         }
+        if spec.get("completionMode").str() == "Indexed"
+            && let Some(n) = spec.get("completions").int().filter(|n| *n > 0)
+        {
+            let name = View::root(obj).dig("metadata.name");
+            let hostname = format!("{}-{}", name.str(), n - 1);
+            if !crate::names::dns_label(&hostname, false).is_empty() {
+                errs.invalid(
+                    name.path(),
+                    name.str(),
+                    format!("will not able to create pod with invalid DNS label: {hostname}"),
+                );
+            }
+        }
         let labels = spec.dig("template.metadata.labels");
         if chosen.is_set() && !selector::matches(chosen.value(), labels.value()) {
             errs.invalid(labels.path(), labels.value(), "`selector` does not match template `labels`");
@@ -102,11 +115,18 @@ impl Kind for Job {
         let spec = View::root(new).get("spec");
         let unchanged = same(at(old, &["spec", "template"]), spec.get("template").value());
         job_spec(&mut errs, cx, &spec, unchanged);
-        let indexed = text(new, &["spec", "completionMode"]) == "Indexed";
         // The completions of an indexed job follow its parallelism.
-        let elastic = indexed && same(at(new, &["spec", "completions"]), at(new, &["spec", "parallelism"]));
-        if !elastic {
+        let (completions, parallelism) = (spec.get("completions"), spec.get("parallelism"));
+        if text(new, &["spec", "completionMode"]) != "Indexed" {
             immutable_field(&mut errs, new, old, &["spec", "completions"]);
+        } else if !same(completions.value(), at(old, &["spec", "completions"]))
+            && !same(completions.value(), parallelism.value())
+        {
+            errs.invalid(
+                completions.path(),
+                completions.value(),
+                format!("can only be modified in tandem with {}", parallelism.path()),
+            );
         }
         immutable_field(&mut errs, new, old, &["spec", "selector"]);
         template_update(&mut errs, &spec, old);
@@ -117,7 +137,7 @@ impl Kind for Job {
     }
 
     fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
-        if cx.subresource == Some("status") { Vec::new() } else { warnings::template(new, old) }
+        if cx.subresource == Some("status") { Vec::new() } else { warnings::workload(new, old) }
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
@@ -244,15 +264,19 @@ pub(super) fn job_spec(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, uncha
             if !completions.is_set() {
                 errs.required(completions.path(), "when completion mode is Indexed");
             }
-            if spec.get("maxFailedIndexes").is_set() && !spec.get("backoffLimitPerIndex").is_set() {
-                errs.required(spec.get("backoffLimitPerIndex").path(), "when maxFailedIndexes is specified");
-            }
+            indexed(errs, spec);
         }
         Some(other) => errs.not_supported(mode.path(), other, &["Indexed", "NonIndexed"]),
     }
     failure_policy(errs, spec);
+    success_policy(errs, spec);
+    managed_by(errs, &spec.get("managedBy"));
     let replacement = spec.get("podReplacementPolicy");
-    if replacement.is_set() && !matches!(replacement.str(), "Failed" | "TerminatingOrFailed") {
+    if replacement.is_set() && spec.get("podFailurePolicy").is_set() {
+        if replacement.str() != "Failed" {
+            errs.not_supported(replacement.path(), replacement.str(), &["Failed"]);
+        }
+    } else if replacement.is_set() && !matches!(replacement.str(), "Failed" | "TerminatingOrFailed") {
         errs.not_supported(replacement.path(), replacement.str(), &["Failed", "TerminatingOrFailed"]);
     }
     let template = spec.get("template");
@@ -265,6 +289,134 @@ pub(super) fn job_spec(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, uncha
     }
     if spec.get("podFailurePolicy").is_set() && policy.str() != "Never" {
         errs.invalid(policy.path(), policy.str(), "only \"Never\" is supported when podFailurePolicy is specified");
+    }
+}
+
+/// Limits on the numbers of an indexed job.
+fn indexed(errs: &mut ErrorList, spec: &View<'_>) {
+    const MAX_PARALLELISM: i64 = 100_000;
+    const MANY: i64 = 100_000;
+    const FEW: i64 = 10_000;
+    let (parallelism, completions) = (spec.get("parallelism"), spec.get("completions").int().unwrap_or_default());
+    if let Some(n) = parallelism.int().filter(|n| *n > MAX_PARALLELISM) {
+        let rule = format!("must be less than or equal to {MAX_PARALLELISM} when completion mode is Indexed");
+        errs.invalid(parallelism.path(), n, rule);
+    }
+    let (per_index, failed) = (spec.get("backoffLimitPerIndex"), spec.get("maxFailedIndexes"));
+    if failed.is_set() && !per_index.is_set() {
+        errs.required(per_index.path(), "when maxFailedIndexes is specified");
+    }
+    if let Some(n) = failed.int().filter(|n| *n > completions) {
+        errs.invalid(failed.path(), n, "must be less than or equal to completions");
+    }
+    if per_index.is_set() && completions > MANY {
+        let rule = format!(
+            "must be less than or equal to {FEW} when completions are above {MANY} and used with backoff limit per index"
+        );
+        match failed.int() {
+            None => errs.required(failed.path(), format!("must be specified when completions is above {MANY}")),
+            Some(n) if n > FEW => errs.invalid(failed.path(), n, rule.as_str()),
+            Some(_) => {}
+        }
+        if let Some(n) = parallelism.int().filter(|n| *n > FEW) {
+            errs.invalid(parallelism.path(), n, rule);
+        }
+    }
+}
+
+/// When an indexed job has succeeded before all its pods have.
+fn success_policy(errs: &mut ErrorList, spec: &View<'_>) {
+    let policy = spec.get("successPolicy");
+    if !policy.is_set() {
+        return;
+    }
+    if spec.get("completionMode").str() != "Indexed" {
+        errs.invalid(policy.path(), policy.value(), "requires indexed completion mode");
+        return;
+    }
+    let rules = policy.get("rules");
+    if rules.is_empty() {
+        errs.required(rules.path(), "at least one rules must be specified when the successPolicy is specified");
+    }
+    if rules.len() > 20 {
+        errs.too_many(rules.path(), rules.len(), 20);
+    }
+    for rule in rules.list() {
+        let (indexes, count) = (rule.get("succeededIndexes"), rule.get("succeededCount"));
+        if !indexes.is_set() && !count.is_set() {
+            errs.required(rule.path(), "at least one of succeededCount or succeededIndexes must be specified");
+        }
+        let mut total = spec.get("completions").int().unwrap_or_default();
+        if indexes.len() > 64 * 1024 {
+            errs.too_long(indexes.path(), 64 * 1024);
+        }
+        if let Some(text) = indexes.opt_str() {
+            match indexes_of(text, total) {
+                Ok(n) => total = n,
+                Err(why) => errs.invalid(indexes.path(), text, format!("error parsing succeededIndexes: {why}")),
+            }
+        }
+        if let Some(n) = count.int() {
+            non_negative(errs, &count);
+            if n > total {
+                let rule = format!("must be less than or equal to {total} (the number of specified indexes)");
+                errs.invalid(count.path(), n, rule);
+            }
+        }
+    }
+}
+
+/// How many indexes a text as `1,3-5` names. Upstream: `validateIndexesFormat`.
+fn indexes_of(text: &str, completions: i64) -> Result<i64, String> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let (mut total, mut last) = (0, None);
+    for part in text.split(',') {
+        let bounds: Vec<&str> = part.split('-').collect();
+        if bounds.len() > 2 {
+            return Err(format!(
+                "the fragment \"{part}\" violates the requirement that an index interval can have at most two parts separated by '-'"
+            ));
+        }
+        let mut numbers = Vec::with_capacity(2);
+        for bound in bounds {
+            let n: i64 =
+                bound.parse().map_err(|_| format!("cannot convert string to integer for index: \"{bound}\""))?;
+            if n >= completions {
+                return Err(format!("too large index: \"{bound}\""));
+            }
+            numbers.push(n);
+        }
+        let (Some(&first), Some(&end)) = (numbers.first(), numbers.last()) else { continue };
+        if last.is_some_and(|last| first <= last) {
+            return Err(format!("non-increasing order, previous: {}, current: {first}", last.unwrap_or_default()));
+        }
+        if numbers.len() == 2 && end <= first {
+            return Err(format!("non-increasing order, previous: {first}, current: {end}"));
+        }
+        total += end - first + 1;
+        last = Some(end);
+    }
+    Ok(total)
+}
+
+/// Who looks after the job, where it is not the controller: a path in a domain. Upstream: `IsDomainPrefixedPath`.
+fn managed_by(errs: &mut ErrorList, v: &View<'_>) {
+    if !v.is_set() {
+        return;
+    }
+    match v.str().split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty()) {
+        None if v.is_empty() => errs.required(v.path(), ""),
+        None => errs.invalid(v.path(), v.str(), "must be a domain-prefixed path (such as \"acme.io/foo\")"),
+        Some((host, _)) => {
+            for problem in crate::names::dns_subdomain(host, false) {
+                errs.invalid(v.path(), host, problem);
+            }
+        }
+    }
+    if v.len() > 63 {
+        errs.too_long(v.path(), 63);
     }
 }
 
@@ -293,6 +445,19 @@ fn failure_policy(errs: &mut ErrorList, spec: &View<'_>) {
                 errs.invalid(rule.path(), rule.value(), "specifying one of OnExitCodes and OnPodConditions is required")
             }
             _ => {}
+        }
+        if let Some(container) = codes.get("containerName").opt_str() {
+            let pod = spec.dig("template.spec");
+            let known = ["containers", "initContainers"]
+                .iter()
+                .any(|f| pod.items(f).iter().any(|c| c.get("name").str() == container));
+            if !known {
+                errs.invalid(
+                    codes.get("containerName").path(),
+                    container,
+                    "must be one of the container or initContainer names in the pod template",
+                );
+            }
         }
         if codes.is_set() {
             let (operator, values) = (codes.get("operator"), codes.get("values"));
@@ -424,5 +589,67 @@ mod tests {
         assert_eq!(problems(&old), 0);
         old["spec"]["suspend"] = false.into();
         assert_eq!(problems(&old), 1);
+    }
+
+    /// The problems of a job with these fields, defaults applied.
+    fn problems(fields: Value) -> Vec<String> {
+        let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {
+            "restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+        for (key, value) in fields.as_object().into_iter().flatten() {
+            job["spec"][key] = value.clone();
+        }
+        Job.default(&mut job);
+        crate::validate::testing::with_cx(None, |cx| Job.prepare_create(cx, &mut job));
+        crate::validate::testing::problems(&Job, &job)
+    }
+
+    #[test]
+    fn policies_fit_the_mode() {
+        assert_eq!(
+            problems(json!({"successPolicy": {"rules": [{}]}})),
+            ["spec.successPolicy: Invalid value: {\"rules\":[{}]}: requires indexed completion mode"]
+        );
+        let indexed = |policy: Value| {
+            problems(json!({"completionMode": "Indexed", "completions": 3, "successPolicy": {"rules": [policy]}}))
+        };
+        assert_eq!(indexed(json!({"succeededIndexes": "0,2", "succeededCount": 2})), [""; 0]);
+        assert_eq!(
+            indexed(json!({})),
+            [
+                "spec.successPolicy.rules[0]: Required value: at least one of succeededCount or succeededIndexes must be specified",
+            ]
+        );
+        assert_eq!(
+            indexed(json!({"succeededIndexes": "1", "succeededCount": 2})),
+            [
+                "spec.successPolicy.rules[0].succeededCount: Invalid value: 2: must be less than or equal to 1 (the number of specified indexes)",
+            ]
+        );
+        assert_eq!(
+            indexed(json!({"succeededIndexes": "3"})),
+            [
+                "spec.successPolicy.rules[0].succeededIndexes: Invalid value: \"3\": error parsing succeededIndexes: too large index: \"3\"",
+            ]
+        );
+        assert_eq!(
+            problems(json!({"managedBy": "x"})),
+            ["spec.managedBy: Invalid value: \"x\": must be a domain-prefixed path (such as \"acme.io/foo\")",]
+        );
+        assert_eq!(
+            problems(json!({"podReplacementPolicy": "TerminatingOrFailed", "podFailurePolicy": {"rules": [
+                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1], "containerName": "x"}}]}})),
+            [
+                "spec.podFailurePolicy.rules[0].onExitCodes.containerName: Invalid value: \"x\": must be one of the container or \
+                 initContainer names in the pod template",
+                "spec.podReplacementPolicy: Unsupported value: \"TerminatingOrFailed\": supported values: \"Failed\"",
+            ]
+        );
+        assert_eq!(
+            problems(json!({"completionMode": "Indexed", "completions": 2, "maxFailedIndexes": 3})),
+            [
+                "spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified",
+                "spec.maxFailedIndexes: Invalid value: 3: must be less than or equal to completions",
+            ]
+        );
     }
 }

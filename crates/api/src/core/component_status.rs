@@ -22,6 +22,10 @@ impl Kind for ComponentStatus {
         ..Facts::cluster("", "v1")
     });
 
+    fn deprecation(&self) -> Option<&'static str> {
+        Some("v1 ComponentStatus is deprecated in v1.19+")
+    }
+
     fn cells(&self, obj: &Value, _now: jiff::Timestamp) -> Cells {
         let conditions = list(obj, &["conditions"]);
         let healthy = conditions.iter().find(|c| c["type"] == "Healthy");

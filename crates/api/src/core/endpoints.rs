@@ -64,8 +64,8 @@ impl Kind for Endpoints {
         errs
     }
 
-    fn warnings(&self, _cx: &Cx<'_>, _new: &Value, _old: Option<&Value>) -> Vec<String> {
-        vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()]
+    fn deprecation(&self) -> Option<&'static str> {
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
     }
 
     fn create_on_update(&self) -> bool {

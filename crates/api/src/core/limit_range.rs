@@ -40,10 +40,12 @@ impl Kind for LimitRange {
         let mut errs = ErrorList::new();
         let mut seen = std::collections::BTreeSet::new();
         for item in View::root(obj).get("spec").items("limits") {
-            limit(&mut errs, &item);
-            if !seen.insert(item.get("type").str()) {
-                errs.duplicate(item.get("type").path(), item.get("type").str());
+            let ty = item.get("type");
+            type_name(&mut errs, &ty);
+            if !seen.insert(ty.str()) {
+                errs.duplicate(ty.path(), ty.str());
             }
+            limit(&mut errs, &item);
         }
         errs
     }
@@ -54,6 +56,18 @@ impl Kind for LimitRange {
 
     fn cells(&self, obj: &Value, _now: jiff::Timestamp) -> Cells {
         name_and_created(obj)
+    }
+}
+
+/// What is limited: one of the standard types, or one with a domain. Upstream: `validateLimitRangeTypeName`.
+fn type_name(errs: &mut ErrorList, ty: &View<'_>) {
+    let problems = crate::names::qualified_name(ty.str());
+    let standard = matches!(ty.str(), "Pod" | "Container" | "PersistentVolumeClaim") || ty.str().contains('/');
+    if problems.is_empty() && !standard {
+        errs.invalid(ty.path(), ty.str(), "must be a standard limit type or fully qualified");
+    }
+    for problem in problems {
+        errs.invalid(ty.path(), ty.str(), problem);
     }
 }
 
@@ -113,6 +127,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn types_are_standard_or_have_a_domain() {
+        let problems = |ty: &str| {
+            let v = json!(ty);
+            let mut errs = ErrorList::new();
+            type_name(&mut errs, &View::at(crate::field::Path::new("t"), &v));
+            crate::validate::testing::texts(&errs)
+        };
+        assert_eq!(problems("Pod"), [""; 0]);
+        assert_eq!(problems("a.io/x"), [""; 0]);
+        assert_eq!(problems("x"), ["t: Invalid value: \"x\": must be a standard limit type or fully qualified"]);
+    }
 
     #[test]
     fn the_minimum_is_below_the_maximum() {

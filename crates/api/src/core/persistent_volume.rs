@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::persistent_volume_claim::access_modes;
+use super::persistent_volume_claim::{access_modes, beta_class_warning};
 use crate::core::pod::defaults::network_disks;
 use crate::field::ErrorList;
 use crate::kind::Kind;
@@ -101,6 +101,34 @@ impl Kind for PersistentVolume {
         errs
     }
 
+    fn warnings(&self, cx: &Cx<'_>, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        if cx.subresource.is_some() {
+            return Vec::new();
+        }
+        let mut warnings = beta_class_warning(new);
+        if text(new, &["spec", "persistentVolumeReclaimPolicy"]) == "Recycle" {
+            warnings.push(
+                "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended \
+                 approach is to use dynamic provisioning."
+                    .into(),
+            );
+        }
+        const GONE: [(&str, &str); 6] = [
+            ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+            ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+            ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
+            ("glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+            ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
+            ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+        ];
+        for (source, what) in GONE {
+            if !at(new, &["spec", source]).is_null() {
+                warnings.push(format!("spec.{source}: {what}"));
+            }
+        }
+        warnings
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         let claim = match at(obj, &["spec", "claimRef"]) {
             Value::Null => String::new(),
@@ -117,7 +145,7 @@ impl Kind for PersistentVolume {
         };
         vec![
             json!(name(obj)),
-            json!(text(obj, &["spec", "capacity", "storage"])),
+            json!(at(obj, &["spec", "capacity", "storage"]).as_str().unwrap_or("0")),
             json!(access_modes(list(obj, &["spec", "accessModes"]))),
             json!(text(obj, &["spec", "persistentVolumeReclaimPolicy"])),
             json!(phase),

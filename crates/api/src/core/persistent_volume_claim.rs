@@ -114,11 +114,20 @@ impl Kind for PersistentVolumeClaim {
         errs
     }
 
+    fn warnings(&self, cx: &Cx<'_>, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        if cx.subresource.is_some() {
+            return Vec::new();
+        }
+        let mut warnings = beta_class_warning(new);
+        warnings.extend(crate::validate::pod_spec::warnings::claim_spec(&View::root(new).get("spec")));
+        warnings
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         let (mut capacity, mut modes, volume) = (String::new(), String::new(), text(obj, &["spec", "volumeName"]));
         if !volume.is_empty() {
             modes = access_modes(list(obj, &["status", "accessModes"]));
-            capacity = text(obj, &["status", "capacity", "storage"]).to_owned();
+            capacity = at(obj, &["status", "capacity", "storage"]).as_str().unwrap_or("0").to_owned();
         }
         let phase = if at(obj, &["metadata", "deletionTimestamp"]).is_null() {
             text(obj, &["status", "phase"])
@@ -158,6 +167,17 @@ fn sources(spec: &mut Value) {
         remove(&mut source, &["namespace"]);
         set(spec, &["dataSource"], source);
     }
+}
+
+const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+
+/// The class in an annotation is that of long ago.
+pub(super) fn beta_class_warning(obj: &Value) -> Vec<String> {
+    let annotated = !at(obj, &["metadata", "annotations", BETA_CLASS]).is_null();
+    let text = || {
+        format!("metadata.annotations[{BETA_CLASS}]: deprecated since v1.8; use \"storageClassName\" attribute instead")
+    };
+    annotated.then(text).into_iter().collect()
 }
 
 /// Access modes in short. Upstream: `GetAccessModesAsString`.

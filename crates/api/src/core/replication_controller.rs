@@ -126,7 +126,7 @@ impl Kind for ReplicationController {
     }
 
     fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
-        if cx.subresource == Some("status") { Vec::new() } else { warnings::template(new, old) }
+        if cx.subresource == Some("status") { Vec::new() } else { warnings::workload(new, old) }
     }
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {

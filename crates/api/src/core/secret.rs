@@ -108,8 +108,48 @@ fn docker_config(errs: &mut ErrorList, data: &View<'_>, key: &str) {
         errs.required(&path, "");
         return;
     }
-    let parsed = STANDARD.decode(value.str()).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    if !parsed.is_some_and(|v| v.is_object()) {
-        errs.invalid(&path, "<secret contents redacted>", "invalid character in JSON text");
+    let bytes = STANDARD.decode(value.str()).unwrap_or_default();
+    let problem = match crate::codec::json::decode_untyped(&bytes, crate::codec::Strictness::Ignore) {
+        Err(error) => error.message,
+        Ok((Value::Object(_) | Value::Null, _)) => return,
+        Ok((other, _)) => {
+            let kind = match other {
+                Value::String(_) => "string",
+                Value::Array(_) => "array",
+                Value::Bool(_) => "bool",
+                _ => "number",
+            };
+            format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}")
+        }
+    };
+    errs.invalid(&path, "<secret contents redacted>", problem);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::problems;
+
+    #[test]
+    fn a_docker_configuration_is_a_json_object() {
+        let check = |text: &str, expected: &[&str]| {
+            let obj = json!({"type": "kubernetes.io/dockercfg", "data": {".dockercfg": STANDARD.encode(text)}});
+            assert_eq!(problems(&Secret, &obj), expected);
+        };
+        check("{}", &[]);
+        check(
+            "[1]",
+            &[
+                "data[.dockercfg]: Invalid value: \"<secret contents redacted>\": json: cannot unmarshal array into Go value \
+               of type map[string]interface {}",
+            ],
+        );
+        check(
+            "x",
+            &[
+                "data[.dockercfg]: Invalid value: \"<secret contents redacted>\": invalid character 'x' looking for beginning \
+               of value",
+            ],
+        );
     }
 }

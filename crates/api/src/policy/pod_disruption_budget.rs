@@ -73,6 +73,7 @@ impl Kind for PodDisruptionBudget {
         for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
             non_negative(&mut errs, &status.get(field));
         }
+        crate::validate::conditions::conditions(&mut errs, &status.get("conditions"));
         errs
     }
 

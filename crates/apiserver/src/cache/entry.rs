@@ -31,6 +31,8 @@ pub struct Entry {
 struct Row {
     /// The cells; `None` where they must be made anew each time.
     cells: Option<Template>,
+    /// The conditions of the row, encoded; empty for nearly all.
+    conditions: Box<[u8]>,
     /// Where the metadata are in the JSON.
     metadata: std::ops::Range<usize>,
 }
@@ -91,8 +93,13 @@ impl Entry {
 
     fn row(&self, kind: &dyn Kind) -> &Row {
         self.row.get_or_init(|| {
+            let object = self.decode();
+            let conditions = kind.row_conditions(&object);
+            let encoded =
+                if conditions.is_empty() { Vec::new() } else { serde_json::to_vec(&conditions).unwrap_or_default() };
             Box::new(Row {
-                cells: Template::new(kind, &self.decode()),
+                cells: Template::new(kind, &object),
+                conditions: encoded.into(),
                 metadata: splice::metadata_range(&self.json).unwrap_or_default(),
             })
         })
@@ -107,6 +114,11 @@ impl Entry {
                 out.extend_from_slice(&serde_json::to_vec(&cells).unwrap_or_default());
             }
         }
+    }
+
+    /// The conditions of the row of a table as JSON; empty where there are none.
+    pub fn row_conditions(&self, kind: &dyn Kind) -> &[u8] {
+        &self.row(kind).conditions
     }
 
     /// The encoded metadata, found once for an object that is shown in tables.

@@ -128,6 +128,7 @@ pub fn before_create(cx: &Request<'_>, target: &Target<'_>, object: &mut Value) 
     }
     let kcx = cx.cx("");
     kind.prepare_create(&kcx, object);
+    orkd_api::gates::drop_disabled(kind, &kcx, object, None);
     let mut errors = validate_meta(kind, object);
     errors.extend(kind.validate(&kcx, object));
     if !errors.is_empty() {
@@ -153,6 +154,7 @@ pub fn before_update(cx: &Request<'_>, target: &Target<'_>, new: &mut Value, old
     // A scale is written by the rules of the object itself.
     let kcx = cx.cx(if target.subresource == "scale" { "" } else { target.subresource });
     kind.prepare_update(&kcx, new, old);
+    orkd_api::gates::drop_disabled(kind, &kcx, new, Some(old));
     if let Some(meta) = metadata(new) {
         for field in ["uid", "creationTimestamp"] {
             let empty = meta.get(field).is_none_or(|v| v.is_null() || v.as_str() == Some(""));

@@ -93,6 +93,11 @@ pub fn row(
 ) {
     out.put_slice(b"{\"cells\":");
     entry.write_cells(&*resource.kind, now, out);
+    let conditions = entry.row_conditions(&*resource.kind);
+    if !conditions.is_empty() {
+        out.put_slice(b",\"conditions\":");
+        out.put_slice(conditions);
+    }
     match include {
         Include::None => {}
         Include::Metadata => {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind, Name};
 use crate::kinds::{AGE, CONNECT, CREATE_ONLY, Facts, NAME, PROXY, READ_WRITE, STATUS, Sub, facts};
-use crate::object::{at, at_mut, items_mut, list, remove, restore, set, text};
+use crate::object::{View, at, at_mut, items_mut, list, remove, restore, set, text};
 use crate::strategy::{RESET_STATUS, first_generation, next_generation};
 use crate::validate::pod_spec;
 
@@ -103,7 +103,16 @@ impl Kind for Pod {
     }
 
     fn validate(&self, cx: &Cx<'_>, obj: &Value) -> ErrorList {
-        pod_spec::pod(cx, obj)
+        let mut errs = pod_spec::pod(cx, obj);
+        let spec = View::root(obj).get("spec");
+        let (node, ephemeral) = (spec.get("nodeName"), spec.get("ephemeralContainers"));
+        if !ephemeral.is_empty() {
+            errs.forbidden(ephemeral.path(), "cannot be set on create");
+        }
+        if !node.is_empty() && !spec.get("schedulingGates").is_empty() {
+            errs.forbidden(node.path(), "cannot be set until all schedulingGates have been cleared");
+        }
+        errs
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
@@ -120,7 +129,9 @@ impl Kind for Pod {
         if cx.subresource == Some("status") {
             return Vec::new();
         }
-        pod_spec::warnings::pod(new, old)
+        let mut warnings = pod_spec::warnings::pod_name(new, old, "the Pod's hostname");
+        warnings.extend(pod_spec::warnings::pod(new, old));
+        warnings
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
@@ -145,6 +156,15 @@ impl Kind for Pod {
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         cells::cells(obj, now)
+    }
+
+    fn row_conditions(&self, obj: &Value) -> Vec<Value> {
+        let (reason, message) = match text(obj, &["status", "phase"]) {
+            "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+            "Failed" => ("Failed", "The pod failed."),
+            _ => return Vec::new(),
+        };
+        vec![json!({"type": "Completed", "status": "True", "reason": reason, "message": message})]
     }
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {

@@ -21,13 +21,12 @@ fn annotations(errs: &mut ErrorList, new: &View<'_>, old: &Value) {
         (Some(a), b) if b != Some(a) => errs.forbidden(&path, "may not remove or update mirror pod annotation"),
         _ => {}
     }
-    pod_spec::pod_annotations(errs, new, &new.get("spec"));
 }
 
 /// An update through the pod itself: images, the deadline (shorter), more tolerations, gates (fewer), and while gates
 /// are there the choice of nodes (narrower).
-pub fn pod(_cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
-    let mut errs = ErrorList::new();
+pub fn pod(cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+    let mut errs = pod_spec::pod(cx, new);
     let root = View::root(new);
     let spec = root.get("spec");
     let old_spec = at(old, &["spec"]);
@@ -359,7 +358,10 @@ mod tests {
         );
         assert_eq!(
             problems(|p| p["spec"]["containers"] = json!([])),
-            ["spec.containers: Forbidden: pod updates may not add or remove containers"]
+            [
+                "spec.containers: Required value",
+                "spec.containers: Forbidden: pod updates may not add or remove containers"
+            ]
         );
     }
 }

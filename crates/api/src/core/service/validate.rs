@@ -399,8 +399,14 @@ pub(super) fn status(obj: &Value) -> ErrorList {
 pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     let mut warnings = Vec::new();
     let spec = View::root(new).get("spec");
-    if old.is_some_and(|old| same(at(old, &["spec"]), spec.value())) {
+    let hints = |obj| at(obj, &["metadata", "annotations"]);
+    if old.is_some_and(|old| same(at(old, &["spec"]), spec.value()) && same(hints(old), hints(new))) {
         return warnings;
+    }
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    if !at(new, &["metadata", "annotations", HINTS]).is_null() {
+        warnings
+            .push(format!("annotation {HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"));
     }
     if spec.get("clusterIP").str() == "None" {
         if !spec.get("loadBalancerIP").str().is_empty() {

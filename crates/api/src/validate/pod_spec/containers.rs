@@ -142,7 +142,7 @@ fn common(errs: &mut ErrorList, container: &View<'_>, pod: &PodContext<'_>) {
     one_of(errs, &container.get("imagePullPolicy"), &["Always", "IfNotPresent", "Never"]);
     resources::requirements(errs, &container.get("resources"), &pod.claims);
     resize_policy(errs, &container.get("resizePolicy"));
-    security::container(errs, &container.get("securityContext"));
+    security::container(errs, &container.get("securityContext"), pod.host_users);
 }
 
 fn ports(errs: &mut ErrorList, list: &View<'_>) {

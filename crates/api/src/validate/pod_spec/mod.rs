@@ -35,6 +35,8 @@ pub struct PodContext<'a> {
     pub claims: Vec<&'a str>,
     /// `spec.terminationGracePeriodSeconds`.
     pub grace_seconds: i64,
+    /// Whether users are those of the host.
+    pub host_users: bool,
 }
 
 /// A new pod.
@@ -42,8 +44,18 @@ pub fn pod(_cx: &Cx<'_>, obj: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
     let root = View::root(obj);
     let spec = root.get("spec");
-    pod_annotations(&mut errs, &root, &spec);
+    annotations(&mut errs, &root.dig("metadata.annotations"), &spec);
     self::spec(&mut errs, &spec, true);
+    if spec.get("serviceAccountName").is_empty() {
+        for volume in spec.items("volumes") {
+            for source in volume.get("projected").items("sources") {
+                let token = source.get("serviceAccountToken");
+                if token.is_set() {
+                    errs.forbidden(token.path(), "must not be specified when serviceAccountName is not set");
+                }
+            }
+        }
+    }
     for field in ["containers", "initContainers"] {
         for container in spec.items(field) {
             let image = container.get("image");
@@ -60,13 +72,20 @@ pub fn pod(_cx: &Cx<'_>, obj: &Value) -> ErrorList {
     errs
 }
 
-/// What only pods, not templates, say in annotations.
-pub fn pod_annotations(errs: &mut ErrorList, root: &View<'_>, spec: &View<'_>) {
-    let annotations = root.dig("metadata.annotations");
+/// What pods and templates say in annotations. Upstream: `ValidatePodSpecificAnnotations`.
+fn annotations(errs: &mut ErrorList, annotations: &View<'_>, spec: &View<'_>) {
+    const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
     if let Some(value) = annotations.get(MIRROR).opt_str()
         && spec.get("nodeName").str().is_empty()
     {
         errs.invalid(&annotations.path().key(MIRROR), value, "must set spec.nodeName if mirror pod annotation is set");
+    }
+    if let Some(cost) = annotations.get(COST).opt_str() {
+        // No sign but a minus, no leading zeros.
+        let plain = cost == "0" || !cost.strip_prefix('-').unwrap_or(cost).starts_with(['0', '+', '-']);
+        if !plain || cost.parse::<i32>().is_err() {
+            errs.invalid(&annotations.path().key(COST), cost, "must be a 32bit integer");
+        }
     }
 }
 
@@ -79,6 +98,8 @@ pub fn template(errs: &mut ErrorList, _cx: &Cx<'_>, template: &View<'_>, unchang
         return;
     }
     let spec = template.get("spec");
+    // Upstream's path has no `metadata` here.
+    annotations(errs, &View::at(template.path().child("annotations"), meta.get("annotations").value()), &spec);
     self::spec(errs, &spec, false);
     let ephemeral = spec.get("ephemeralContainers");
     if !ephemeral.is_empty() {
@@ -93,6 +114,7 @@ pub fn spec(errs: &mut ErrorList, spec: &View<'_>, is_pod: bool) {
         volumes: volumes::volumes(errs, &spec.get("volumes")),
         claims: claims.iter().map(|c| c.get("name").str()).collect(),
         grace_seconds: spec.get("terminationGracePeriodSeconds").int().unwrap_or(30),
+        host_users: spec.get("hostUsers").bool() != Some(false),
     };
     scheduling::resource_claims(errs, &spec.get("resourceClaims"));
     containers::regular(errs, &spec.get("containers"), &pod);
@@ -207,6 +229,25 @@ pub(crate) mod tests {
             problems(json!({"containers": [{}]})),
             ["spec.containers[0].name: Required value", "spec.containers[0].image: Required value"]
         );
+    }
+
+    #[test]
+    fn annotations_that_mean_something_are_read() {
+        let problems = |annotations: Value| {
+            let pod = json!({"metadata": {"annotations": annotations}});
+            let mut errs = ErrorList::new();
+            let root = View::root(&pod);
+            super::annotations(&mut errs, &root.dig("metadata.annotations"), &root.get("spec"));
+            crate::validate::testing::texts(&errs)
+        };
+        const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+        for good in ["0", "-5", "100"] {
+            assert_eq!(problems(json!({ (COST): good })), [""; 0]);
+        }
+        for bad in ["+1", "01", "x", "", "3000000000"] {
+            let expected = format!("metadata.annotations[{COST}]: Invalid value: \"{bad}\": must be a 32bit integer");
+            assert_eq!(problems(json!({ (COST): bad })), [expected]);
+        }
     }
 
     #[test]

@@ -140,7 +140,7 @@ fn app_armor(errs: &mut ErrorList, v: &View<'_>) {
 }
 
 /// The security context of a container.
-pub fn container(errs: &mut ErrorList, v: &View<'_>) {
+pub fn container(errs: &mut ErrorList, v: &View<'_>, host_users: bool) {
     if !v.is_set() {
         return;
     }
@@ -150,6 +150,9 @@ pub fn container(errs: &mut ErrorList, v: &View<'_>) {
     let mount = v.get("procMount");
     if mount.is_set() && !matches!(mount.str(), "Default" | "Unmasked") {
         errs.not_supported(mount.path(), mount.str(), &["Default", "Unmasked"]);
+    }
+    if host_users && mount.str() == "Unmasked" {
+        errs.invalid(mount.path(), mount.str(), "`hostUsers` must be false to use `Unmasked`");
     }
     seccomp(errs, &v.get("seccompProfile"));
     if v.get("allowPrivilegeEscalation").bool() == Some(false) {

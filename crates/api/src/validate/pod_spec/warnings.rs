@@ -13,6 +13,46 @@ pub fn pod(new: &Value, old: Option<&Value>) -> Vec<String> {
     of(&root.get("spec"), &root.get("metadata"), old.is_some_and(|old| same(at(old, &["spec"]), at(new, &["spec"]))))
 }
 
+/// A warning for a new object whose name makes a poor host name; `what` is what it is used in.
+pub fn pod_name(new: &Value, old: Option<&Value>, what: &str) -> Vec<String> {
+    let problems = crate::names::dns_label(crate::table::name(new), false);
+    if old.is_some() || problems.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "metadata.name: this is used in {what}, which can result in surprising behavior; a DNS label is recommended: [{}]",
+        problems.join(" ")
+    )]
+}
+
+/// Warnings for a workload whose pods have its name in theirs.
+pub fn workload(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut warnings = pod_name(new, old, "Pod names and hostnames");
+    warnings.extend(template(new, old));
+    warnings
+}
+
+/// Warnings about the amounts a claim asks for, at `path`.
+pub fn claim_spec(spec: &View<'_>) -> Vec<String> {
+    let mut out = Vec::new();
+    for list in ["requests", "limits"] {
+        let amounts = spec.get("resources").get(list);
+        if let Some(text) = amounts.get("storage").opt_str().filter(|t| is_fractional(t)) {
+            out.push(fractional(&amounts, "storage", text));
+        }
+    }
+    out
+}
+
+fn is_fractional(text: &str) -> bool {
+    text.parse::<crate::quantity::Quantity>().is_ok_and(|q| q.milli_value() % 1000 != 0)
+}
+
+fn fractional(amounts: &View<'_>, resource: &str, text: &str) -> String {
+    let value = crate::field::quote(text);
+    format!("{}: fractional byte value {value} is invalid, must be an integer", amounts.path().key(resource))
+}
+
 /// Warnings for the template of a workload, at `spec.template`.
 pub fn template(new: &Value, old: Option<&Value>) -> Vec<String> {
     template_at(&View::root(new).dig("spec.template"), old.map(|old| at(old, &["spec", "template"])))
@@ -38,6 +78,11 @@ fn of(spec: &View<'_>, meta: &View<'_>, unchanged: bool) -> Vec<String> {
             || key.starts_with("container.seccomp.security.alpha.kubernetes.io/")
         {
             Some("non-functional in v1.27+; use the \"seccompProfile\" field instead")
+        } else if key == "scheduler.alpha.kubernetes.io/critical-pod" {
+            Some("non-functional in v1.16+; use the \"priorityClassName\" field instead")
+        } else if matches!(key, "security.alpha.kubernetes.io/sysctls" | "security.alpha.kubernetes.io/unsafe-sysctls")
+        {
+            Some("non-functional in v1.11+; use the \"sysctls\" field instead")
         } else if key.starts_with("container.apparmor.security.beta.kubernetes.io/") {
             Some("deprecated since v1.30; use the \"appArmorProfile\" field instead")
         } else {
@@ -159,13 +204,8 @@ fn of_container(out: &mut Vec<String>, c: &View<'_>) {
             let amounts = c.get("resources").get(list);
             let v = amounts.get(resource);
             let Some(text) = v.opt_str() else { continue };
-            let fractional = text.parse::<crate::quantity::Quantity>().is_ok_and(|q| q.milli_value() % 1000 != 0);
-            if fractional {
-                out.push(format!(
-                    "{}: fractional byte value {} is invalid, must be an integer",
-                    amounts.path().key(resource),
-                    crate::field::quote(text)
-                ));
+            if is_fractional(text) {
+                out.push(fractional(&amounts, resource, text));
             }
         }
     }
@@ -222,5 +262,18 @@ mod tests {
             ]
         );
         assert!(super::pod(&pod, Some(&pod)).is_empty());
+    }
+
+    #[test]
+    fn a_name_with_dots_makes_a_poor_host_name() {
+        let warnings = super::workload(&json!({"metadata": {"name": "a.b"}}), None);
+        assert!(
+            warnings[0].starts_with(
+                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS \
+                 label is recommended: [a lowercase RFC 1123 label must"
+            ),
+            "{warnings:?}"
+        );
+        assert!(super::workload(&json!({"metadata": {"name": "a"}}), None).is_empty());
     }
 }
