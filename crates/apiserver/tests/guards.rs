@@ -25,7 +25,7 @@ async fn a_cluster_is_born_as_recorded_and_knows_its_users() {
     let world = World::start().await;
     let (status, roles) =
         world.call(&admin(), "GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles", Value::Null).await;
-    assert_eq!((status, roles["items"].as_array().map(Vec::len)), (200, Some(70)));
+    assert_eq!((status, roles["items"].as_array().map(Vec::len)), (200, Some(71)));
     let (_, service) = world.call(&admin(), "GET", "/api/v1/namespaces/default/services/kubernetes", Value::Null).await;
     assert_eq!(service["spec"]["clusterIP"], "10.43.0.1");
     let (status, ip) =
