@@ -43,6 +43,17 @@ pub fn controller_ref<T: View>(owner: &T) -> Value {
 /// Makes `owner` the controller of an object. The owner is read afresh first: one that is being deleted or was
 /// replaced adopts nothing.
 pub async fn adopt<T: View>(api: &Api, owner: &T, resource: &Resource, object: &Meta) -> Result<(), BoxError> {
+    adopt_holding(api, owner, resource, object, &[]).await
+}
+
+/// [`adopt`], adding finalizers by the same write.
+pub async fn adopt_holding<T: View>(
+    api: &Api,
+    owner: &T,
+    resource: &Resource,
+    object: &Meta,
+    finalizers: &[&str],
+) -> Result<(), BoxError> {
     let meta = owner.meta();
     let live: T = api.get(&Resource::of::<T>().at(&meta.namespace, &meta.name)).await?;
     if live.meta().uid != meta.uid {
@@ -51,7 +62,10 @@ pub async fn adopt<T: View>(api: &Api, owner: &T, resource: &Resource, object: &
     if live.meta().is_deleting() {
         return Err(format!("{} {} has just been deleted", T::KIND, meta.key()).into());
     }
-    let patch = json!({"metadata": {"uid": object.uid, "ownerReferences": [controller_ref(owner)]}});
+    let mut patch = json!({"metadata": {"uid": object.uid, "ownerReferences": [controller_ref(owner)]}});
+    if !finalizers.is_empty() {
+        patch["metadata"]["finalizers"] = json!(finalizers);
+    }
     let target = resource.at(&object.namespace, &object.name);
     Ok(api.patch::<IgnoredAny>(&target, &Patch::Strategic(patch)).await.map(|_| ())?)
 }

@@ -60,9 +60,40 @@ pub struct Condition {
     pub observed_generation: Option<i64>,
 }
 
+/// What has a type as conditions have.
+pub trait Typed {
+    /// The type.
+    fn kind(&self) -> &str;
+}
+
+impl Typed for Condition {
+    fn kind(&self) -> &str {
+        &self.kind
+    }
+}
+
+/// A condition of a pod: less is kept, for there are many.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodCondition {
+    /// Type, such as `Ready`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// When `status` changed.
+    pub last_transition_time: Option<Timestamp>,
+}
+
+impl Typed for PodCondition {
+    fn kind(&self) -> &str {
+        &self.kind
+    }
+}
+
 /// The condition of a type.
-pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
-    conditions.iter().find(|c| c.kind == kind)
+pub fn condition<'a, C: Typed>(conditions: &'a [C], kind: &str) -> Option<&'a C> {
+    conditions.iter().find(|c| c.kind() == kind)
 }
 
 /// A pod.
@@ -256,7 +287,7 @@ pub struct PodStatus {
     pub reason: String,
     /// Conditions.
     #[serde(deserialize_with = "null_default")]
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<PodCondition>,
     /// First address.
     #[serde(rename = "podIP")]
     pub pod_ip: String,

@@ -589,13 +589,17 @@ async fn claims_and_volumes_in_use_stay() {
 
     let volumes = "/api/v1/persistentvolumes";
     let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv"}, "spec": {
-        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/tmp/x"}}});
+        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
+        "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "/tmp/x"}}});
     world.create(volumes, volume).await;
-    world.merge(&format!("{volumes}/pv/status"), json!({"status": {"phase": "Bound"}})).await;
-    world.delete(&format!("{volumes}/pv"), DeleteOptions::default()).await;
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "of-pv"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "storageClassName": "manual", "resources": {"requests": {"storage": "1Gi"}}}});
+    world.create(claims, claim).await;
     let path = format!("{volumes}/pv");
+    world.eventually("bound", &path, |v| v["status"]["phase"] == "Bound").await;
+    world.delete(&path, DeleteOptions::default()).await;
     world.eventually("held while bound", &path, |v| v["metadata"]["deletionTimestamp"].is_string()).await;
-    world.merge(&format!("{volumes}/pv/status"), json!({"status": {"phase": "Released"}})).await;
+    world.delete(&format!("{claims}/of-pv"), DeleteOptions::default()).await;
     world.eventually("gone", &path, Value::is_null).await;
     world.stop().await;
 }

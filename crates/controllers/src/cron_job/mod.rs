@@ -30,6 +30,9 @@ use schedule::Schedule;
 pub const SPEC: ControllerSpec =
     ControllerSpec { name: "cronjob-controller", service_account: "cronjob-controller", run: |cx| Box::pin(start(cx)) };
 
+/// On a job: the time it serves.
+const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
+
 /// A cron job.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -207,6 +210,9 @@ fn plan(observed: &Observed, now: Timestamp) -> Plan {
     // Jobs that run, and those that ended meanwhile.
     plan.status.active.retain(|r| observed.jobs.iter().any(|j| j.metadata.uid == r.uid));
     for job in &observed.jobs {
+        // A job that was made and not noted, because we were interrupted, has served its time all the same.
+        let served = job.metadata.annotation(SCHEDULED).and_then(|at| at.parse::<Timestamp>().ok());
+        plan.status.last_schedule_time = plan.status.last_schedule_time.max(served);
         let uid = &job.metadata.uid;
         let listed = plan.status.active.iter().any(|r| r.uid == *uid);
         match job.finished() {
@@ -248,7 +254,8 @@ fn plan(observed: &Observed, now: Timestamp) -> Plan {
         let wait = next.duration_since(now);
         plan.again = Some(Duration::from_millis(wait.as_millis().try_into().unwrap_or(0)) + Duration::from_millis(100));
     }
-    let Some(due) = due(&mut plan, cron, &schedule, &zone, now) else { return plan };
+    let last = plan.status.last_schedule_time;
+    let Some(due) = due(&mut plan, cron, last, &schedule, &zone, now) else { return plan };
     let late = cron.spec.starting_deadline_seconds.is_some_and(|d| due.as_second() + d < now.as_second());
     if late {
         let text = format!("Missed scheduled time to start a job: {}", time(due));
@@ -273,8 +280,15 @@ fn plan(observed: &Observed, now: Timestamp) -> Plan {
 }
 
 /// The last time that should have been served and was not.
-fn due(plan: &mut Plan, cron: &CronJob, schedule: &Schedule, zone: &TimeZone, now: Timestamp) -> Option<Timestamp> {
-    let mut after = cron.status.last_schedule_time.or(cron.metadata.creation_timestamp)?;
+fn due(
+    plan: &mut Plan,
+    cron: &CronJob,
+    last: Option<Timestamp>,
+    schedule: &Schedule,
+    zone: &TimeZone,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let mut after = last.or(cron.metadata.creation_timestamp)?;
     if let Some(deadline) = cron.spec.starting_deadline_seconds {
         let earliest = Timestamp::from_second(now.as_second().saturating_sub(deadline)).ok()?;
         after = after.max(earliest);
@@ -341,7 +355,7 @@ fn job(cron: &CronJob, at: Timestamp, zone: &TimeZone) -> Value {
     if !metadata["annotations"].is_object() {
         metadata["annotations"] = json!({});
     }
-    metadata["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"] = stamp.into();
+    metadata["annotations"][SCHEDULED] = stamp.into();
     json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]})
 }
 

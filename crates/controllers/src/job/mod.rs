@@ -167,10 +167,10 @@ impl Controller for Jobs {
         let pods = Resource::of::<Pod>();
         let pod = |uid: &String| observed.pods.iter().find(|p| p.metadata.uid == *uid);
         for pod in plan.adopt.iter().filter_map(pod) {
-            owners::adopt(&self.api, &**job, &pods, &pod.metadata).await?;
+            owners::adopt_holding(&self.api, &**job, &pods, &pod.metadata, &[FINALIZER]).await?;
         }
         for pod in plan.release.iter().filter_map(pod) {
-            self.let_go(pod).await?;
+            self.let_go(pod, false).await?;
             owners::release(&self.api, &job.metadata, &pods, &pod.metadata).await?;
         }
         let mut result = Ok(());
@@ -196,7 +196,7 @@ impl Controller for Jobs {
         for (event_type, reason, message) in &plan.events {
             self.recorder.event(&about, *event_type, reason, message.clone());
         }
-        let held: Vec<_> = plan.let_go.iter().filter_map(pod).map(|pod| self.let_go(pod)).collect();
+        let held: Vec<_> = plan.let_go.iter().filter_map(pod).map(|pod| self.let_go(pod, false)).collect();
         let mut held = futures_util::stream::iter(held).buffer_unordered(AT_A_TIME);
         while let Some(freed) = held.next().await {
             freed?;
@@ -227,12 +227,16 @@ impl Jobs {
         Ok(())
     }
 
-    async fn let_go(&self, pod: &Pod) -> Result<(), ApiError> {
+    /// Takes the finalizer off a pod; with `exactly`, only off this very version of it.
+    async fn let_go(&self, pod: &Pod, exactly: bool) -> Result<(), ApiError> {
         let meta = &pod.metadata;
         if !is_held(pod) {
             return Ok(());
         }
-        let patch = json!({"metadata": {"uid": meta.uid, "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
+        let mut patch = json!({"metadata": {"uid": meta.uid, "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
+        if exactly {
+            patch["metadata"]["resourceVersion"] = meta.resource_version.as_str().into();
+        }
         let target = Resource::of::<Pod>().at(&meta.namespace, &meta.name);
         match self.api.patch::<IgnoredAny>(&target, &Patch::Strategic(patch)).await {
             Err(err) if err.is_not_found() || err.is_conflict() => Ok(()),
@@ -256,7 +260,8 @@ impl Jobs {
                 _ => {}
             }
         }
-        self.let_go(&pod).await?;
+        // It may be adopted this moment, and then it is held anew; its event brings it back.
+        self.let_go(&pod, true).await?;
         Ok(Outcome::Done)
     }
 
@@ -294,7 +299,7 @@ impl Jobs {
     async fn delete(&self, key: &Key, about: &ObjectRef, pod: &Pod, uncounted: bool) -> Result<(), ApiError> {
         let meta = &pod.metadata;
         if uncounted {
-            self.let_go(pod).await?;
+            self.let_go(pod, false).await?;
         }
         self.freshness.deleting(key, &meta.uid, Timestamp::now());
         let target = Resource::of::<Pod>().at(&meta.namespace, &meta.name);

@@ -142,3 +142,25 @@ async fn a_job_stands_still_and_goes_on() {
     assert_eq!(still["status"]["failed"], Value::Null, "what was suspended has not failed");
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_without_owner_is_adopted_and_one_that_does_not_fit_is_released() {
+    let world = World::start(&["job-controller"]).await;
+    world.play_kubelet(running);
+    world.create(JOBS, job("own", |j| j["spec"]["parallelism"] = 1.into())).await;
+    world.eventually("runs", &format!("{JOBS}/own"), |j| j["status"]["active"] == 1).await;
+    let pod = world.items(PODS).await.remove(0);
+    let path = format!("{PODS}/{}", pod["metadata"]["name"].as_str().expect("a name"));
+    world.merge(&path, json!({"metadata": {"ownerReferences": null}})).await;
+    let held = |p: &Value| p["metadata"]["finalizers"] == json!(["batch.kubernetes.io/job-tracking"]);
+    world
+        .eventually("adopted and counted on", &path, |p| {
+            p["metadata"]["ownerReferences"][0]["kind"] == "Job" && held(p)
+        })
+        .await;
+    let other = json!({"metadata": {"labels": {"batch.kubernetes.io/controller-uid": "x"}}});
+    world.merge(&path, other).await;
+    world.eventually("released", &path, |p| p["metadata"]["ownerReferences"].is_null() && !held(p)).await;
+    world.count("replaced", PODS, 2).await;
+    world.stop().await;
+}

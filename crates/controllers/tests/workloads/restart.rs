@@ -159,7 +159,10 @@ fn essence(object: &Value) -> Value {
         .collect();
     let counts: BTreeMap<&String, &Value> =
         status.as_object().into_iter().flatten().filter(|(k, v)| v.is_number() && *k != "observedGeneration").collect();
-    let rest = json!([status["phase"], status["completedIndexes"], status["failedIndexes"], conditions]);
+    let endpoints = object["endpoints"].as_array().map(Vec::len);
+    let active = status["active"].as_array().map(Vec::len);
+    let rest =
+        json!([status["phase"], status["completedIndexes"], status["failedIndexes"], conditions, endpoints, active]);
     json!({"metadata": object["metadata"], "replicas": object["spec"]["replicas"], "counts": counts, "rest": rest})
 }
 
@@ -355,4 +358,121 @@ async fn a_namespace_is_emptied() {
         compared: &["/api/v1/namespaces/extra-NAMESPACE/configmaps"],
     };
     survives(running, scenario).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cron_job_runs_once() {
+    let body = json!({
+        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "cron"},
+        "spec": {"schedule": "@every 1s", "concurrencyPolicy": "Forbid", "jobTemplate": {"spec": {
+            "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}},
+    });
+    let scenario = Scenario {
+        controllers: &["cronjob-controller", "job-controller"],
+        objects: vec![("batch/v1:cronjobs", body)],
+        ends: ("batch/v1:cronjobs/cron", |c| {
+            c["status"]["active"].as_array().is_some_and(|a| a.len() == 1)
+                && c["status"]["lastScheduleTime"].is_string()
+        }),
+        then: None,
+        compared: &["batch/v1:cronjobs", "pods"],
+    };
+    survives(running, scenario).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_has_ended_goes_after_its_time() {
+    let scenario = Scenario {
+        controllers: &["job-controller", "ttl-after-finished-controller", "garbage-collector-controller"],
+        objects: vec![("batch/v1:jobs", jobs::job("short", |j| j["spec"]["ttlSecondsAfterFinished"] = 0.into()))],
+        ends: ("batch/v1:jobs/short", Value::is_null),
+        then: None,
+        compared: &["batch/v1:jobs", "pods"],
+    };
+    survives(|_| ended(0), scenario).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_has_its_endpoints() {
+    let pod = |name: &'static str| {
+        let json = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "web"}},
+            "spec": {"nodeName": "n1", "automountServiceAccountToken": false,
+                "containers": [{"name": "c", "image": "i"}]}});
+        ("pods", json)
+    };
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    let decide = |p: &Value| {
+        let ip = if p["metadata"]["name"] == "a" { "10.42.0.1" } else { "10.42.0.2" };
+        let mut status = running(p)?;
+        status["podIP"] = ip.into();
+        status["podIPs"] = json!([{"ip": ip}]);
+        Some(status)
+    };
+    let scenario = Scenario {
+        controllers: &["endpointslice-controller", "endpoints-controller"],
+        objects: vec![("services", service), pod("a"), pod("b")],
+        ends: ("discovery.k8s.io/v1:endpointslices", |list| {
+            let slices = list["items"].as_array().into_iter().flatten();
+            let endpoints = slices.flat_map(|s| s["endpoints"].as_array().cloned().unwrap_or_default());
+            endpoints.filter(|e| e["conditions"]["ready"] == true).count() == 2
+        }),
+        then: Some((
+            "pods/b",
+            Change::Merge(json!({"metadata": {"labels": {"app": "other"}}})),
+            "endpoints/web",
+            |e| e["subsets"][0]["addresses"].as_array().is_some_and(|a| a.len() == 1),
+        )),
+        compared: &["discovery.k8s.io/v1:endpointslices", "endpoints"],
+    };
+    survives(decide, scenario).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replication_controller_keeps_its_pods_and_a_budget_counts_them() {
+    let body = json!({
+        "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": "old"},
+        "spec": {"replicas": 2, "selector": {"app": "old"}, "template": {
+            "metadata": {"labels": {"app": "old"}},
+            "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "one"}]}}},
+    });
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "one"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "old"}}}});
+    let more = json!({"spec": {"replicas": 3}});
+    let scenario = Scenario {
+        controllers: &["replication-controller", "disruption-controller"],
+        objects: vec![("replicationcontrollers", body), ("policy/v1:poddisruptionbudgets", budget)],
+        ends: ("policy/v1:poddisruptionbudgets/one", |b| b["status"]["currentHealthy"] == 2),
+        then: Some(("replicationcontrollers/old", Change::Merge(more), "policy/v1:poddisruptionbudgets/one", |b| {
+            b["status"]["currentHealthy"] == 3 && b["status"]["disruptionsAllowed"] == 2
+        })),
+        compared: &["replicationcontrollers", "policy/v1:poddisruptionbudgets", "pods"],
+    };
+    survives(running, scenario).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_gets_claims_of_disks_and_devices() {
+    let template = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaimTemplate", "metadata": {"name": "gpu"},
+        "spec": {"spec": {"devices": {"requests": [{"name": "one", "exactly": {"deviceClassName": "gpu"}}]}}}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": {
+        "automountServiceAccountToken": false,
+        "containers": [{"name": "c", "image": "i", "resources": {"claims": [{"name": "g"}]}}],
+        "resourceClaims": [{"name": "g", "resourceClaimTemplateName": "gpu"}],
+        "volumes": [{"name": "scratch", "ephemeral": {"volumeClaimTemplate": {
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}}}]}});
+    let scenario = Scenario {
+        controllers: &["resourceclaim-controller", "ephemeral-volume-controller"],
+        objects: vec![("resource.k8s.io/v1:resourceclaimtemplates", template), ("pods", pod)],
+        ends: ("pods/web", |p| p["status"]["resourceClaimStatuses"][0]["resourceClaimName"].is_string()),
+        // One that has ended has no use for its devices.
+        then: Some((
+            "pods/web/status",
+            Change::Merge(json!({"status": {"phase": "Succeeded"}})),
+            "resource.k8s.io/v1:resourceclaims",
+            |list| list["items"].as_array().is_some_and(Vec::is_empty),
+        )),
+        compared: &["resource.k8s.io/v1:resourceclaims", "persistentvolumeclaims"],
+    };
+    survives(|_| None, scenario).await;
 }

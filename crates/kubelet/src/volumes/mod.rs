@@ -201,7 +201,9 @@ impl Volumes {
         let file = match open() {
             Ok(file) => file,
             Err(rustix::io::Errno::NOENT) => {
-                make_beneath(&root, relative).map_err(text)?;
+                // As the volume itself: who may write to it may write here.
+                let mode = rustix::fs::fstat(&root).map_err(|e| text(e.into()))?.st_mode & 0o2777;
+                make_beneath(&root, relative, mode).map_err(text)?;
                 open().map_err(|e| text(e.into()))?
             }
             Err(e) => return Err(text(e.into())),
@@ -243,8 +245,8 @@ impl Volumes {
     }
 }
 
-/// Makes the folders of a path below an open folder, following no link out of it.
-fn make_beneath(root: &std::os::fd::OwnedFd, relative: &Path) -> io::Result<()> {
+/// Makes the folders of a path below an open folder, following no link out of it (`doSafeMakeDir`).
+fn make_beneath(root: &std::os::fd::OwnedFd, relative: &Path, mode: u32) -> io::Result<()> {
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let mut at = PathBuf::new();
     for part in relative.components() {
@@ -256,8 +258,14 @@ fn make_beneath(root: &std::os::fd::OwnedFd, relative: &Path) -> io::Result<()> 
             Mode::empty(),
             beneath,
         )?;
-        match rustix::fs::mkdirat(&folder, part.as_os_str(), Mode::from_raw_mode(0o750)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        match rustix::fs::mkdirat(&folder, part.as_os_str(), Mode::from_raw_mode(mode)) {
+            Ok(()) => {
+                // The umask has no say.
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let made = rustix::fs::openat2(&folder, part.as_os_str(), flags, Mode::empty(), beneath)?;
+                rustix::fs::fchmod(&made, Mode::from_raw_mode(mode))?;
+            }
+            Err(rustix::io::Errno::EXIST) => {}
             Err(e) => return Err(e.into()),
         }
         at.push(part);
@@ -378,6 +386,20 @@ mod tests {
         check(&dir.path().join("nothing"), "Directory", false);
         check(Path::new("/dev/null"), "CharDevice", true);
         check(&dir.path().join("nothing"), "", true);
+        Ok(())
+    }
+
+    #[test]
+    fn folders_of_a_sub_path_are_as_the_volume_is() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o2777))?;
+        let root = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        make_beneath(&root, Path::new("some/where"), 0o2777)?;
+        for path in ["some", "some/where"] {
+            assert_eq!(fs::metadata(dir.path().join(path))?.permissions().mode() & 0o7777, 0o2777, "{path}");
+        }
+        std::os::unix::fs::symlink("/", dir.path().join("out"))?;
+        assert!(make_beneath(&root, Path::new("out/orkd-must-not-be"), 0o777).is_err());
         Ok(())
     }
 
