@@ -13,7 +13,7 @@ use orkd_tests::{eventually, is_root};
 const CONFIG_MAP: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: one}\ndata: {colour: red}\n";
 
 /// Starts Debian's etcd on a machine; `None` (said on standard output) where it is not installed.
-fn etcd(machine: &Machine) -> Result<Option<Process>> {
+pub(crate) fn etcd(machine: &Machine) -> Result<Option<Process>> {
     let binary = Path::new("/usr/bin/etcd");
     if !binary.is_file() {
         println!("skipped: no etcd (apt-get install etcd-server)");

@@ -3,6 +3,8 @@
 mod compatibility;
 mod control_plane;
 mod crash;
+mod denied;
+mod encryption;
 mod etcd;
 mod harness;
 mod healing;

@@ -378,10 +378,7 @@ async fn other_path(
     match served {
         Some(response) => Ok(response),
         None => match server.path_handler(path) {
-            Some(handler) => {
-                let reply = handler(parts)?;
-                Ok(respond::object(&wanted, 200, &reply))
-            }
+            Some(handler) => Ok(handler(parts)),
             None => Ok(no_such_path()),
         },
     }

@@ -11,7 +11,7 @@
 //! Start reading at [`pipeline`] for composition and at [`handler`] for the way of a request.
 //!
 //! Not here yet: audit, priority and fairness (limits on requests in flight stand in its place),
-//! custom resources, aggregation, admission webhooks and CEL policies, encryption at rest.
+//! custom resources, aggregation, admission webhooks and CEL policies.
 
 pub mod admission;
 pub mod alloc;
@@ -22,6 +22,7 @@ pub mod bootstrap;
 pub mod cache;
 mod coalesce;
 mod codec;
+mod config_file;
 pub mod discovery;
 pub mod flow;
 pub mod handler;
@@ -34,6 +35,7 @@ pub mod metrics;
 pub mod names;
 pub mod negotiation;
 pub mod openapi;
+mod outbound;
 pub mod pipeline;
 pub mod query;
 pub mod registry;
@@ -45,6 +47,7 @@ pub mod route;
 pub mod security;
 pub mod selector;
 pub mod serve;
+mod ttl_cache;
 pub mod user;
 pub mod verbs;
 pub mod warning;

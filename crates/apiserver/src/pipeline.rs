@@ -40,8 +40,8 @@ pub struct Builder {
 /// A readiness check: `Err` tells why it is not ready.
 pub type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// Answers a fixed path outside the resources (`/.well-known/openid-configuration`) with a value.
-pub type PathHandler = Arc<dyn Fn(&http::request::Parts) -> Result<Value, Status> + Send + Sync>;
+/// Answers a fixed path outside the resources (`/.well-known/openid-configuration`).
+pub type PathHandler = Arc<dyn Fn(&http::request::Parts) -> http::Response<crate::Body> + Send + Sync>;
 
 impl Builder {
     /// Adds an authenticator; they are asked in order.

@@ -1,8 +1,11 @@
 //! The parts that guard an API server, put together: authenticators, authorizers, admission plugins, allocators and the
 //! handlers of reviews, tokens and bindings, in upstream's order. Composition calls [`secure`] and nothing else.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use orkd_pki::cluster::{ClusterPki, FRONT_PROXY_CLIENT};
@@ -13,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{self, Parts};
 use crate::alloc::{ClusterIps, NodePorts, ServiceHook, node_port::PortRange};
 use crate::authn::bearer::TokenAuthenticator;
-use crate::authn::{self, Anonymous, Bearer};
+use crate::authn::front_proxy::RequestHeaders;
+use crate::authn::legacy_token::{Later, LegacyTokens};
+use crate::authn::{self, Anonymous, Bearer, oidc};
 use crate::authz::rbac::escalation::Escalation;
-use crate::authz::{self, Authorizer, NodeAuthorizer, Privileged, Rbac, feed};
+use crate::authz::{self, Authorizer, NodeAuthorizer, Rbac, feed, modes};
 use crate::bootstrap;
 use crate::cache::Caches;
 use crate::lookup::Lookup;
@@ -31,8 +36,28 @@ pub const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 pub struct Options {
     /// URL of the issuer of service account tokens (`--service-account-issuer`).
     pub issuer: String,
+    /// Further issuers whose tokens are taken (`--service-account-issuer` given more than once).
+    pub former_issuers: Vec<String>,
+    /// Where the keys of service account tokens are said to be (`--service-account-jwks-uri`).
+    pub jwks_uri: Option<String>,
+    /// The longest a token may be asked for (`--service-account-max-token-expiration`), in seconds.
+    pub max_token_seconds: Option<i64>,
+    /// Whether a pod's token lives longer than asked for (`--service-account-extend-token-expiration`).
+    pub extend_tokens: bool,
     /// Audiences of the API server (`--api-audiences`); none: the issuer.
     pub audiences: Vec<String>,
+    /// PEM of further authorities of client certificates (`--client-ca-file`).
+    pub client_authorities: Option<String>,
+    /// PEM of the authorities of front proxies (`--requestheader-client-ca-file`); the cluster's own if `None`.
+    pub proxy_authorities: Option<String>,
+    /// Which headers of front proxies name users (`--requestheader-*`).
+    pub request_headers: RequestHeaders,
+    /// Issuers of tokens outside the cluster (`--oidc-*`, `--authentication-config`).
+    pub issuers: Vec<oidc::Issuer>,
+    /// A webhook that knows tokens: kubeconfig, version of the review, for how long it is believed.
+    pub token_webhook: Option<(PathBuf, String, Duration)>,
+    /// Which authorizers there are.
+    pub authorization: modes::Settings,
     /// Where requests without a credential are let in.
     pub anonymous: Anonymous,
     /// Text of a static token file (`--token-auth-file`).
@@ -53,7 +78,17 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             issuer: DEFAULT_ISSUER.into(),
+            former_issuers: Vec::new(),
+            jwks_uri: None,
+            max_token_seconds: None,
+            extend_tokens: true,
             audiences: Vec::new(),
+            client_authorities: None,
+            proxy_authorities: None,
+            request_headers: RequestHeaders::standard(vec![FRONT_PROXY_CLIENT.to_owned()]),
+            issuers: Vec::new(),
+            token_webhook: None,
+            authorization: modes::Settings::default(),
             anonymous: Anonymous::default(),
             static_tokens: None,
             enable_admission: Vec::new(),
@@ -75,6 +110,9 @@ pub struct Guard {
     pub bearer: Arc<Bearer>,
     /// Every authorizer.
     pub authorizer: Arc<dyn Authorizer>,
+    later: Later,
+    issuers: Arc<oidc::Issuers>,
+    anonymous: Arc<ArcSwap<Anonymous>>,
 }
 
 /// Adds everything that guards a server to its builder. The error is for the operator: an unknown plugin, a bad token
@@ -88,12 +126,21 @@ pub fn secure(
     let reader = caches.reader();
     let objects: Lookup = Arc::new(reader.clone());
     let text = |e: orkd_pki::Error| e.to_string();
-    let trust = |ca: &orkd_pki::Authority| {
-        tls::roots([ca.certificate().to_rustls()]).and_then(ClientVerifier::new).map_err(text)
+    let trust = |own: Option<&orkd_pki::Authority>, more: Option<&String>| {
+        let mut list: Vec<_> = own.into_iter().map(|ca| ca.certificate().to_rustls()).collect();
+        if let Some(pem) = more {
+            list.extend(orkd_pki::cert::chain_from_pem(pem).map_err(text)?);
+        }
+        tls::roots(list).and_then(ClientVerifier::new).map_err(text)
+    };
+    let proxies = match &options.proxy_authorities {
+        Some(pem) => trust(None, Some(pem))?,
+        None => trust(Some(&pki.front_proxy_ca), None)?,
     };
 
     let audiences = if options.audiences.is_empty() { vec![options.issuer.clone()] } else { options.audiences.clone() };
-    let verifier = Verifier::new([&pki.service_account_key], vec![options.issuer.clone()]).map_err(text)?;
+    let accepted = std::iter::once(&options.issuer).chain(&options.former_issuers).cloned().collect();
+    let verifier = Verifier::new([&pki.service_account_key], accepted).map_err(text)?;
     let verifier = Arc::new(verifier);
     let signer = Arc::new(Signer::new(&pki.service_account_key, &options.issuer).map_err(text)?);
     let mut tokens: Vec<Box<dyn TokenAuthenticator>> = Vec::new();
@@ -101,22 +148,30 @@ pub fn secure(
         let parsed = authn::static_token::StaticTokens::parse(file).map_err(|e| format!("token file: {e}"))?;
         tokens.push(Box::new(parsed));
     }
-    tokens
-        .push(Box::new(authn::service_account::ServiceAccountTokens::new(Arc::clone(&verifier), Arc::clone(&objects))));
-    tokens.push(Box::new(authn::bootstrap_token::BootstrapTokens::new(Arc::clone(&objects))));
+    let later = Later::default();
+    let (tokens_of, lookup) = (|| Arc::clone(&verifier), || Arc::clone(&objects));
+    tokens.push(Box::new(LegacyTokens::new(tokens_of(), lookup(), Arc::clone(&later))));
+    tokens.push(Box::new(authn::service_account::ServiceAccountTokens::new(tokens_of(), lookup())));
+    tokens.push(Box::new(authn::bootstrap_token::BootstrapTokens::new(lookup())));
+    let issuers = Arc::new(oidc::Issuers::new(&options.issuers)?);
+    tokens.push(Box::new(Arc::clone(&issuers)));
+    if let Some((kubeconfig, version, ttl)) = &options.token_webhook {
+        let webhook = authn::webhook::TokenWebhook::new(kubeconfig, version, audiences.clone(), *ttl);
+        tokens.push(Box::new(webhook.map_err(|e| format!("authentication webhook: {e}"))?));
+    }
     let bearer = Arc::new(Bearer::new(tokens, audiences));
+    let certificates = trust(Some(&pki.ca), options.client_authorities.as_ref())?;
     let authenticators = authn::Union::new(
         vec![
             Box::new(authn::in_process::InProcessIdentity),
-            Box::new(authn::front_proxy::FrontProxy::new(
-                trust(&pki.front_proxy_ca)?,
-                vec![FRONT_PROXY_CLIENT.to_owned()],
-            )),
-            Box::new(authn::x509::ClientCertificates::new(trust(&pki.ca)?)),
+            Box::new(authn::front_proxy::FrontProxy::new(proxies, options.request_headers.clone())),
+            Box::new(authn::x509::ClientCertificates::new(certificates)),
             Box::new(Arc::clone(&bearer)),
         ],
         options.anonymous.clone(),
     );
+
+    let anonymous = authenticators.anonymous();
 
     const RBAC: &str = "rbac.authorization.k8s.io";
     let rbac = Arc::new(Rbac::new(
@@ -131,9 +186,9 @@ pub fn secure(
         Some(feed::of(&reader, "", "persistentvolumes")),
         Some(feed::of(&reader, "storage.k8s.io", "volumeattachments")),
     );
-    let rbac_authorizer: Arc<dyn Authorizer> = rbac.clone();
-    let authorizer: Arc<dyn Authorizer> =
-        Arc::new(authz::Union::new(vec![Arc::new(Privileged), Arc::new(node), rbac_authorizer]));
+    let node = node.with_slices(feed::of(&reader, "resource.k8s.io", "resourceslices"));
+    let authorizers = modes::build(&options.authorization, Arc::new(node), rbac.clone())?;
+    let authorizer: Arc<dyn Authorizer> = Arc::new(authz::Union::new(authorizers));
 
     let configs = options.admission_configs.clone();
     let parts = Parts { objects: Arc::clone(&objects), authorizer: Arc::clone(&authorizer), configs };
@@ -150,8 +205,8 @@ pub fn secure(
         .hook("", "services", Arc::new(services))
         .hook("certificates.k8s.io", "certificatesigningrequests", Arc::new(crate::requester::Requester));
     let dialer = Arc::new(Dialer::new(pki).map_err(text)?);
-    let guard = Guard { objects, node_ports, dialer, bearer, authorizer };
-    let builder = crate::rest::handlers::add(builder, &guard, &signer, &verifier);
+    let guard = Guard { objects, node_ports, dialer, bearer, authorizer, later, issuers, anonymous };
+    let builder = crate::rest::handlers::add(builder, &guard, &signer, &verifier, options);
     Ok((builder, guard))
 }
 
@@ -162,7 +217,16 @@ impl Guard {
         server: &ApiServer,
         facts: &bootstrap::Facts,
     ) -> Result<(), orkd_api::status::Status> {
+        // Set once; a second start of the same guard is of the same server.
+        let _ = self.later.set(Arc::downgrade(&server.0));
         bootstrap::run(server, facts, Timestamp::now()).await
+    }
+
+    /// Takes over another authentication configuration.
+    pub fn reconfigure(&self, config: &authn::config::Configuration) -> Result<(), String> {
+        self.issuers.replace(&config.issuers)?;
+        self.anonymous.store(Arc::new(config.anonymous.clone().unwrap_or_default()));
+        Ok(())
     }
 
     /// Takes over certificates that [`ClusterPki::renew`] has made anew.

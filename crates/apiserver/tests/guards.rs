@@ -43,7 +43,10 @@ async fn a_cluster_is_born_as_recorded_and_knows_its_users() {
         };
         builder.body(Body::empty()).expect("request")
     };
-    assert_eq!(world.send(request(None, "/api/v1/pods")).await.0, 401);
+    let anonymous = world.send(request(None, "/api/v1/pods")).await;
+    let text = "pods is forbidden: User \"system:anonymous\" cannot list resource \"pods\" in API group \"\" at the \
+                cluster scope";
+    assert_eq!(message(&anonymous), (403, text));
     assert_eq!(world.send(request(None, "/version")).await.0, 200);
     let peer = |ca: &orkd_pki::Authority, name: &str, groups: &[&str]| {
         let leaf = ca.issue(&Profile::client(name, groups), Timestamp::now()).expect("leaf").certificate;

@@ -3,7 +3,8 @@
 //! Follows `pkg/controller/certificates/{approver,signer,cleaner}`. Requests of nodes for client certificates are
 //! approved after a subject access review, as upstream. Upstream leaves requests for serving certificates to an
 //! administrator; here they are approved when the node asks for its own names and addresses and nothing else
-//! (DESIGN.md, section 2). A request that is recognized and may not be approved is left alone.
+//! (DESIGN.md, section 2), and so are requests of nodes for a client certificate of `system:kube-proxy`, with which orkd's
+//! agent runs what upstream runs in a DaemonSet. A request that is recognized and may not be approved is left alone.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use orkd_base::BoxError;
-use orkd_pki::cert::Usage;
+use orkd_pki::cert::{BACKDATE, Usage};
 use orkd_pki::csr::Request;
 use orkd_reconcile::{
     Api, DeleteOptions, Informer, Key, Meta, Outcome, Queue, Resource, View, null_default, time, work,
@@ -170,6 +171,7 @@ async fn approving(cx: Cx) -> Result<(), BoxError> {
                 }
                 "Auto approving kubelet serving certificate after check of its names."
             }
+            Some(Recognized::Proxy) => "Auto approving the client certificate of a node's proxy.",
             Some(Recognized::Client { subresources }) => {
                 let mut approved = None;
                 for (subresource, message) in subresources {
@@ -210,6 +212,8 @@ enum Recognized {
     Client { subresources: &'static [(&'static str, &'static str)] },
     /// What this node serves with.
     ServingNode(String),
+    /// The client of what runs beside a node's kubelet.
+    Proxy,
 }
 
 /// Tells what a request is; `None` for one that is no business of the approver.
@@ -226,6 +230,10 @@ fn recognize(spec: &RequestSpec, request: &Request) -> Option<Recognized> {
             let node = request.common_name.strip_prefix("system:node:")?;
             let own = spec.username == request.common_name && spec.groups.iter().any(|g| g == "system:nodes");
             own.then(|| Recognized::ServingNode(node.to_owned()))
+        }
+        CLIENT if check_proxy(request, &spec.usages) => {
+            let node = spec.username.starts_with("system:node:") && spec.groups.iter().any(|g| g == "system:nodes");
+            node.then_some(Recognized::Proxy)
         }
         _ => None,
     }
@@ -313,12 +321,25 @@ fn check_usages(usages: &[String], purpose: &str) -> Result<(), String> {
     Err(format!("usages did not match [digital signature {purpose}] or [digital signature key encipherment {purpose}]"))
 }
 
+/// `system:kube-proxy` and nothing else.
+fn check_proxy(request: &Request, usages: &[String]) -> bool {
+    request.common_name == "system:kube-proxy"
+        && request.organizations.is_empty()
+        && request.dns.is_empty()
+        && request.ips.is_empty()
+        && request.emails.is_empty()
+        && request.uris.is_empty()
+        && check_client(usages).is_ok()
+}
+
 fn check_client(usages: &[String]) -> Result<(), String> {
-    let allowed = ["digital signature", "key encipherment", "client auth"];
-    if usages.iter().any(|u| !allowed.contains(&u.as_str())) || !usages.iter().any(|u| u == "client auth") {
-        return Err(
-            "invalid usages: must include client auth, may include digital signature and key encipherment".into()
-        );
+    const OPTIONAL: [&str; 2] = ["digital signature", "key encipherment"];
+    const NEEDED: &str = "client auth";
+    if let Some(other) = usages.iter().find(|u| !OPTIONAL.contains(&u.as_str()) && *u != NEEDED) {
+        return Err(format!("invalid usage for client certificate: {other}"));
+    }
+    if !usages.iter().any(|u| u == NEEDED) {
+        return Err(format!("missing required usage for client certificate: {NEEDED}"));
     }
     Ok(())
 }
@@ -383,19 +404,21 @@ fn sign(request: &CertificateSigningRequest, signers: &Signers, now: Timestamp) 
             CLIENT => check_client(&spec.usages)?,
             _ => {}
         }
-        let has = |usage: &str| spec.usages.iter().any(|u| u == usage);
-        let usage =
-            Usage { client: has("client auth"), server: has("server auth"), key_encipherment: has("key encipherment") };
-        let lifetime = match spec.expiration_seconds {
-            // Not below ten minutes, as upstream.
-            Some(seconds) => SignedDuration::from_secs(seconds.max(600)).min(signers.longest),
-            None => signers.longest,
-        };
+        let usage = Usage::of(spec.usages.iter().map(String::as_str))?;
+        let lifetime = lifetime(spec.expiration_seconds, signers.longest);
         let certificate =
             authority.sign_request(&parsed, usage, lifetime, now).map_err(|e| orkd_base::chain(&e).to_string())?;
         Ok(certificate.to_pem())
     };
     Some(make())
+}
+
+/// How long a certificate is valid from now on: as asked for, between ten minutes and what the signer grants. A long one
+/// begins a little in the past and is as long as asked for in all; a short one loses nothing by that.
+fn lifetime(asked: Option<i64>, longest: SignedDuration) -> SignedDuration {
+    const SHORT: SignedDuration = SignedDuration::from_hours(8);
+    let asked = asked.map_or(longest, |seconds| SignedDuration::from_secs(seconds.max(600)).min(longest));
+    if asked < SHORT { asked } else { asked - BACKDATE }
 }
 
 // ---- cleaning (`cleaner.go`)
@@ -409,6 +432,9 @@ async fn cleaning(cx: Cx) -> Result<(), BoxError> {
     work(queue, 1, cx.stop, |key| async move {
         let Some(request) = requests.get(&key) else { return Ok(Outcome::Done) };
         let left = seconds_left(&request, clock.now());
+        if left == i64::MAX {
+            return Ok(Outcome::Done);
+        }
         if left > 0 {
             return Ok(Outcome::RequeueAfter(Duration::from_secs(left.unsigned_abs())));
         }
@@ -422,23 +448,26 @@ async fn cleaning(cx: Cx) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// For how long a request is kept: an hour after it was decided, a day while it is not, never longer than its
-/// certificate is valid.
+/// For how long a request is kept: an hour after it was denied, failed or issued, a day while nothing was decided, never
+/// longer than its certificate is valid. One that is approved waits for its signer for ever.
 fn seconds_left(request: &CertificateSigningRequest, now: Timestamp) -> i64 {
     const DECIDED: i64 = 3600;
     const PENDING: i64 = 86400;
     let until = |since: Option<Timestamp>, keep: i64| {
         since.or(request.metadata.creation_timestamp).map_or(keep, |at| at.as_second() + keep - now.as_second())
     };
+    let issued = !request.status.certificate.is_empty();
     let decided = ["Approved", "Denied", "Failed"]
         .iter()
+        .filter(|kind| **kind != "Approved" || issued)
         .filter_map(|kind| condition(&request.status.conditions, kind))
         .map(|c| until(c.last_update_time, DECIDED))
         .min();
+    let pending = || if request.status.conditions.is_empty() { until(None, PENDING) } else { i64::MAX };
     let expired = decode_base64(&request.status.certificate)
         .and_then(|pem| orkd_pki::Certificate::from_pem(&String::from_utf8_lossy(&pem)).ok())
         .map(|c| if c.is_valid_at(now) { i64::MAX } else { 0 });
-    decided.unwrap_or_else(|| until(None, PENDING)).min(expired.unwrap_or(i64::MAX))
+    decided.unwrap_or_else(pending).min(expired.unwrap_or(i64::MAX))
 }
 
 // ---- helpers
@@ -511,7 +540,7 @@ mod tests {
             let got = recognize(&request.spec, &request.parse().expect("readable"));
             let count = got.map(|r| match r {
                 Recognized::Client { subresources } => subresources.len(),
-                Recognized::ServingNode(_) => 99,
+                Recognized::ServingNode(_) | Recognized::Proxy => 99,
             });
             assert_eq!(count, expected, "{user}");
         };
@@ -539,6 +568,22 @@ mod tests {
     }
 
     #[test]
+    fn a_nodes_proxy_is_a_client_of_its_own() {
+        let usages = ["digital signature", "client auth"];
+        let check = |profile: &Profile, user: &str, expected: bool| {
+            let request = request(CLIENT, profile, &usages, user);
+            let got = recognize(&request.spec, &request.parse().expect("readable"));
+            assert_eq!(got == Some(Recognized::Proxy), expected, "{user} {profile:?}");
+        };
+        check(&Profile::client("system:kube-proxy", &[]), "system:node:n1", true);
+        check(&Profile::client("system:kube-proxy", &["system:masters"]), "system:node:n1", false);
+        check(&Profile::client("system:kube-proxy", &["x"]), "system:node:n1", false);
+        check(&Profile::client("system:kube-scheduler", &[]), "system:node:n1", false);
+        check(&Profile::client("system:kube-proxy", &[]), "someone", false);
+        check(&Profile::server("system:kube-proxy", vec!["a".into()], Vec::new()), "system:node:n1", false);
+    }
+
+    #[test]
     fn approved_requests_are_signed_or_refused() {
         let authority = Arc::new(Authority::create("test", now()).expect("an authority"));
         let longest = orkd_pki::cert::LEAF_LIFETIME;
@@ -553,13 +598,29 @@ mod tests {
     }
 
     #[test]
+    fn lifetimes_are_bounded() {
+        let minutes = |asked: Option<i64>| lifetime(asked, SignedDuration::from_hours(365 * 24)).as_mins();
+        assert_eq!(minutes(None), 365 * 24 * 60 - 5);
+        assert_eq!(minutes(Some(i64::MAX)), 365 * 24 * 60 - 5);
+        assert_eq!(minutes(Some(1)), 10);
+        assert_eq!(minutes(Some(3600)), 60);
+        assert_eq!(minutes(Some(86_400)), 24 * 60 - 5);
+    }
+
+    #[test]
     fn old_requests_go() {
         let mut request = CertificateSigningRequest::default();
         request.metadata.creation_timestamp = Some(now());
         let at = |hours: i64| Timestamp::from_second(now().as_second() + hours * 3600).expect("a time");
         assert_eq!(seconds_left(&request, at(23)), 3600);
-        request.status.conditions =
-            vec![Condition { kind: "Approved".into(), last_update_time: Some(at(2)), ..Condition::default() }];
+        let decided =
+            |kind: &str| vec![Condition { kind: kind.into(), last_update_time: Some(at(2)), ..Condition::default() }];
+        request.status.conditions = decided("Approved");
+        assert_eq!(seconds_left(&request, at(100)), i64::MAX, "its signer may take its time");
+        request.status.certificate = "eA==".into();
+        assert_eq!(seconds_left(&request, at(2)), 3600);
+        request.status.certificate = String::new();
+        request.status.conditions = decided("Denied");
         assert_eq!(seconds_left(&request, at(2)), 3600);
         assert_eq!(seconds_left(&request, at(3)), 0);
     }

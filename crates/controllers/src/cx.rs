@@ -11,7 +11,7 @@ use orkd_pki::Authority;
 use orkd_reconcile::{Api, Informers, Recorder};
 
 /// What operators decide about controllers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Config {
     /// Ranges of pod addresses, at most one of each family; empty when nodes get no ranges.
     pub cluster_cidrs: Vec<IpNet>,
@@ -23,7 +23,13 @@ pub struct Config {
     pub root_ca_pem: String,
     /// The authorities that sign certificate requests; `None` signs nothing.
     pub signers: Option<Signers>,
+    /// Signs the tokens that stand in Secrets; `None` fills none.
+    pub token_signer: Option<Arc<orkd_pki::jwt::Signer>>,
 }
+
+/// The identity that writes tokens: the controller manager's own, for no account of a controller may write Secrets
+/// ([`ControllerSpec::service_account`] of the controllers that need it).
+pub const MANAGER: &str = "system:kube-controller-manager";
 
 /// The authorities of certificate requests.
 #[derive(Clone)]

@@ -22,6 +22,7 @@ pub mod endpoints;
 pub mod garbage;
 pub mod horizontal_pod_autoscaler;
 pub mod job;
+pub mod legacy_token;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -47,7 +48,7 @@ mod owners;
 mod pods;
 pub mod views;
 
-pub use cx::{Composition, Config, ControllerSpec, Cx, Run, Signers, run_all, run_some};
+pub use cx::{Composition, Config, ControllerSpec, Cx, MANAGER, Run, Signers, run_all, run_some};
 
 /// Every controller of the process.
 pub fn all() -> Vec<ControllerSpec> {
@@ -89,6 +90,8 @@ pub fn all() -> Vec<ControllerSpec> {
         horizontal_pod_autoscaler::SPEC,
         storage_protection::CLAIMS,
         storage_protection::VOLUMES,
+        legacy_token::TOKENS,
+        legacy_token::CLEANER,
     ]
 }
 

@@ -61,8 +61,11 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
         cluster_dns,
         hollow: false,
     };
-    let server = node::start(&node, kubelet.clone(), kubelet, trust, &supervisor, &progress).await?;
-    let certificates = Certificates { api, name, ip, files, server, own: Some(credential) };
+    let network = join::proxy(&api, &files);
+    progress.wait("the cluster to sign the certificate of this node's proxy", network).await?;
+    let proxy = Renewable::new(&files.proxy_kubeconfig()).await?;
+    let server = node::start(&node, kubelet, proxy.client(), trust, &supervisor, &progress).await?;
+    let certificates = Certificates { api, name, ip, files, server, own: Some((credential, proxy)) };
     certificates.spawn(&supervisor);
     signals::run_until_stopped(&supervisor).await
 }
@@ -87,8 +90,8 @@ struct Certificates {
     ip: IpAddr,
     files: Files,
     server: Server,
-    /// The node's own credential, where it is this process that renews it.
-    own: Option<Renewable>,
+    /// The node's own credential and that of its proxy, where it is this process that renews them.
+    own: Option<(Renewable, Renewable)>,
 }
 
 impl Certificates {
@@ -115,12 +118,15 @@ impl Certificates {
     /// Renews what needs it; how long the rest lasts.
     async fn renew(&self) -> anyhow::Result<Duration> {
         let mut due = Duration::MAX;
-        if let Some(own) = &self.own {
+        if let Some((own, proxy)) = &self.own {
             let identity = join::renew(&self.api, &self.name, &self.files).await?;
             due = identity.certificate.renew_in(Timestamp::now());
             if own.reload().await? {
                 info!("this node's client certificate is new");
             }
+            let identity = join::proxy(&self.api, &self.files).await?;
+            due = due.min(identity.certificate.renew_in(Timestamp::now()));
+            proxy.reload().await?;
         }
         let identity = join::serving(&self.api, &self.name, self.ip, &self.files).await?;
         self.server.renewed(&identity)?;

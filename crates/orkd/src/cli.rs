@@ -129,6 +129,9 @@ pub struct ApiArgs {
     /// How long the server's own certificates are good for, and those it signs; they are renewed while running
     #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = parse_validity)]
     pub cluster_signing_duration: SignedDuration,
+    /// Who may come in, and what is encrypted
+    #[command(flatten)]
+    pub access: crate::access::AccessArgs,
 }
 
 /// One node's settings.
@@ -287,6 +290,9 @@ pub struct ControllerManagerArgs {
     /// none is published]
     #[arg(long, value_name = "IP")]
     pub cluster_dns: Option<IpAddr>,
+    /// Key that signs the tokens that stand in Secrets; none are filled without it
+    #[arg(long, value_name = "FILE")]
+    pub service_account_private_key_file: Option<PathBuf>,
     /// Certificate authority published to every namespace [default: that of the kubeconfig]
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,

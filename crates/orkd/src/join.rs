@@ -4,9 +4,10 @@
 //!    so that a join cannot be intercepted.
 //! 2. With the bootstrap token the node asks for its client certificate (`system:node:NAME`) by a
 //!    CertificateSigningRequest, which the cluster approves and signs.
-//! 3. With that it asks for the certificate of its own server (kubelet), for its name and address.
+//! 3. With that it asks for the certificate of its own server (kubelet), for its name and address, and for a client
+//!    certificate of `system:kube-proxy` for what runs beside the kubelet: as a node it may read nothing of others.
 //!
-//! Both are kept below the data directory and made again before they end ([`renew`]). Upstream:
+//! All are kept below the data directory and made again before they end ([`renew`]). Upstream:
 //! `pkg/kubelet/certificate/bootstrap`, `kubeadm join`.
 
 use std::net::IpAddr;
@@ -60,6 +61,11 @@ impl Files {
         self.dir.join("kubelet.kubeconfig")
     }
 
+    /// The kubeconfig with the credential of proxy, network and DNS.
+    pub fn proxy_kubeconfig(&self) -> PathBuf {
+        self.dir.join("kube-proxy.kubeconfig")
+    }
+
     fn certificate(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.crt"))
     }
@@ -87,6 +93,10 @@ impl Files {
 pub const CLIENT: &str = "client";
 /// See [`CLIENT`].
 pub const SERVING: &str = "serving";
+/// The pair of proxy, network and DNS.
+pub const PROXY: &str = "kube-proxy";
+/// Who they are.
+const PROXY_USER: &str = "system:kube-proxy";
 
 /// Joins a cluster: afterwards [`Files::kubeconfig`] is the node's credential. Does nothing where it is good already.
 ///
@@ -161,6 +171,30 @@ pub async fn serving(api: &Api, node: &str, ip: IpAddr, files: &Files) -> anyhow
     let certificate = obtain(api, &wanted, &csr::create(&key, &profile)?).await?;
     files.save(SERVING, &certificate, &key)?;
     files.load(SERVING).context("the certificate that was signed cannot be read")
+}
+
+/// The client certificate of proxy, network and DNS, asked for with the node's credential; what is there and good is kept.
+/// Afterwards [`Files::proxy_kubeconfig`] holds it.
+///
+/// # Errors
+/// As [`serving`].
+pub async fn proxy(api: &Api, files: &Files) -> anyhow::Result<Identity> {
+    let path = files.proxy_kubeconfig();
+    if let Some(identity) = files.load(PROXY)
+        && !identity.certificate.needs_renewal(Timestamp::now())
+        && path.exists()
+    {
+        return Ok(identity);
+    }
+    let key = Key::generate()?;
+    let wanted = Wanted { signer: "kubernetes.io/kube-apiserver-client", usage: "client auth" };
+    let request = csr::create(&key, &Profile::client(PROXY_USER, &[]))?;
+    let certificate = obtain(api, &wanted, &request).await?;
+    files.save(PROXY, &certificate, &key)?;
+    let node = Kubeconfig::load(&files.kubeconfig())?.resolve()?;
+    let authority = node.authorities.context("the node's kubeconfig names no certificate authority")?;
+    Kubeconfig::for_files(&node.server, &authority, PROXY, &files.certificate(PROXY), &files.key(PROXY)).save(&path)?;
+    files.load(PROXY).context("the certificate that was signed cannot be read")
 }
 
 /// The client certificate, replaced where it is in the last third of its life.

@@ -3,6 +3,7 @@
 //! This crate composes: it names the concrete backends, gives every loop its identity, and ends everything in
 //! order. What it composes lives in the other crates. Start reading at [`server`].
 
+mod access;
 mod accounts;
 mod agent;
 mod allocator;

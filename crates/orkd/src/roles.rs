@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use orkd_base::{BoxError, Clock, Supervisor, TaskKind};
 use orkd_pki::Authority;
+use orkd_pki::jwt::{LEGACY_ISSUER, Signer};
 use orkd_pki::kubeconfig::Kubeconfig;
 use orkd_reconcile::{Api, Informers, LeaderElection, LeaderElector};
 use tokio_util::sync::CancellationToken;
@@ -30,13 +31,16 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> anyhow::Result<(
         if let Some(cluster_dns) = cluster_dns {
             server::spawn_dns_publisher(accounts.client(server::DNS_ACCOUNT), cluster_dns, &supervisor);
         }
-        let accounts = accounts.clone();
+        let (accounts, manager) = (accounts.clone(), client.clone());
         orkd_controllers::run_all(orkd_controllers::Composition {
             informers: Informers::new(client.clone(), supervisor.clone()),
             supervisor,
             clock: Clock::real(),
             config: config.clone(),
-            client: Box::new(move |account| accounts.client(account)),
+            client: Box::new(move |account| match account {
+                orkd_controllers::MANAGER => manager.clone(),
+                account => accounts.client(account),
+            }),
         });
     })
     .await
@@ -57,7 +61,12 @@ fn controllers_config(args: &ControllerManagerArgs) -> anyhow::Result<orkd_contr
         Some(path) => read(path)?,
         None => Kubeconfig::load(&args.role.kubeconfig)?.resolve()?.authorities.unwrap_or_default(),
     };
+    let token_signer = match &args.service_account_private_key_file {
+        Some(path) => Some(Arc::new(Signer::new(&orkd_pki::Key::from_pem(&read(path)?)?, LEGACY_ISSUER)?)),
+        None => None,
+    };
     Ok(orkd_controllers::Config {
+        token_signer,
         cluster_cidrs: args.cluster_cidr.into_iter().collect(),
         root_ca_pem,
         signers,

@@ -23,6 +23,7 @@ use orkd_apiserver::user::{MASTERS, UserInfo};
 use orkd_base::{BoxError, Clock, Stage, Supervisor, TaskKind};
 use orkd_pki::Authority;
 use orkd_pki::cluster::{ClusterPki, ServerNames};
+use orkd_pki::jwt::{LEGACY_ISSUER, Signer};
 use orkd_reconcile::{Api, Informers, Recorder};
 use orkd_store::Store;
 use orkd_store::backends::embedded::{self, Embedded};
@@ -31,6 +32,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::access::{self, Encryption};
 use crate::cli::{ApiArgs, ApiServerArgs, ClusterArgs, CommonArgs, ServerArgs};
 use crate::client;
 use crate::host;
@@ -142,15 +144,25 @@ async fn start(
     let pki = Arc::new(pki);
 
     let store = progress.wait("the store", open_store(common, api)).await?;
-    let caches = progress.wait("the watch cache", Caches::open(store.clone(), kinds())).await?;
-    let (server, guard) = compose(common, api, cluster, &caches, &pki, supervisor)?;
+    let (store, encryption) = Encryption::of(&api.access, store).await?;
+    let caches = Caches::open(store.clone(), kinds());
+    let caches = progress.wait("the watch cache", caches).await.context("cannot read what is stored")?;
+    let options = options(api, cluster)?;
+    let (server, guard) = compose(common, &options, &caches, &pki, encryption.as_ref(), supervisor)?;
+    if let Some(encryption) = encryption {
+        encryption.follow(supervisor);
+    }
 
     let facts = bootstrap::Facts {
         service_cidrs: vec![cluster.service_cidr],
         advertise: vec![advertise],
         port,
-        client_ca_pem: pki.ca_pem(),
-        front_proxy_ca_pem: pki.front_proxy_ca.certificate().to_pem(),
+        client_ca_pem: [pki.ca_pem(), options.client_authorities.clone().unwrap_or_default()].concat(),
+        front_proxy_ca_pem: match &options.proxy_authorities {
+            Some(pem) => pem.clone(),
+            None => pki.front_proxy_ca.certificate().to_pem(),
+        },
+        request_headers: options.request_headers.clone(),
         server_ca_pem: pki.ca_pem(),
     };
     guard.bootstrap(&server, &facts).await.context("cannot write what a cluster is born with")?;
@@ -159,7 +171,10 @@ async fn start(
     let router = server.router();
     let served = tls.clone();
     supervisor.spawn(TaskKind::Listener, "api", move |stop| serve(listener, served, router, stop));
+    let kept = server.clone();
+    supervisor.spawn(TaskKind::Housekeeping, "system objects", move |stop| bootstrap::keep::run(kept, facts, stop));
     let guard = Arc::new(guard);
+    access::follow_authentication(&api.access, &guard, supervisor);
     let (repaired, repairer) = (server.clone(), guard.clone());
     supervisor.spawn(TaskKind::Housekeeping, "service repair", move |stop| async move {
         repairer.repair(&repaired, stop).await;
@@ -251,20 +266,13 @@ async fn open_store(common: &CommonArgs, api: &ApiArgs) -> anyhow::Result<Arc<dy
     Ok(Arc::new(Etcd::connect(options).await.with_context(what)?))
 }
 
-fn compose(
-    common: &CommonArgs,
-    api: &ApiArgs,
-    cluster: &ClusterArgs,
-    caches: &Arc<Caches>,
-    pki: &ClusterPki,
-    supervisor: &Supervisor,
-) -> anyhow::Result<(ApiServer, Guard)> {
+fn options(api: &ApiArgs, cluster: &ClusterArgs) -> anyhow::Result<Options> {
     let (first, last) = cluster.service_node_port_range;
     let admission_configs = match &api.admission_control_config_file {
         Some(file) => PluginConfigs::load(file).map_err(anyhow::Error::msg)?,
         None => PluginConfigs::default(),
     };
-    let options = Options {
+    let mut options = Options {
         issuer: format!("https://kubernetes.default.svc.{}", cluster.cluster_domain),
         enable_admission: api.enable_admission_plugins.clone(),
         disable_admission: api.disable_admission_plugins.clone(),
@@ -273,11 +281,26 @@ fn compose(
         node_ports: PortRange { first, last },
         ..Options::default()
     };
+    api.access.apply(&mut options)?;
+    Ok(options)
+}
+
+fn compose(
+    common: &CommonArgs,
+    options: &Options,
+    caches: &Arc<Caches>,
+    pki: &ClusterPki,
+    encryption: Option<&Encryption>,
+    supervisor: &Supervisor,
+) -> anyhow::Result<(ApiServer, Guard)> {
     let builder = ApiServer::builder(caches.clone())
         .features(features(&common.feature_gates)?)
         .version(&format!("orkd-{}", crate::version::ORKD))
         .stopping(supervisor.token(Stage::FrontDoor));
-    let (builder, guard) = secure(builder, caches, pki, &options).map_err(anyhow::Error::msg)?;
+    let (mut builder, guard) = secure(builder, caches, pki, options).map_err(anyhow::Error::msg)?;
+    if let Some(encryption) = encryption {
+        builder = encryption.checks(builder);
+    }
     Ok((builder.build(), guard))
 }
 
@@ -313,10 +336,15 @@ fn controllers(control: &ControlPlane, args: &ServerArgs, supervisor: &Superviso
                 serving: ca,
                 longest: args.api.cluster_signing_duration,
             }),
+            token_signer: Some(Arc::new(Signer::new(&control.pki.service_account_key, LEGACY_ISSUER)?)),
             ..Default::default()
         },
         client: Box::new(move |account| {
-            client::in_process(router.clone(), UserInfo::service_account("kube-system", account))
+            let user = match account {
+                orkd_controllers::MANAGER => UserInfo::new(orkd_controllers::MANAGER, &[]),
+                account => UserInfo::service_account("kube-system", account),
+            };
+            client::in_process(router.clone(), user)
         }),
     });
     Ok(())

@@ -21,13 +21,82 @@ pub struct Usage {
     pub server: bool,
     /// Whether `keyEncipherment` is named beside `digitalSignature` (of meaning for RSA keys only).
     pub key_encipherment: bool,
+    /// Instead of the above: bits of the key's usage, and which of the extended ones (see [`Usage::of`]).
+    named: Option<(u16, u16)>,
 }
+
+/// Usages of a key by the names that signing requests use, and their bits
+/// (`pkg/controller/certificates/authority.keyUsagesFromStrings`).
+const KEY_USAGES: [(&str, u16); 10] = [
+    ("signing", 1),
+    ("digital signature", 1),
+    ("content commitment", 1 << 1),
+    ("key encipherment", 1 << 2),
+    ("data encipherment", 1 << 3),
+    ("key agreement", 1 << 4),
+    ("cert sign", 1 << 5),
+    ("crl sign", 1 << 6),
+    ("encipher only", 1 << 7),
+    ("decipher only", 1 << 8),
+];
+
+/// Extended usages by name, and their object identifiers.
+const EXTENDED_USAGES: [(&str, &[u64]); 13] = [
+    ("any", &[2, 5, 29, 37, 0]),
+    ("server auth", &[1, 3, 6, 1, 5, 5, 7, 3, 1]),
+    ("client auth", &[1, 3, 6, 1, 5, 5, 7, 3, 2]),
+    ("code signing", &[1, 3, 6, 1, 5, 5, 7, 3, 3]),
+    ("email protection", &[1, 3, 6, 1, 5, 5, 7, 3, 4]),
+    ("s/mime", &[1, 3, 6, 1, 5, 5, 7, 3, 4]),
+    ("ipsec end system", &[1, 3, 6, 1, 5, 5, 7, 3, 5]),
+    ("ipsec tunnel", &[1, 3, 6, 1, 5, 5, 7, 3, 6]),
+    ("ipsec user", &[1, 3, 6, 1, 5, 5, 7, 3, 7]),
+    ("timestamping", &[1, 3, 6, 1, 5, 5, 7, 3, 8]),
+    ("ocsp signing", &[1, 3, 6, 1, 5, 5, 7, 3, 9]),
+    ("microsoft sgc", &[1, 3, 6, 1, 4, 1, 311, 10, 3, 3]),
+    ("netscape sgc", &[2, 16, 840, 1, 113_730, 4, 1]),
+];
 
 impl Usage {
     /// A client's certificate.
-    pub const CLIENT: Usage = Usage { client: true, server: false, key_encipherment: false };
+    pub const CLIENT: Usage = Usage { client: true, server: false, key_encipherment: false, named: None };
     /// A server's certificate.
-    pub const SERVER: Usage = Usage { client: false, server: true, key_encipherment: false };
+    pub const SERVER: Usage = Usage { client: false, server: true, key_encipherment: false, named: None };
+
+    /// Exactly the usages that a signing request names.
+    pub fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let (mut key, mut extended) = (0, 0);
+        for name in names {
+            if let Some((_, bit)) = KEY_USAGES.iter().find(|(n, _)| *n == name) {
+                key |= bit;
+            } else if let Some(at) = EXTENDED_USAGES.iter().position(|(n, _)| *n == name) {
+                extended |= 1 << at;
+            } else {
+                return Err(format!("unrecognized usage values: [{name:?}]"));
+            }
+        }
+        Ok(Usage { named: Some((key, extended)), ..Usage::default() })
+    }
+
+    fn key_bits(self) -> u16 {
+        match self.named {
+            Some((key, _)) => key,
+            None if self.key_encipherment => 0b101,
+            None => 0b1,
+        }
+    }
+
+    /// The purposes' object identifiers, each once.
+    fn purposes(self) -> Vec<&'static [u64]> {
+        let chosen = |at: usize, name: &str| match self.named {
+            Some((_, extended)) => extended & (1 << at) != 0,
+            None => (name == "server auth" && self.server) || (name == "client auth" && self.client),
+        };
+        let all = EXTENDED_USAGES.iter().enumerate().filter(|(at, (name, _))| chosen(*at, name));
+        let mut oids: Vec<&[u64]> = all.map(|(_, (_, oid))| *oid).collect();
+        oids.dedup();
+        oids
+    }
 }
 
 /// What a new certificate says.
@@ -100,6 +169,8 @@ pub struct Certificate {
     pub is_ca: bool,
     /// Serial number, hex.
     pub serial: String,
+    /// The user's unique id; empty without one.
+    pub uid: String,
     public_der: Vec<u8>,
     subject_der: Vec<u8>,
     key_id: Option<Vec<u8>>,
@@ -142,6 +213,7 @@ impl Certificate {
             not_after: time(x509.validity().not_after.timestamp())?,
             is_ca: x509.is_ca(),
             serial: hex::encode(x509.tbs_certificate.raw_serial()),
+            uid: uid_of(&x509.tbs_certificate.subject),
             public_der: x509.tbs_certificate.subject_pki.raw.to_vec(),
             subject_der: x509.tbs_certificate.subject.as_raw().to_vec(),
             key_id,
@@ -253,6 +325,18 @@ pub(crate) fn names_of(name: &x509_parser::x509::X509Name<'_>) -> (String, Vec<S
     (common_name, name.iter_organization().map(text).collect())
 }
 
+/// The object identifier of the attribute with a user's unique id (`certificates.UIDOID` upstream).
+const UID: &str = "1.3.6.1.4.1.57683.2";
+
+/// The unique id that a name gives its user; empty for none or more than one.
+fn uid_of(name: &x509_parser::x509::X509Name<'_>) -> String {
+    let mut found = name.iter_attributes().filter(|a| a.attr_type().to_id_string() == UID);
+    match (found.next(), found.next()) {
+        (Some(one), None) => one.as_str().map(str::to_owned).unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
 /// The address in an `iPAddress` name; `None` for other lengths than those of IPv4 and IPv6.
 pub(crate) fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
     match bytes.len() {
@@ -278,15 +362,10 @@ pub(crate) fn extensions(
             out.extend(der::extension(&[2, 5, 29, 19], true, &der::sequence(&[&yes])));
         }
         Some(usage) => {
-            let bits = if usage.key_encipherment { 0b101 } else { 0b1 };
-            out.extend(der::extension(&[2, 5, 29, 15], true, &der::named_bits(bits)));
-            let mut purposes = Vec::new();
-            if usage.server {
-                purposes.extend(der::oid(&[1, 3, 6, 1, 5, 5, 7, 3, 1]));
+            if usage.key_bits() != 0 {
+                out.extend(der::extension(&[2, 5, 29, 15], true, &der::named_bits(usage.key_bits())));
             }
-            if usage.client {
-                purposes.extend(der::oid(&[1, 3, 6, 1, 5, 5, 7, 3, 2]));
-            }
+            let purposes: Vec<u8> = usage.purposes().into_iter().flat_map(der::oid).collect();
             if !purposes.is_empty() {
                 out.extend(der::extension(&[2, 5, 29, 37], false, &der::tlv(der::tag::SEQUENCE, &purposes)));
             }
@@ -327,4 +406,35 @@ pub(crate) fn san(dns: &[String], ips: &[IpAddr]) -> Option<Vec<u8>> {
         }
     }
     Some(der::tlv(der::tag::SEQUENCE, &names))
+}
+
+#[cfg(test)]
+mod usage_tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_carry_one_uid() {
+        let attribute = |text: &str| {
+            let oid = der::oid(&[1, 3, 6, 1, 4, 1, 57683, 2]);
+            der::tlv(der::tag::SET, &der::sequence(&[&oid, &der::tlv(0x0c, text.as_bytes())]))
+        };
+        let check = |parts: &[&[u8]], expected: &str| {
+            let bytes = der::sequence(parts);
+            let (_, name) = x509_parser::x509::X509Name::from_der(&bytes).expect("a name");
+            assert_eq!(uid_of(&name), expected);
+        };
+        check(&[], "");
+        check(&[&attribute("7")], "7");
+        check(&[&attribute("7"), &attribute("8")], "");
+    }
+
+    #[test]
+    fn usages_are_taken_by_name() {
+        let usage = Usage::of(["digital signature", "key encipherment", "server auth", "email protection", "s/mime"]);
+        let usage = usage.expect("known");
+        assert_eq!(usage.key_bits(), 0b101);
+        assert_eq!(usage.purposes().len(), 2);
+        assert_eq!((Usage::CLIENT.key_bits(), Usage::CLIENT.purposes().len()), (1, 1));
+        assert!(Usage::of(["nonsense"]).is_err());
+    }
 }

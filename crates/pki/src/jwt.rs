@@ -96,6 +96,46 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<String>, D:
     })
 }
 
+/// The issuer of tokens that stand in Secrets.
+pub const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// What a token in a Secret says (`pkg/serviceaccount/legacy.go`). It never expires.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacyClaims {
+    /// [`LEGACY_ISSUER`].
+    #[serde(default)]
+    pub iss: String,
+    /// Namespace of the account and the Secret.
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace", default)]
+    pub namespace: String,
+    /// The Secret.
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name", default)]
+    pub secret: String,
+    /// The account's name.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name", default)]
+    pub account: String,
+    /// The account's UID.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid", default)]
+    pub uid: String,
+    /// `system:serviceaccount:NAMESPACE:NAME`.
+    #[serde(default)]
+    pub sub: String,
+}
+
+impl LegacyClaims {
+    /// The claims of an account's Secret.
+    pub fn new(namespace: &str, secret: &str, account: &str, uid: &str) -> Self {
+        LegacyClaims {
+            iss: LEGACY_ISSUER.into(),
+            namespace: namespace.into(),
+            secret: secret.into(),
+            account: account.into(),
+            uid: uid.into(),
+            sub: format!("system:serviceaccount:{namespace}:{account}"),
+        }
+    }
+}
+
 /// Why a token is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -143,10 +183,19 @@ impl Signer {
     /// Signs claims; the issuer is put in.
     pub fn sign(&self, mut claims: Claims) -> Result<String> {
         claims.iss.clone_from(&self.issuer);
+        self.encode(&claims)
+    }
+
+    /// Signs the claims of a token that stands in a Secret.
+    pub fn sign_legacy(&self, claims: &LegacyClaims) -> Result<String> {
+        self.encode(claims)
+    }
+
+    fn encode(&self, claims: &impl Serialize) -> Result<String> {
         let mut header = Header::new(self.algorithm);
         header.typ = None;
         header.kid = Some(self.kid.clone());
-        jsonwebtoken::encode(&header, &claims, &self.key).map_err(|e| Error::Crypto(format!("failed to sign: {e}")))
+        jsonwebtoken::encode(&header, claims, &self.key).map_err(|e| Error::Crypto(format!("failed to sign: {e}")))
     }
 }
 
@@ -172,23 +221,34 @@ impl Verifier {
 
     /// Whether a text looks like a token of this issuer, without checking it.
     pub fn is_ours(&self, token: &str) -> bool {
-        let mut parts = token.split('.');
-        let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-            return false;
-        };
-        if token.len() > MAX_TOKEN {
-            return false;
+        issuer_of(token).is_some_and(|issuer| self.issuers.contains(&issuer))
+    }
+
+    /// Checks the signature of a token that stands in a Secret. Whether that Secret still holds it is the caller's.
+    pub fn verify_legacy(&self, token: &str) -> Result<LegacyClaims, Refusal> {
+        if issuer_of(token).is_none_or(|issuer| issuer != LEGACY_ISSUER) {
+            return Err(Refusal::Foreign);
         }
-        #[derive(Deserialize)]
-        struct Issuer {
-            #[serde(default)]
-            iss: String,
-        }
-        URL_SAFE_NO_PAD
-            .decode(payload)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Issuer>(&bytes).ok())
-            .is_some_and(|claims| self.issuers.contains(&claims.iss))
+        self.signed(token)
+    }
+
+    fn signed<T: serde::de::DeserializeOwned>(&self, token: &str) -> Result<T, Refusal> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| Refusal::Signature)?;
+        let candidates = self.keys.iter().filter(|k| {
+            k.algorithm == header.alg && header.kid.as_deref().is_none_or(|kid| kid.is_empty() || kid == k.kid)
+        });
+        candidates
+            .filter_map(|k| {
+                let mut checks = Validation::new(k.algorithm);
+                checks.required_spec_claims.clear();
+                checks.validate_exp = false;
+                checks.validate_nbf = false;
+                checks.validate_aud = false;
+                jsonwebtoken::decode::<T>(token, &k.key, &checks).ok()
+            })
+            .map(|data| data.claims)
+            .next()
+            .ok_or(Refusal::Signature)
     }
 
     /// Checks issuer, signature and time (`now` in seconds since the epoch). Audience and bound objects are the
@@ -197,22 +257,7 @@ impl Verifier {
         if !self.is_ours(token) {
             return Err(Refusal::Foreign);
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| Refusal::Signature)?;
-        let candidates = self.keys.iter().filter(|k| {
-            k.algorithm == header.alg && header.kid.as_deref().is_none_or(|kid| kid.is_empty() || kid == k.kid)
-        });
-        let claims = candidates
-            .filter_map(|k| {
-                let mut checks = Validation::new(k.algorithm);
-                checks.required_spec_claims.clear();
-                checks.validate_exp = false;
-                checks.validate_nbf = false;
-                checks.validate_aud = false;
-                jsonwebtoken::decode::<Claims>(token, &k.key, &checks).ok()
-            })
-            .map(|data| data.claims)
-            .next()
-            .ok_or(Refusal::Signature)?;
+        let claims: Claims = self.signed(token)?;
         if claims.nbf.is_some_and(|t| now.saturating_add(LEEWAY) < t) {
             return Err(Refusal::NotYet);
         }
@@ -234,6 +279,24 @@ impl Verifier {
         names.dedup();
         names
     }
+}
+
+/// The issuer that a text names, if it looks like a token; unchecked.
+fn issuer_of(token: &str) -> Option<String> {
+    let mut parts = token.split('.');
+    let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return None;
+    };
+    if token.len() > MAX_TOKEN {
+        return None;
+    }
+    #[derive(Deserialize)]
+    struct Issuer {
+        #[serde(default)]
+        iss: String,
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    Some(serde_json::from_slice::<Issuer>(&bytes).ok()?.iss)
 }
 
 fn name_of(algorithm: Algorithm) -> &'static str {

@@ -21,6 +21,7 @@ pub mod jws;
 pub mod jwt;
 pub mod key;
 pub mod kubeconfig;
+pub mod oidc;
 pub mod tls;
 pub mod token;
 

@@ -151,7 +151,7 @@ pub fn all(parts: &Parts) -> Result<Vec<Arc<dyn Plugin>>, String> {
         Arc::new(namespace_exists::NamespaceAutoProvision::new(objects())),
         Arc::new(namespace_exists::NamespaceExists::new(objects())),
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(objects())),
-        Arc::new(node_restriction::NodeRestriction::new(objects())),
+        Arc::new(node_restriction::NodeRestriction::new(objects(), authorizer())),
         Arc::new(owner_references::OwnerReferencesPermissionEnforcement::new(authorizer())),
         Arc::new(pod_node_selector::PodNodeSelector::new(objects(), config("PodNodeSelector"))),
         Arc::new(pod_security::PodSecurity::new(objects(), config("PodSecurity"))?),

@@ -1,6 +1,6 @@
 //! What a node writes is about itself (`plugin/pkg/admission/noderestriction`).
 //!
-//! Not here: resource claims, persistent volume claim resize and pod certificate requests (not served).
+//! Not here: pod certificate requests (not served).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,19 +11,22 @@ use serde_json::Value;
 
 use super::{Operation, Plugin, Request, certificates, is_mirror, items, meta};
 use crate::authz::node::{USER_PREFIX, node_of};
+use crate::authz::{Attributes, Authorizer, Decision};
 use crate::lookup::{Lookup, get_fresh};
+use crate::route::RequestInfo;
 
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
 /// The plugin.
 pub struct NodeRestriction {
     objects: Lookup,
+    authorizer: Arc<dyn Authorizer>,
 }
 
 impl NodeRestriction {
-    /// Reads pods and nodes here.
-    pub fn new(objects: Lookup) -> Self {
-        NodeRestriction { objects }
+    /// Reads pods and nodes here; asks the authorizer whether a node may have tokens for audiences its pods do not name.
+    pub fn new(objects: Lookup, authorizer: Arc<dyn Authorizer>) -> Self {
+        NodeRestriction { objects, authorizer }
     }
 
     async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Arc<Value>>, String> {
@@ -40,7 +43,8 @@ impl NodeRestriction {
                 Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))
             }
             (("", "nodes"), _) => nodes(request, object, node),
-            (("", "persistentvolumeclaims"), "status") => Ok(()),
+            (("", "persistentvolumeclaims"), "status") => claim_status(request, object, node),
+            (("resource.k8s.io", "resourceslices"), _) => slice(request, object, node),
             (("", "persistentvolumeclaims"), _) => Err("may only update PVC status".into()),
             (("", "serviceaccounts"), "token") => self.token(request, object).await,
             (("coordination.k8s.io", "leases"), _) => {
@@ -85,7 +89,13 @@ impl NodeRestriction {
         }
         let owners = items(&pod["metadata"]["ownerReferences"]);
         let itself = format!("node {node:?} can only create pods with an owner reference set to itself");
-        let [owner] = owners else { return Err(itself) };
+        let owner = match owners {
+            [owner] => owner,
+            [] => return Err(itself),
+            _ => {
+                return Err(format!("node {node:?} can only create pods with a single owner reference set to itself"));
+            }
+        };
         if owner["apiVersion"] != "v1" || owner["kind"] != "Node" || owner["name"] != node {
             return Err(itself);
         }
@@ -99,7 +109,7 @@ impl NodeRestriction {
         let uid = known.as_ref().map(|n| meta(n, "uid")).unwrap_or_default();
         let given = owner["uid"].as_str().unwrap_or_default();
         if uid != given {
-            return Err(format!("node {node} UID mismatch: expected {uid} got {given}"));
+            return Err(format!("node {node} UID mismatch: expected {given} got {uid}"));
         }
         let refused = |what: &str| Err(format!("node {node:?} can not create pods that reference {what}"));
         if spec["serviceAccountName"].as_str().is_some_and(|n| !n.is_empty()) {
@@ -132,6 +142,12 @@ impl NodeRestriction {
         }
         if sources().any(|v| v["serviceAccountToken"].is_object()) {
             return refused("service account tokens");
+        }
+        if sources().any(|v| v["clusterTrustBundle"].is_object()) {
+            return refused("clustertrustbundles");
+        }
+        if !items(&spec["resourceClaims"]).is_empty() {
+            return refused("resourceclaims");
         }
         Ok(())
     }
@@ -175,20 +191,62 @@ impl NodeRestriction {
         if node_of(request.user) != pod["spec"]["nodeName"].as_str() {
             return Err("node requested token bound to a pod scheduled on a different node".into());
         }
-        let wanted: BTreeSet<&str> = items(&pod["spec"]["volumes"])
-            .iter()
-            .flat_map(|v| items(&v["projected"]["sources"]))
-            .filter(|s| s["serviceAccountToken"].is_object())
-            .map(|s| s["serviceAccountToken"]["audience"].as_str().unwrap_or_default())
-            .collect();
-        let asked = items(&object["spec"]["audiences"]);
-        let asked: Vec<&str> =
-            if asked.is_empty() { vec![""] } else { asked.iter().filter_map(Value::as_str).collect() };
         // The request is seen before defaulting: the API server's own audience is named by naming none.
-        match asked.iter().find(|a| !wanted.contains(*a)) {
-            Some(audience) => Err(format!("audience {audience:?} not found in pod spec volume")),
-            None => Ok(()),
+        let audience = match items(&object["spec"]["audiences"]) {
+            [] => "",
+            [one] => one.as_str().unwrap_or_default(),
+            _ => return Err("node may only request 0 or 1 audiences".into()),
+        };
+        if self.names_audience(&pod, audience) {
+            return Ok(());
         }
+        let name = if request.name.is_empty() { meta(object, "name") } else { request.name };
+        let asked = RequestInfo {
+            is_resource: true,
+            verb: "request-serviceaccounts-token-audience".into(),
+            version: "v1".into(),
+            namespace: request.namespace.into(),
+            resource: audience.into(),
+            name: name.into(),
+            ..RequestInfo::default()
+        };
+        let decision = self.authorizer.authorize(&Attributes { user: request.user, request: &asked }).await;
+        if matches!(decision, Decision::Allow(_)) {
+            return Ok(());
+        }
+        Err(format!(
+            "audience {audience:?} not found in pod spec volume, {:?} is not authorized to request tokens for this audience",
+            request.user.name
+        ))
+    }
+
+    /// Whether a pod names an audience: in a projected volume, or by the driver of one of its volumes.
+    fn names_audience(&self, pod: &Value, audience: &str) -> bool {
+        let namespace = meta(pod, "namespace");
+        let driver_of = |claim: &str| {
+            let claim = self.objects.get("", "persistentvolumeclaims", namespace, claim)?;
+            let volume = self.objects.get("", "persistentvolumes", "", claim["spec"]["volumeName"].as_str()?)?;
+            volume["spec"]["csi"]["driver"].as_str().map(str::to_owned)
+        };
+        let driver_names = |driver: Option<String>| {
+            let driver = driver.and_then(|d| self.objects.get("storage.k8s.io", "csidrivers", "", &d));
+            driver.is_some_and(|d| {
+                items(&d["spec"]["tokenRequests"])
+                    .iter()
+                    .any(|t| t["audience"].as_str().unwrap_or_default() == audience)
+            })
+        };
+        items(&pod["spec"]["volumes"]).iter().any(|volume| {
+            let projected = items(&volume["projected"]["sources"]).iter().map(|s| &s["serviceAccountToken"]);
+            let mut projected = projected.filter(|t| t.is_object());
+            projected.any(|t| t["audience"].as_str().unwrap_or_default() == audience)
+                || volume["csi"]["driver"].as_str().is_some_and(|d| driver_names(Some(d.to_owned())))
+                || volume["persistentVolumeClaim"]["claimName"].as_str().is_some_and(|c| driver_names(driver_of(c)))
+                || (volume["ephemeral"].is_object() && {
+                    let name = volume["name"].as_str().unwrap_or_default();
+                    driver_names(driver_of(&format!("{}-{name}", meta(pod, "name"))))
+                })
+        })
     }
 }
 
@@ -212,7 +270,52 @@ fn pod_status(request: &Request<'_>, object: &Value, node: &str) -> Result<(), S
     if old["metadata"]["labels"] != object["metadata"]["labels"] {
         return Err(format!("node {node:?} cannot update labels through pod status"));
     }
+    for field in ["resourceClaimStatuses", "extendedResourceClaimStatus"] {
+        let empty = |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty);
+        let (before, after) = (&old["status"][field], &object["status"][field]);
+        if before != after && !(empty(before) && empty(after)) {
+            return Err(format!("node {node:?} cannot update resource claim statues"));
+        }
+    }
     Ok(())
+}
+
+/// What a node may change of a claim's status: what growing its volume changes.
+fn claim_status(request: &Request<'_>, object: &Value, node: &str) -> Result<(), String> {
+    if request.operation != Operation::Update {
+        return Err(format!("unexpected operation {:?}", word(request.operation)));
+    }
+    let without = |claim: &Value| {
+        let mut claim = claim.clone();
+        for (part, fields) in [
+            ("metadata", &["resourceVersion", "managedFields"][..]),
+            ("status", &["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"]),
+        ] {
+            if let Some(map) = claim.get_mut(part).and_then(Value::as_object_mut) {
+                fields.iter().for_each(|f| drop(map.remove(*f)));
+            }
+        }
+        claim
+    };
+    if without(request.old.unwrap_or(&Value::Null)) != without(object) {
+        return Err(format!(
+            "node {node:?} is not allowed to update fields other than status.quantity and status.conditions"
+        ));
+    }
+    Ok(())
+}
+
+/// A node makes and deletes slices of its own. Each object of a collection comes by here.
+fn slice(request: &Request<'_>, object: &Value, node: &str) -> Result<(), String> {
+    let (subject, word) = match request.operation {
+        Operation::Create => (object, "create"),
+        Operation::Delete => (request.old.unwrap_or(&Value::Null), "delete"),
+        Operation::Update | Operation::Connect => return Ok(()),
+    };
+    if subject["spec"]["nodeName"] == node {
+        return Ok(());
+    }
+    Err(format!("can only {word} ResourceSlice with the same NodeName as the requesting node"))
 }
 
 fn nodes(request: &Request<'_>, object: &Value, node: &str) -> Result<(), String> {
@@ -344,7 +447,7 @@ mod tests {
         };
         let node = ("nodes", json!({"metadata": {"name": "n1", "uid": "un"}}));
         let objects = Fake::with([("pods", pod("mine", "n1")), ("pods", pod("other", "n2")), node]);
-        let plugin = NodeRestriction::new(objects.lookup());
+        let plugin = NodeRestriction::new(objects.lookup(), Arc::new(crate::authz::Union::new(Vec::new())));
         let (kind, user) = (kind(resource), UserInfo::new("system:node:n1", &["system:nodes"]));
         let mut request = request(&*kind, operation, subresource, name, &user, old.as_ref());
         if resource == "leases" {
@@ -401,5 +504,25 @@ mod tests {
         assert!(ask_token(token("mine", "u-x", json!([]))).await.is_err());
         assert!(ask_token(token("other", "u-other", json!([]))).await.is_err());
         assert!(ask_token(json!({"spec": {}})).await.is_err());
+        let two = ask_token(token("mine", "u-mine", json!(["", "b"]))).await;
+        assert!(two.is_err_and(|why| why.contains("node may only request 0 or 1 audiences")));
+        let claims = |name: &str| {
+            json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1"},
+            "status": {"resourceClaimStatuses": [{"name": name}]}})
+        };
+        assert!(ask("pods", "status", Update, "p", claims("a"), Some(claims("b"))).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn claims_grow_and_nothing_else() {
+        let claim = |phase: &str, capacity: &str| {
+            json!({"metadata": {"name": "c", "resourceVersion": capacity},
+            "status": {"phase": phase, "capacity": {"storage": capacity}}})
+        };
+        let ask = async |new: Value| {
+            ask("persistentvolumeclaims", "status", Operation::Update, "c", new, Some(claim("Bound", "1"))).await
+        };
+        assert_eq!(ask(claim("Bound", "2")).await, Ok(()));
+        assert!(ask(claim("Lost", "1")).await.is_err());
     }
 }

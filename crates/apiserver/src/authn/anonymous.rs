@@ -2,31 +2,24 @@
 
 /// Where requests without a credential are let in as the anonymous user. What he may do there is the authorizers'
 /// (`system:public-info-viewer`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Anonymous {
-    /// Nowhere.
+    /// Nowhere (`--anonymous-auth=false`).
     Off,
-    /// On these paths (upstream: `AnonymousAuthConfig.conditions`).
+    /// On these paths (`AnonymousAuthConfig.conditions` of the structured configuration).
     Paths(Vec<String>),
-    /// Everywhere (`--anonymous-auth=true`).
+    /// Everywhere, as upstream by default.
+    #[default]
     Everywhere,
 }
 
-impl Default for Anonymous {
-    fn default() -> Self {
-        Anonymous::Paths(["/livez", "/readyz", "/healthz", "/version"].map(str::to_owned).to_vec())
-    }
-}
-
 impl Anonymous {
-    /// Whether a path takes anonymous requests. What lies below a listed path (`/livez/ping`) counts with it.
+    /// Whether a path takes anonymous requests.
     pub fn admits(&self, path: &str) -> bool {
         match self {
             Anonymous::Off => false,
             Anonymous::Everywhere => true,
-            Anonymous::Paths(paths) => {
-                paths.iter().any(|p| path.strip_prefix(p.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('/')))
-            }
+            Anonymous::Paths(paths) => paths.iter().any(|p| p == path),
         }
     }
 }
@@ -36,13 +29,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_listed_paths_and_what_is_below_them() {
-        let paths = Anonymous::default();
-        for path in ["/livez", "/livez/ping", "/version", "/version/"] {
-            assert!(paths.admits(path), "{path}");
-        }
-        for path in ["/", "/api", "/livezz", "/metrics"] {
-            assert!(!paths.admits(path), "{path}");
+    fn only_listed_paths() {
+        let paths = Anonymous::Paths(vec!["/livez".into(), "/version".into()]);
+        for (path, expected) in [("/livez", true), ("/version", true), ("/livez/ping", false), ("/api", false)] {
+            assert_eq!(paths.admits(path), expected, "{path}");
         }
         assert!(Anonymous::Everywhere.admits("/api") && !Anonymous::Off.admits("/livez"));
     }

@@ -1,7 +1,10 @@
 //! An authenticating proxy in front: it shows a client certificate of the front-proxy authority and names the user
 //! in headers (`k8s.io/apiserver/pkg/authentication/request/headerrequest`).
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
+use http::HeaderMap;
 use jiff::Timestamp;
 use orkd_pki::Certificate;
 use orkd_pki::tls::ClientVerifier;
@@ -9,30 +12,80 @@ use orkd_pki::tls::ClientVerifier;
 use super::{Authenticator, Verdict};
 use crate::user::{Peer, UserInfo};
 
-const USER: &str = "x-remote-user";
-const UID: &str = "x-remote-uid";
-const GROUP: &str = "x-remote-group";
-const EXTRA: &str = "x-remote-extra-";
+/// Which headers name the user, and which proxies are believed (`--requestheader-*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestHeaders {
+    /// Common names a proxy's certificate may have; none for any.
+    pub allowed_names: Vec<String>,
+    /// Headers with the name; the first that is there counts.
+    pub username: Vec<String>,
+    /// Headers with the unique id.
+    pub uid: Vec<String>,
+    /// Headers with groups, all of them.
+    pub groups: Vec<String>,
+    /// Prefixes of headers with further facts.
+    pub extra_prefixes: Vec<String>,
+}
+
+impl RequestHeaders {
+    /// Upstream's names of headers.
+    pub fn standard(allowed_names: Vec<String>) -> Self {
+        let one = |s: &str| vec![s.to_owned()];
+        RequestHeaders {
+            allowed_names,
+            username: one("X-Remote-User"),
+            uid: Vec::new(),
+            groups: one("X-Remote-Group"),
+            extra_prefixes: one("X-Remote-Extra-"),
+        }
+    }
+
+    /// The user that headers name; `None` where they name none.
+    pub fn user(&self, headers: &HeaderMap) -> Option<UserInfo> {
+        let first = |names: &[String]| {
+            names.iter().find_map(|name| {
+                let value = headers.get(name.as_str())?.to_str().ok()?.trim();
+                (!value.is_empty()).then(|| value.to_owned())
+            })
+        };
+        let name = first(&self.username)?;
+        let all =
+            |name: &String| headers.get_all(name.as_str()).iter().filter_map(|v| v.to_str().ok().map(str::to_owned));
+        let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for prefix in self.extra_prefixes.iter().map(|p| p.to_lowercase()) {
+            for (key, value) in headers {
+                if let (Some(key), Ok(value)) = (key.as_str().strip_prefix(&prefix), value.to_str()) {
+                    let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().to_lowercase();
+                    extra.entry(key).or_default().push(value.to_owned());
+                }
+            }
+        }
+        Some(UserInfo {
+            name,
+            uid: first(&self.uid).unwrap_or_default(),
+            groups: self.groups.iter().flat_map(all).collect(),
+            extra,
+        })
+    }
+}
 
 /// Believes the headers of proxies with a certificate of the front-proxy authority.
 pub struct FrontProxy {
     verifier: ClientVerifier,
-    allowed: Vec<String>,
+    headers: RequestHeaders,
 }
 
 impl FrontProxy {
-    /// `allowed`: common names a proxy may have; empty for any.
-    pub fn new(verifier: ClientVerifier, allowed: Vec<String>) -> Self {
-        FrontProxy { verifier, allowed }
+    /// Proxies with certificates that `verifier` trusts.
+    pub fn new(verifier: ClientVerifier, headers: RequestHeaders) -> Self {
+        FrontProxy { verifier, headers }
     }
 }
 
 #[async_trait]
 impl Authenticator for FrontProxy {
     async fn authenticate(&self, parts: &http::request::Parts) -> Verdict {
-        if !parts.headers.contains_key(USER) {
-            return Verdict::NotMine;
-        }
+        let Some(user) = self.headers.user(&parts.headers) else { return Verdict::NotMine };
         let Some(peer) = parts.extensions.get::<Peer>() else { return Verdict::NotMine };
         let Some(leaf) = peer.certificates.first() else { return Verdict::NotMine };
         // A client of the cluster that sends such headers is itself and nobody else: the next one is asked.
@@ -40,31 +93,15 @@ impl Authenticator for FrontProxy {
             return Verdict::NotMine;
         }
         let Ok(certificate) = Certificate::from_der(leaf) else { return Verdict::NotMine };
-        if !self.allowed.is_empty() && !self.allowed.contains(&certificate.common_name) {
+        let allowed = &self.headers.allowed_names;
+        if !allowed.is_empty() && !allowed.contains(&certificate.common_name) {
             return Verdict::Bad(format!(
                 "x509: subject with cn={} is not in the allowed list",
                 certificate.common_name
             ));
         }
-        user_of(&parts.headers).map_or(Verdict::NotMine, Verdict::User)
+        Verdict::User(user)
     }
-}
-
-fn user_of(headers: &http::HeaderMap) -> Option<UserInfo> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().trim().to_owned();
-    let name = text(USER);
-    if name.is_empty() {
-        return None;
-    }
-    let mut user = UserInfo { name, uid: text(UID), ..UserInfo::default() };
-    user.groups = headers.get_all(GROUP).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
-    for (key, value) in headers {
-        if let (Some(key), Ok(value)) = (key.as_str().strip_prefix(EXTRA), value.to_str()) {
-            let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
-            user.extra.entry(key).or_default().push(value.to_owned());
-        }
-    }
-    Some(user)
 }
 
 #[cfg(test)]
@@ -78,7 +115,8 @@ mod tests {
         let now = Timestamp::now();
         let (front, other) = (Authority::create("f", now).expect("ca"), Authority::create("o", now).expect("ca"));
         let verifier = ClientVerifier::new(tls::roots([front.certificate().to_rustls()]).expect("roots"));
-        let authn = FrontProxy::new(verifier.expect("verifier"), vec!["front-proxy-client".into()]);
+        let authn =
+            FrontProxy::new(verifier.expect("verifier"), RequestHeaders::standard(vec!["front-proxy-client".into()]));
         let check = async |ca: &Authority, name: &str| {
             let leaf = ca.issue(&Profile::client(name, &[]), now).expect("leaf").certificate;
             let peer = Peer { certificates: vec![leaf.to_rustls()], ..Peer::default() };

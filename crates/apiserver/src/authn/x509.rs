@@ -84,9 +84,9 @@ impl ClientCertificates {
 fn user_of(certificate: &Certificate, hash: &[u8; 32]) -> UserInfo {
     UserInfo {
         name: certificate.common_name.clone(),
+        uid: certificate.uid.clone(),
         groups: certificate.organizations.clone(),
         extra: [(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={}", hex::encode(hash))])].into(),
-        ..UserInfo::default()
     }
 }
 

@@ -1,13 +1,15 @@
 //! Authorization: Node, RBAC and webhook authorizers, asked in order; the first that allows or denies decides.
-//!
-//! The webhook authorizer is not here yet.
+//! [`modes`] says which there are.
 
+pub mod always;
 pub mod feed;
 pub mod forbidden;
+pub mod modes;
 pub mod node;
 pub mod privileged;
 pub mod rbac;
 pub mod union;
+pub mod webhook;
 
 use async_trait::async_trait;
 

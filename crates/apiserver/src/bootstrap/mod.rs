@@ -6,6 +6,7 @@
 //! once, so that one group commit of the store takes them all.
 
 pub mod api_services;
+pub mod keep;
 pub mod roles;
 
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use orkd_pki::kubeconfig::{Cluster, Kubeconfig, Named};
 use serde_json::{Value, json};
 
 use crate::alloc::cluster_ip::{Family, system_user};
+use crate::authn::front_proxy::RequestHeaders;
 use crate::pipeline::ApiServer;
 use crate::registry::options::DeleteOptions;
 use crate::writer::Writer;
@@ -41,6 +43,8 @@ pub struct Facts {
     pub client_ca_pem: String,
     /// The authority of front proxies, PEM.
     pub front_proxy_ca_pem: String,
+    /// Which headers of front proxies name users.
+    pub request_headers: RequestHeaders,
     /// The authority of the server's certificate, PEM.
     pub server_ca_pem: String,
 }
@@ -54,6 +58,11 @@ pub async fn run(server: &ApiServer, facts: &Facts, now: Timestamp) -> Result<()
         cx.ensure("", "namespaces", "", name, object)
     });
     first_error(join_all(namespaces).await)?;
+    for (resource, name) in roles::RETIRED {
+        if cx.stored(RBAC, resource, "", name).is_some() {
+            cx.writer.delete(RBAC, resource, "", name, DeleteOptions::default()).await?;
+        }
+    }
     let roles = roles::all();
     let (roles, maps, rest) = futures_util::future::join3(
         join_all(roles.iter().map(|o| cx.role(o))),
@@ -104,18 +113,20 @@ const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
 
 /// ConfigMaps: namespace, name, data.
 fn config_maps(facts: &Facts) -> Vec<(&'static str, &'static str, Value)> {
-    let mut maps = vec![(
-        "kube-system",
-        "extension-apiserver-authentication",
-        json!({
+    let headers = &facts.request_headers;
+    let list = |names: &[String]| json!(names).to_string();
+    let mut authentication = json!({
             "client-ca-file": facts.client_ca_pem,
-            "requestheader-allowed-names": "[\"front-proxy-client\"]",
+            "requestheader-allowed-names": list(&headers.allowed_names),
             "requestheader-client-ca-file": facts.front_proxy_ca_pem,
-            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
-            "requestheader-group-headers": "[\"X-Remote-Group\"]",
-            "requestheader-username-headers": "[\"X-Remote-User\"]",
-        }),
-    )];
+            "requestheader-extra-headers-prefix": list(&headers.extra_prefixes),
+            "requestheader-group-headers": list(&headers.groups),
+            "requestheader-username-headers": list(&headers.username),
+    });
+    if !headers.uid.is_empty() {
+        authentication["requestheader-uid-headers"] = json!(list(&headers.uid));
+    }
+    let mut maps = vec![("kube-system", "extension-apiserver-authentication", authentication)];
     if let Some(text) = cluster_info(facts) {
         maps.push(("kube-public", "cluster-info", json!({ "kubeconfig": text })));
     }

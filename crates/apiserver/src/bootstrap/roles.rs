@@ -24,7 +24,9 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 /// What our own parts need beside upstream's. Names begin with `orkd:`.
 const OURS: &str = "\
 ClusterRoleBinding orkd:kubelet-clients ClusterRole/system:kubelet-api-admin Group/orkd:kubelet-clients
-ClusterRoleBinding orkd:node-proxier ClusterRole/system:node-proxier Group/system:nodes
+ClusterRoleBinding orkd:node-proxy-approver \
+ ClusterRole/system:certificates.k8s.io:kube-apiserver-client-approver \
+ ServiceAccount/kube-system/certificate-controller
 ClusterRoleBinding orkd:node-bootstrapper ClusterRole/system:node-bootstrapper Group/system:bootstrappers
 ClusterRoleBinding orkd:node-autoapprove-bootstrap \
  ClusterRole/system:certificates.k8s.io:certificatesigningrequests:nodeclient Group/system:bootstrappers
@@ -49,6 +51,9 @@ Role kube-system/orkd:dns-controller
   create,delete,get,patch discovery.k8s.io endpointslices
 RoleBinding kube-system/orkd:dns-controller Role/orkd:dns-controller ServiceAccount/kube-system/dns-controller
 ";
+
+/// What earlier versions made and what is not wanted any more: resource and name.
+pub const RETIRED: [(&str, &str); 1] = [("clusterrolebindings", "orkd:node-proxier")];
 
 /// One of the four kinds, complete but for what the server sets.
 #[derive(Clone, Debug, PartialEq)]

@@ -266,13 +266,19 @@ async fn commit(
         };
     }
     managed::keep_times(&mut new, old);
-    if same(&new, old) || dry_run {
+    if dry_run || (same(&new, old) && !is_stale(cx, target).await?) {
         return Ok(Attempt::Done(new, false));
     }
     match super::write(cx, target, new, revision).await? {
         Written::Done(object) => Ok(Attempt::Done(object, false)),
         Written::Lost(standing) => Ok(Attempt::Lost(standing)),
     }
+}
+
+/// Whether what is stored has to be written anew although nothing changes (an encryption key is being rotated out).
+async fn is_stale(cx: &Request<'_>, target: &Target<'_>) -> Result<bool, Status> {
+    let key = target.storage_key()?;
+    cx.server.store().is_stale(&key).await.map_err(|e| super::store_error(&e))
 }
 
 /// Whether two objects would be stored alike.

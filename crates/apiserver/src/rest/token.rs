@@ -20,12 +20,24 @@ const EXTENDED_SECONDS: i64 = 365 * 24 * 3600;
 pub struct Token {
     signer: Arc<Signer>,
     audiences: Vec<String>,
+    longest: Option<i64>,
+    extends: bool,
 }
 
 impl Token {
     /// Signs with `signer`; `audiences` are the API server's.
     pub fn new(signer: Arc<Signer>, audiences: Vec<String>) -> Self {
-        Token { signer, audiences }
+        Token { signer, audiences, longest: None, extends: true }
+    }
+
+    /// No token lives longer than these seconds.
+    pub fn limit(self, longest: Option<i64>) -> Self {
+        Token { longest: longest.filter(|s| *s > 0), ..self }
+    }
+
+    /// Whether a pod's token lives longer than was asked for, for clients that do not read it again.
+    pub fn extend(self, extends: bool) -> Self {
+        Token { extends, ..self }
     }
 }
 
@@ -54,8 +66,22 @@ impl Rest for Token {
         review["spec"]["audiences"] = json!(audiences);
         body::validate(&call, "TokenRequest", &review)?;
         let bound = bind(&call, &account, &review["spec"]["boundObjectRef"]).await?;
-        let asked = review["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
-        let claims = claims(&account, audiences, bound, asked, &self.audiences, call.now);
+        let mut asked = review["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
+        if let Some(longest) = self.longest.filter(|longest| asked > *longest) {
+            call.warnings.add(format!("requested expiration of {asked} seconds shortened to {longest} seconds"));
+            asked = longest;
+            review["spec"]["expirationSeconds"] = json!(asked);
+        }
+        let given = meta(&review, "uid");
+        if !given.is_empty() && given != meta(&account, "uid") {
+            let why = format!(
+                "the UID in the token request ({given}) does not match the UID of the service account ({})",
+                meta(&account, "uid")
+            );
+            return Err(Status::conflict("", "serviceaccounts", name, &why));
+        }
+        let own = if self.extends { &self.audiences[..] } else { &[] };
+        let claims = claims(&account, audiences, bound, asked, own, call.now);
         let token = self.signer.sign(claims).map_err(|e| {
             tracing::error!(error = %e, "failed to sign a token");
             Status::internal("failed to generate token")

@@ -41,6 +41,15 @@ impl World {
         World::start_in(tempfile::tempdir().expect("dir")).await
     }
 
+    /// A new cluster with other options.
+    pub async fn start_changed(change: impl FnOnce(&mut Options)) -> World {
+        let more = |mut options| {
+            change(&mut options);
+            options
+        };
+        World::start_with(tempfile::tempdir().expect("dir"), more).await
+    }
+
     /// The cluster of a directory.
     pub async fn start_in(dir: tempfile::TempDir) -> World {
         World::start_with(dir, |options| options).await
@@ -65,6 +74,7 @@ impl World {
             port: 6443,
             client_ca_pem: pki.ca_pem(),
             front_proxy_ca_pem: pki.front_proxy_ca.certificate().to_pem(),
+            request_headers: options.request_headers.clone(),
             server_ca_pem: pki.ca_pem(),
         };
         let before = started.elapsed();

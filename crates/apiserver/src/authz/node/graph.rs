@@ -27,6 +27,10 @@ pub enum Thing {
     Volume,
     /// A VolumeAttachment.
     Attachment,
+    /// A ResourceClaim.
+    ResourceClaim,
+    /// A ResourceSlice.
+    Slice,
 }
 
 type Reference = (Thing, String, String);
@@ -49,6 +53,7 @@ pub struct Graph {
     counts: HashMap<String, HashMap<Reference, usize>>,
     volumes: HashMap<Arc<str>, VolumeRefs>,
     attachments: HashMap<Arc<str>, String>,
+    slices: HashMap<Arc<str>, String>,
 }
 
 impl Graph {
@@ -120,6 +125,18 @@ impl Graph {
         }
     }
 
+    /// Takes in a change of a resource slice.
+    pub fn slice(&mut self, change: Change) {
+        match change {
+            Change::Reset => self.slices.clear(),
+            Change::Delete(key) => drop(self.slices.remove(&key)),
+            Change::Put(key, json) => {
+                let Ok(slice) = serde_json::from_slice::<Value>(&json) else { return };
+                self.slices.insert(key, text(&slice["spec"]["nodeName"]));
+            }
+        }
+    }
+
     /// Whether an object is related to a node.
     pub fn reaches(&self, node: &str, thing: Thing, namespace: &str, name: &str) -> bool {
         let direct = |thing: Thing, namespace: &str, name: &str| {
@@ -129,6 +146,7 @@ impl Graph {
         let claimed = |v: &VolumeRefs| direct(Thing::Claim, &v.claim.0, &v.claim.1);
         match thing {
             Thing::Volume => self.volumes.get(name).is_some_and(claimed),
+            Thing::Slice => self.slices.get(name).is_some_and(|n| n == node),
             Thing::Attachment => self.attachments.get(name).is_some_and(|n| n == node),
             Thing::Secret if direct(Thing::Secret, namespace, name) => true,
             Thing::Secret => {
@@ -195,6 +213,16 @@ fn pod_refs(pod: &Value, namespace: &str, name: &str) -> HashSet<Reference> {
             add(Thing::ConfigMap, &source["configMap"]["name"]);
         }
     }
+    let made = |name: &Value| {
+        let statuses = items(&pod["status"]["resourceClaimStatuses"]);
+        statuses.iter().find(|s| s["name"] == *name).map_or(&Value::Null, |s| &s["resourceClaimName"])
+    };
+    for claim in items(&spec["resourceClaims"]) {
+        add(Thing::ResourceClaim, &claim["resourceClaimName"]);
+        // The name of a claim made from a template stands in the status.
+        add(Thing::ResourceClaim, made(&claim["name"]));
+    }
+    add(Thing::ResourceClaim, &pod["status"]["extendedResourceClaimStatus"]["resourceClaimName"]);
     refs
 }
 

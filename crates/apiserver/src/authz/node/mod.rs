@@ -1,7 +1,5 @@
 //! What kubelets may do (`plugin/pkg/auth/authorizer/node/node_authorizer.go`): a node's user reads what its own
 //! pods refer to and nothing else, on top of the fixed rules of the cluster role `system:node`.
-//!
-//! Not here yet: resource claims and slices (their kinds are not served).
 
 pub mod graph;
 
@@ -34,6 +32,7 @@ enum Source {
     Pods,
     PersistentVolumes,
     VolumeAttachments,
+    ResourceSlices,
 }
 
 /// Authorizes nodes.
@@ -59,6 +58,12 @@ impl NodeAuthorizer {
         NodeAuthorizer { rules, graph: RwLock::default(), feeds: Mutex::new(feeds) }
     }
 
+    /// The same, fed by resource slices as well.
+    pub fn with_slices(self, slices: Box<dyn Feed>) -> Self {
+        self.feeds.lock().push((Source::ResourceSlices, slices));
+        self
+    }
+
     fn sync(&self) {
         let mut feeds = self.feeds.lock();
         for (source, feed) in feeds.iter_mut() {
@@ -68,6 +73,7 @@ impl NodeAuthorizer {
                     Source::Pods => graph.pod(change),
                     Source::PersistentVolumes => graph.volume(change),
                     Source::VolumeAttachments => graph.attachment(change),
+                    Source::ResourceSlices => graph.slice(change),
                 }
             }
         }
@@ -92,6 +98,25 @@ impl NodeAuthorizer {
             ("", "persistentvolumeclaims") => self.get(node, request, Thing::Claim),
             ("", "persistentvolumes") => self.get(node, request, Thing::Volume),
             ("storage.k8s.io", "volumeattachments") => self.get(node, request, Thing::Attachment),
+            ("resource.k8s.io", "resourceclaims") => self.get(node, request, Thing::ResourceClaim),
+            ("resource.k8s.io", "resourceslices") => {
+                if !sub.is_empty() {
+                    return no("cannot authorize ResourceSlice subresources");
+                }
+                match verb {
+                    // Whose slice is made is for NodeRestriction to check.
+                    "create" => allow(),
+                    "get" | "update" | "patch" | "delete" => self.related(node, request, Thing::Slice),
+                    "list" | "watch" | "deletecollection" if selects(request, "spec.nodeName", node) => allow(),
+                    "list" | "watch" | "deletecollection" => {
+                        no("can only list/watch/deletecollection resourceslices with spec.nodeName field selector")
+                    }
+                    _ => no(
+                        "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, \
+                             patch, delete, deletecollection",
+                    ),
+                }
+            }
             ("", "serviceaccounts") if sub == "token" => {
                 if verb != "create" {
                     return no("can only create tokens for individual service accounts");
@@ -139,13 +164,8 @@ impl NodeAuthorizer {
                 ("", "list" | "watch") if !request.name.is_empty() && !request.namespace.is_empty() => {
                     self.related(node, request, Thing::Pod)
                 }
-                ("", "list" | "watch") => {
-                    let selector = FieldSelector::parse(&request.field_selector).ok();
-                    match selector.as_ref().and_then(|s| s.exact("spec.nodeName")) {
-                        Some(name) if name == node => allow(),
-                        _ => no("can only list/watch pods with spec.nodeName field selector"),
-                    }
-                }
+                ("", "list" | "watch") if selects(request, "spec.nodeName", node) => allow(),
+                ("", "list" | "watch") => no("can only list/watch pods with spec.nodeName field selector"),
                 ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => allow(),
                 _ => no(""),
             },
@@ -196,6 +216,12 @@ impl NodeAuthorizer {
             Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"))
         }
     }
+}
+
+/// Whether a request's field selector leaves only objects with this value.
+fn selects(request: &RequestInfo, field: &str, value: &str) -> bool {
+    let selector = FieldSelector::parse(&request.field_selector).ok();
+    selector.as_ref().and_then(|s| s.exact(field)).is_some_and(|found| found == value)
 }
 
 #[async_trait]
