@@ -155,13 +155,40 @@ fn narrowing(errs: &mut ErrorList, s: &View<'_>, skip_any: bool, skip_any_of_fir
         nested(errs, &not, false);
     }
     let pattern = s.get("pattern");
-    if !pattern.is_empty()
-        && let Err(e) = regex::Regex::new(pattern.str())
-    {
-        let why = e.to_string();
-        let why = why.lines().last().unwrap_or_default();
+    if let Some(why) = refused(pattern.str()) {
         errs.invalid(pattern.path(), pattern.str(), format!("must be a valid regular expression, but isn't: {why}"));
     }
+}
+
+/// Why Go's parser refuses a pattern. What our own parser alone does not take is let through: the two differ in what
+/// may stand unescaped.
+fn refused(pattern: &str) -> Option<String> {
+    if pattern.is_empty() || regex::Regex::new(pattern).is_ok() {
+        return None;
+    }
+    if let Some(syntax) = ["(?=", "(?!", "(?<=", "(?<!"].iter().find(|syntax| pattern.contains(*syntax)) {
+        let shown: String = syntax.chars().take(3).collect();
+        return Some(format!("error parsing regexp: invalid or unsupported Perl syntax: `{shown}`"));
+    }
+    let (mut depth, mut in_class, mut escaped) = (0i64, false, false);
+    for c in pattern.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '[' if !in_class => in_class = true,
+            ']' => in_class = false,
+            '(' if !in_class => depth += 1,
+            ')' if !in_class => depth -= 1,
+            _ => {}
+        }
+        if depth < 0 {
+            return Some(format!("error parsing regexp: unexpected ): `{pattern}`"));
+        }
+    }
+    if depth > 0 && !in_class {
+        return Some(format!("error parsing regexp: missing closing ): `{pattern}`"));
+    }
+    None
 }
 
 /// A schema below a junctor.
@@ -247,6 +274,25 @@ fn known(errs: &mut ErrorList, v: &View<'_>, s: &View<'_>) {
                 &s.get("properties").path().key(name),
                 format!("because it is defined in {}", property.path()),
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::refused;
+
+    #[test]
+    fn patterns_are_those_of_go() {
+        for good in ["", "^[a-z]+$", "^[^[/]*$", "{x}", "^(a|b)$"] {
+            assert_eq!(refused(good), None, "{good}");
+        }
+        for (bad, why) in [
+            ("a(?=b)", "invalid or unsupported Perl syntax: `(?=`"),
+            ("(a", "missing closing ): `(a`"),
+            ("a)", "unexpected ): `a)`"),
+        ] {
+            assert_eq!(refused(bad), Some(format!("error parsing regexp: {why}")));
         }
     }
 }
