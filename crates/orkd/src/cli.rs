@@ -43,7 +43,7 @@ pub enum Command {
     /// Run the controllers alone, against any Kubernetes API server
     ControllerManager(Box<ControllerManagerArgs>),
     /// Run the scheduler alone, against any Kubernetes API server
-    Scheduler(RoleArgs),
+    Scheduler(SchedulerArgs),
     /// Run the kubelet alone, against any Kubernetes API server
     Kubelet(Box<KubeletArgs>),
     /// Run the service proxy alone (with --dns the cluster DNS of this node as well), against any Kubernetes API server
@@ -212,6 +212,9 @@ pub struct ServerArgs {
     /// Run no scheduler in this process
     #[arg(long)]
     pub disable_scheduler: bool,
+    /// Profiles, plugins and extenders of the scheduler (KubeSchedulerConfiguration)
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
 }
 
 /// Flags of `orkd agent`.
@@ -296,6 +299,17 @@ pub struct ControllerManagerArgs {
     /// Certificate authority published to every namespace [default: that of the kubeconfig]
     #[arg(long, value_name = "FILE")]
     pub root_ca_file: Option<PathBuf>,
+}
+
+/// Flags of `orkd scheduler`.
+#[derive(Args, Debug, Clone)]
+pub struct SchedulerArgs {
+    /// As for other roles.
+    #[command(flatten)]
+    pub role: RoleArgs,
+    /// Profiles, plugins and extenders (KubeSchedulerConfiguration); such a file may be given as --config too
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
 }
 
 /// Flags of `orkd kubelet`.

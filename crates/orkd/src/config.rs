@@ -69,11 +69,47 @@ pub fn with_file(args: Vec<OsString>) -> Result<Vec<OsString>, Error> {
         None => return Ok(args),
     };
     let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+    if command == "scheduler"
+        && let Some(flags) = scheduler_flags(&path, &text, typed(&args, "kubeconfig").is_some())
+    {
+        // Upstream's own file stands where ours would.
+        return Ok(args[..2].iter().cloned().chain(flags).chain(without(&args[2..], "config")).collect());
+    }
     let flags = flags(sub, &path, &text, |name| typed(&args, name).is_some())?;
     let mut all = args[..2].to_vec();
     all.extend(flags);
     all.extend_from_slice(&args[2..]);
     Ok(all)
+}
+
+/// The flags that stand for a `KubeSchedulerConfiguration`; `None` if a file is none.
+fn scheduler_flags(path: &Path, text: &str, has_kubeconfig: bool) -> Option<Vec<OsString>> {
+    let document: Value = serde_yaml::from_str(text).ok()?;
+    if !orkd_scheduler::Config::is_meant(&document) {
+        return None;
+    }
+    let mut flags = vec![OsString::from(format!("--scheduler-config={}", path.display()))];
+    let kubeconfig = document.get("clientConnection").and_then(|c| c.get("kubeconfig")).and_then(Value::as_str);
+    if let Some(kubeconfig) = kubeconfig.filter(|k| !k.is_empty() && !has_kubeconfig) {
+        flags.push(format!("--kubeconfig={kubeconfig}").into());
+    }
+    Some(flags)
+}
+
+/// Arguments without a flag and its value.
+fn without(args: &[OsString], name: &str) -> Vec<OsString> {
+    let long = format!("--{name}");
+    let mut left = Vec::new();
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        let text = arg.to_string_lossy();
+        if text == long {
+            rest.next();
+        } else if !text.starts_with(&format!("{long}=")) {
+            left.push(arg.clone());
+        }
+    }
+    left
 }
 
 /// The value typed for a flag, in either form; `Some("")` for a switch.
@@ -209,5 +245,16 @@ mod tests {
         check("qqqqqqqqq: 1", &[], Err("unknown key \"qqqqqqqqq\" in configuration file f"));
         check("disable-agent: 3", &[], Err("key \"disable-agent\" in configuration file f: expected true or false"));
         check("- a", &[], Err("configuration file f is not a YAML map of settings: it is not a map"));
+    }
+
+    #[test]
+    fn a_file_of_the_scheduler_is_told_from_ours() {
+        let text = "kind: KubeSchedulerConfiguration\nclientConnection: {kubeconfig: /k}\n";
+        let flags = scheduler_flags(Path::new("/s"), text, false);
+        assert_eq!(flags, Some(vec!["--scheduler-config=/s".into(), "--kubeconfig=/k".into()]));
+        assert_eq!(scheduler_flags(Path::new("/s"), text, true).map(|f| f.len()), Some(1));
+        assert_eq!(scheduler_flags(Path::new("/s"), "log-level: info", false), None);
+        let args = ["--config", "/s", "--config=/s", "--x"].map(OsString::from);
+        assert_eq!(without(&args, "config"), ["--x"]);
     }
 }

@@ -13,7 +13,7 @@ use orkd_reconcile::{Api, Informers, LeaderElection, LeaderElector};
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::Accounts;
-use crate::cli::{ControllerManagerArgs, ProxyArgs, RoleArgs};
+use crate::cli::{ControllerManagerArgs, ProxyArgs, RoleArgs, SchedulerArgs};
 use crate::client::{self, Renewable};
 use crate::{host, node, server, signals};
 
@@ -27,7 +27,8 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> anyhow::Result<(
     let accounts = Accounts::new(client.clone(), client::without_credential(&args.role.kubeconfig).await?);
     let config = controllers_config(&args)?;
     let cluster_dns = args.cluster_dns;
-    lead(&args.role, &credential, "kube-controller-manager", move |supervisor| {
+    let election = |identity: &str| LeaderElection::new("kube-controller-manager", identity);
+    lead(&args.role, &credential, "kube-controller-manager", election, move |supervisor| {
         if let Some(cluster_dns) = cluster_dns {
             server::spawn_dns_publisher(accounts.client(server::DNS_ACCOUNT), cluster_dns, &supervisor);
         }
@@ -78,11 +79,22 @@ fn controllers_config(args: &ControllerManagerArgs) -> anyhow::Result<orkd_contr
 ///
 /// # Errors
 /// As [`controller_manager`].
-pub async fn scheduler(args: RoleArgs) -> anyhow::Result<()> {
+pub async fn scheduler(args: SchedulerArgs) -> anyhow::Result<()> {
+    let config = server::scheduler_config(args.scheduler_config.as_deref())?;
+    let mut args = args.role;
+    let said = config.lead();
+    args.leader_elect &= said.elect;
+    let election = |identity: &str| LeaderElection {
+        namespace: said.namespace.clone(),
+        lease: said.lease,
+        renew_deadline: said.renew_deadline,
+        retry: said.retry,
+        ..LeaderElection::new(&said.name, identity)
+    };
     let credential = Renewable::new(&args.kubeconfig).await?;
     let client = credential.client();
-    lead(&args, &credential, "kube-scheduler", move |supervisor| {
-        server::spawn_scheduler(client.clone(), &supervisor);
+    lead(&args, &credential, "kube-scheduler", election, move |supervisor| {
+        server::spawn_scheduler(client.clone(), &supervisor, config.clone());
     })
     .await
 }
@@ -91,7 +103,8 @@ pub async fn scheduler(args: RoleArgs) -> anyhow::Result<()> {
 async fn lead(
     args: &RoleArgs,
     credential: &Renewable,
-    lease: &str,
+    name: &str,
+    election: impl Fn(&str) -> LeaderElection,
     begin: impl Fn(Supervisor) + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
     let supervisor = Supervisor::new();
@@ -101,8 +114,7 @@ async fn lead(
         return signals::run_until_stopped(&supervisor).await;
     }
     let identity = format!("{}_{}", host::node_name(None)?, uuid::Uuid::new_v4());
-    let election = LeaderElection::new(lease, &identity);
-    let elector = LeaderElector::new(Api::new(credential.client(), lease), election, Clock::real());
+    let elector = LeaderElector::new(Api::new(credential.client(), name), election(&identity), Clock::real());
     let tasks = supervisor.clone();
     let fatal = supervisor.clone();
     supervisor.spawn(TaskKind::Controller, "leader election", move |stop| async move {

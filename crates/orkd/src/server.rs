@@ -85,7 +85,8 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
         spawn_dns_publisher(control.client(account), cluster_dns, &supervisor);
     }
     if !args.disable_scheduler {
-        scheduler(&control, &supervisor);
+        let config = scheduler_config(args.scheduler_config.as_deref())?;
+        scheduler(&control, &supervisor, config);
     }
     if !args.disable_agent {
         node::in_server(&control, &args, &node_name, &supervisor, &progress).await?;
@@ -350,20 +351,27 @@ fn controllers(control: &ControlPlane, args: &ServerArgs, supervisor: &Superviso
     Ok(())
 }
 
-fn scheduler(control: &ControlPlane, supervisor: &Supervisor) {
+fn scheduler(control: &ControlPlane, supervisor: &Supervisor, config: Arc<orkd_scheduler::Config>) {
     let client = control.client(UserInfo::new("system:kube-scheduler", &[]));
-    spawn_scheduler(client, supervisor);
+    spawn_scheduler(client, supervisor, config);
+}
+
+/// The scheduler's configuration: a file, or as upstream has it.
+pub fn scheduler_config(path: Option<&Path>) -> anyhow::Result<Arc<orkd_scheduler::Config>> {
+    let Some(path) = path else { return Ok(Arc::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let config = orkd_scheduler::Config::parse(&text);
+    Ok(Arc::new(config.map_err(|why| anyhow::anyhow!("scheduler configuration {}: {why}", path.display()))?))
 }
 
 /// Starts the scheduler on a client.
-pub fn spawn_scheduler(client: kube::Client, supervisor: &Supervisor) {
+pub fn spawn_scheduler(client: kube::Client, supervisor: &Supervisor, config: Arc<orkd_scheduler::Config>) {
     let informers = Informers::new(client.clone(), supervisor.clone());
     let api = Api::new(client, "kube-scheduler");
     let recorder = Recorder::new(api.clone(), supervisor, "default-scheduler", "");
     let tasks = supervisor.clone();
     supervisor.run(TaskKind::Controller, "scheduler", move |stop| {
-        let config = std::sync::Arc::new(orkd_scheduler::Config::default());
-        orkd_scheduler::run(config, informers.clone(), api.clone(), recorder.clone(), tasks.clone(), stop)
+        orkd_scheduler::run(config.clone(), informers.clone(), api.clone(), recorder.clone(), tasks.clone(), stop)
     });
 }
 

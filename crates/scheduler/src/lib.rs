@@ -18,6 +18,7 @@ pub mod classes;
 pub mod cluster;
 pub mod config;
 pub mod cycle;
+mod extender;
 pub mod feed;
 pub mod framework;
 pub mod model;

@@ -13,7 +13,8 @@ use tracing::{debug, warn};
 
 use crate::bind_volumes::Binder;
 use crate::config::Config;
-use crate::cycle::{Algorithm, NotFound, Prepared, Unfit, best, cheapest};
+use crate::cycle::{Algorithm, Found, NotFound, Prepared, Unfit, best, cheapest};
+use crate::extender::Extender;
 use crate::feed::{Feed, Message};
 use crate::framework::{Candidate, Denied, Event, Point, PostFilter};
 use crate::plugins::Doors;
@@ -31,8 +32,12 @@ const ASSUMED_MOST: Duration = Duration::from_secs(900);
 const UNSCHEDULABLE: &str = "Unschedulable";
 const SCHEDULER_ERROR: &str = "SchedulerError";
 
+/// What stands for an extender where a plugin's name does: any event may help a pod that it refused.
+const EXTENDER: &str = "Extender";
+
 struct Scheduler {
     algorithm: Algorithm,
+    extenders: Vec<Extender>,
     queue: Queue,
     pods: Informer<PodInfo>,
     writer: Writer,
@@ -66,9 +71,14 @@ pub async fn run(
         () = stop.cancelled() => return Ok(()),
         () = informers.synced() => {}
     }
+    let mut extenders = Vec::new();
+    for said in config.extenders() {
+        extenders.push(Extender::new(said, api.clone()).await?);
+    }
     let writer = Writer { api, recorder, supervisor, messages: feed.messages.clone() };
     let mut scheduler = Scheduler {
         algorithm: Algorithm::new(profiles),
+        extenders,
         queue: Queue::new(config.backoff()),
         pods: feed.pods.clone(),
         writer,
@@ -88,7 +98,7 @@ pub async fn run(
                 () = stop.cancelled() => return Ok(()),
                 permit = scheduler.permits.clone().acquire_owned() => permit?,
             };
-            scheduler.cycle(now, permit);
+            scheduler.cycle(now, permit).await;
             // Other tasks of the process get their turn in a long row of cycles.
             tokio::task::consume_budget().await;
             continue;
@@ -289,16 +299,22 @@ impl Scheduler {
     }
 
     /// Tries the next pod.
-    fn cycle(&mut self, now: Instant, permit: tokio::sync::OwnedSemaphorePermit) {
+    async fn cycle(&mut self, now: Instant, permit: tokio::sync::OwnedSemaphorePermit) {
         let Some(pod) = self.queue.pop(now) else { return };
         let Some(profile) = self.algorithm.profile_of(&pod.template.scheduler_name) else { return };
-        let found = self.algorithm.find(profile, &pod);
+        let mut found = self.algorithm.find(profile, &pod);
+        if !self.extenders.is_empty()
+            && let Ok(nodes) = found
+        {
+            found = self.ask_extenders(&pod, nodes).await;
+        }
         let (not_found, prepared) = match found {
             Ok(mut found) => {
                 let node = match found.feasible[..] {
                     [only] => only,
                     _ => {
-                        let totals = self.algorithm.rate(profile, &pod, &mut found);
+                        let mut totals = self.algorithm.rate(profile, &pod, &mut found);
+                        self.rate_by_extenders(&pod, &found.feasible, &mut totals).await;
                         best(&found.feasible, &totals, rand::random::<u32>() as usize)
                     }
                 };
@@ -309,12 +325,59 @@ impl Scheduler {
         };
         match not_found {
             NotFound::Failed(why) => self.refused(&pod, SCHEDULER_ERROR, &why, Nomination::Set(""), vec![], now),
-            NotFound::Unfit(unfit) => self.unfit(profile, &pod, unfit, &prepared, now),
+            NotFound::Unfit(unfit) => self.unfit(profile, &pod, unfit, &prepared, now).await,
+        }
+    }
+
+    fn names(&self, nodes: &[u32]) -> Vec<String> {
+        let rows = &self.algorithm.cluster.nodes.rows;
+        nodes.iter().map(|i| rows.name(*i as usize).to_owned()).collect()
+    }
+
+    /// Leaves the nodes that the extenders leave (`findNodesThatPassExtenders`).
+    async fn ask_extenders(&self, pod: &PodInfo, mut found: Found) -> Result<Found, (NotFound, Prepared)> {
+        let nodes = &self.algorithm.cluster.nodes;
+        let mut unfit = Unfit { nodes: nodes.len(), plugins: vec![EXTENDER], ..Unfit::default() };
+        for extender in self.extenders.iter().filter(|e| e.filters() && e.is_interested(pod)) {
+            if found.feasible.is_empty() {
+                break;
+            }
+            let filtered = match extender.filter(pod, &self.names(&found.feasible)).await {
+                Ok(filtered) => filtered,
+                Err(error) if extender.is_ignorable() => {
+                    warn!(extender = extender.name(), error, "an extender that may be ignored failed");
+                    continue;
+                }
+                Err(error) => return Err((NotFound::Failed(error), found.prepared)),
+            };
+            for (node, why, hopeless) in filtered.refused {
+                *unfit.reasons.entry(why).or_default() += 1;
+                if !hopeless && let Some(i) = nodes.position(&node) {
+                    unfit.resolvable.push(i as u32);
+                }
+            }
+            found.feasible.retain(|i| filtered.fit.iter().any(|n| n == nodes.rows.name(*i as usize)));
+        }
+        if found.feasible.is_empty() { Err((NotFound::Unfit(unfit), found.prepared)) } else { Ok(found) }
+    }
+
+    /// Adds what the extenders say. One that fails is left out.
+    async fn rate_by_extenders(&self, pod: &PodInfo, feasible: &[u32], totals: &mut [i64]) {
+        for extender in self.extenders.iter().filter(|e| e.rates() && e.is_interested(pod)) {
+            let names = self.names(feasible);
+            match extender.rate(pod, &names).await {
+                Ok(points) => {
+                    for (name, total) in names.iter().zip(totals.iter_mut()) {
+                        *total = total.saturating_add(points.get(name).copied().unwrap_or(0));
+                    }
+                }
+                Err(error) => debug!(extender = extender.name(), error, "an extender gives no rating"),
+            }
         }
     }
 
     /// No node will do: looks for a way, and tells.
-    fn unfit(&mut self, profile: usize, pod: &Arc<PodInfo>, mut unfit: Unfit, prepared: &Prepared, now: Instant) {
+    async fn unfit(&mut self, profile: usize, pod: &Arc<PodInfo>, mut unfit: Unfit, prepared: &Prepared, now: Instant) {
         let mut plugins = std::mem::take(&mut unfit.plugins);
         if unfit.nodes == 0 {
             // Any node may do that comes.
@@ -324,7 +387,7 @@ impl Scheduler {
         }
         let seed = rand::random::<u32>() as usize;
         match self.algorithm.post_filter(profile, pod, prepared, &unfit, seed) {
-            PostFilter::Room(candidates) => match cheapest(candidates) {
+            PostFilter::Room(candidates) => match cheapest(self.left_by_extenders(pod, candidates).await) {
                 Some(candidate) => {
                     let node = self.algorithm.cluster.nodes.rows.name(candidate.node as usize).to_owned();
                     self.make_room(pod, &node, candidate);
@@ -342,6 +405,23 @@ impl Scheduler {
                 self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Set(""), plugins, now);
             }
         }
+    }
+
+    /// Leaves the candidates for preemption that the extenders leave.
+    async fn left_by_extenders(&self, pod: &PodInfo, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+        for extender in self.extenders.iter().filter(|e| e.preempts() && e.is_interested(pod)) {
+            match extender.preempt(pod, &candidates, &self.algorithm.cluster.nodes).await {
+                Ok(left) => candidates = left,
+                Err(error) if extender.is_ignorable() => {
+                    warn!(extender = extender.name(), error, "an extender that may be ignored failed");
+                }
+                Err(error) => {
+                    warn!(extender = extender.name(), error, "an extender failed, no room is made");
+                    return Vec::new();
+                }
+            }
+        }
+        candidates
     }
 
     fn make_room(&mut self, pod: &Arc<PodInfo>, node: &str, candidate: Candidate) {
@@ -410,7 +490,11 @@ impl Scheduler {
         for plugin in plugins.calls(Point::PreBind) {
             acts.extend(plugin.pre_bind(cluster, &pod, &name).map(|act| ("PreBind", plugin.name(), act)));
         }
-        let bind = plugins.calls(Point::Bind).find_map(|p| Some(("Bind", p.name(), p.bind(cluster, &pod, &name)?)));
+        let by_extender = self.extenders.iter().find(|e| e.binds() && e.is_interested(&pod));
+        let bind = match by_extender {
+            Some(extender) => Some(("Bind", EXTENDER, extender.bind(&pod, &name))),
+            None => plugins.calls(Point::Bind).find_map(|p| Some(("Bind", p.name(), p.bind(cluster, &pod, &name)?))),
+        };
         let Some(bind) = bind else { return };
         acts.push(bind);
         self.tell(Event::PodPlaced(&pod));

@@ -34,6 +34,8 @@ pub enum What {
     Start,
     /// The controllers against the API server, in one process: wide and many Deployments, namespaces, memory.
     Controllers,
+    /// The scheduler: its algorithm in memory, and all of it against the API server, in one process.
+    Scheduler,
     /// The embedded store.
     Store {
         /// The directory to write in, on the disk that counts.
@@ -47,6 +49,11 @@ pub fn run(what: &What) -> Result<()> {
     match what {
         What::Api { kubeconfig, pid, only } => api::run(kubeconfig, pid, only),
         What::Start => start::run(),
+        What::Scheduler => {
+            // In memory first: what remains of the second figure is the API's.
+            cargo(&["run", "--release", "-p", "orkd-scheduler", "--example", "algorithm"])?;
+            cargo(&["bench", "-p", "orkd-scheduler", "--bench", "scheduler"])
+        }
         What::Controllers => {
             // It is built with the controllers' own tests: the API server is no part of them otherwise.
             let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -62,4 +69,11 @@ pub fn run(what: &What) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let status = cargo.args(args).status()?;
+    anyhow::ensure!(status.success(), "cargo {} ended with {status}", args.join(" "));
+    Ok(())
 }

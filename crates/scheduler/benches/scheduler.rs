@@ -1,0 +1,192 @@
+//! The scheduler against the API server on an embedded store, in one process: pods made before, from the scheduler's start
+//! to the last binding seen by a watch. `cargo xtask bench scheduler`, or `cargo bench -p orkd-scheduler`.
+//!
+//! `ORKD_BENCH_SHARE=0.1` measures a tenth of everything. The workloads are those of upstream's `scheduler_perf`; beside
+//! each figure stands what was measured of a stock scheduler, API server and etcd on such a machine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use orkd_apiserver::bootstrap::Facts;
+use orkd_apiserver::cache::Caches;
+use orkd_apiserver::pipeline::ApiServer;
+use orkd_apiserver::security::{self, Guard, Options};
+use orkd_apiserver::user::{InProcess, MASTERS, UserInfo};
+use orkd_base::{Supervisor, TaskKind};
+use orkd_pki::cluster::{ClusterPki, ServerNames};
+use orkd_reconcile::{Api, Informer, Informers, Recorder, Target};
+use orkd_scheduler::pod::PodInfo;
+use orkd_store::backends::embedded;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+
+/// How many requests the bench itself makes at a time.
+const AT_A_TIME: usize = 64;
+
+struct Workload {
+    name: &'static str,
+    nodes: usize,
+    pods: usize,
+    /// Pods a second that are wanted, and what a stock scheduler does.
+    budget: f64,
+    stock: f64,
+    spec: fn() -> Value,
+}
+
+fn basic() -> Value {
+    json!({"automountServiceAccountToken": false, "containers": [{"name": "c", "image": "registry.k8s.io/pause:3.10",
+        "resources": {"requests": {"cpu": "100m", "memory": "500Mi"}}}]})
+}
+
+fn anti_affinity() -> Value {
+    let mut spec = basic();
+    spec["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"color": "green"}}}]}});
+    spec
+}
+
+fn spread() -> Value {
+    let mut spec = basic();
+    spec["topologySpreadConstraints"] = json!([{"maxSkew": 5, "topologyKey": "topology.kubernetes.io/zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"color": "green"}}}]);
+    spec
+}
+
+const WORKLOADS: [Workload; 3] = [
+    Workload { name: "SchedulingBasic", nodes: 5000, pods: 10_000, budget: 5000.0, stock: 315.0, spec: basic },
+    Workload {
+        name: "required anti-affinity",
+        nodes: 5000,
+        pods: 2000,
+        budget: 1000.0,
+        stock: 104.0,
+        spec: anti_affinity,
+    },
+    Workload { name: "topology spread", nodes: 5000, pods: 5000, budget: 2000.0, stock: 214.0, spec: spread },
+];
+
+struct World {
+    server: ApiServer,
+    supervisor: Supervisor,
+    _guard: Guard,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> World {
+        let dir = tempfile::tempdir().expect("a directory");
+        let pki = ClusterPki::load_or_create(&dir.path().join("pki"), ServerNames::default(), jiff::Timestamp::now());
+        let pki = pki.expect("pki");
+        let store = embedded::Embedded::open(dir.path().join("db"), embedded::Options::default()).expect("a store");
+        let kinds = orkd_api::kinds::all().into_iter().map(Arc::from).collect();
+        let caches = Caches::open(Arc::new(store), kinds).await.expect("caches");
+        let cidr = "10.43.0.0/16".parse().expect("a range");
+        let options = Options { service_cidrs: vec![cidr], ..Options::default() };
+        let (builder, guard) =
+            security::secure(ApiServer::builder(caches.clone()), &caches, &pki, &options).expect("secured");
+        let server = builder.build();
+        let facts = Facts {
+            service_cidrs: vec![cidr],
+            advertise: vec![[192, 0, 2, 1].into()],
+            port: 6443,
+            client_ca_pem: pki.ca_pem(),
+            front_proxy_ca_pem: pki.front_proxy_ca.certificate().to_pem(),
+            server_ca_pem: pki.ca_pem(),
+        };
+        guard.bootstrap(&server, &facts).await.expect("bootstrap");
+        World { server, supervisor: Supervisor::new(), _guard: guard, _dir: dir }
+    }
+
+    fn client(&self, user: UserInfo) -> kube::Client {
+        let router = self.server.router();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let mut request = request.map(orkd_apiserver::Body::new);
+            request.extensions_mut().insert(InProcess(user.clone()));
+            tower::ServiceExt::oneshot(router.clone(), request)
+        });
+        kube::Client::new(service, "default")
+    }
+}
+
+async fn make(api: &Api, path: &str, bodies: impl Iterator<Item = Value>) {
+    let requests = bodies.map(|body| async move {
+        api.create::<IgnoredAny>(&Target::path(path), &body).await.expect("made");
+    });
+    futures_util::stream::iter(requests).buffer_unordered(AT_A_TIME).collect::<()>().await;
+}
+
+fn node(i: usize) -> Value {
+    let name = format!("node-{i}");
+    let amounts = json!({"cpu": "4", "memory": "32Gi", "pods": "110"});
+    json!({"apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name,
+            "topology.kubernetes.io/zone": format!("zone-{}", i % 3)}},
+        "status": {"allocatable": amounts, "capacity": amounts}})
+}
+
+async fn measure(workload: &Workload, share: f64) {
+    let part = |n: usize| ((n as f64 * share) as usize).max(1);
+    let (nodes, pods) = (part(workload.nodes), part(workload.pods));
+    let world = World::new().await;
+    let admin = Api::new(world.client(UserInfo::new("admin", &[MASTERS])), "bench");
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    make(&admin, "/api/v1/namespaces/default/serviceaccounts", [account].into_iter()).await;
+    make(&admin, "/api/v1/nodes", (0..nodes).map(node)).await;
+    // New nodes are tainted until they are ready; nobody says that these are.
+    let untaint = (0..nodes).map(|i| {
+        let admin = &admin;
+        async move {
+            let target = Target::path(format!("/api/v1/nodes/node-{i}"));
+            let patch = orkd_reconcile::Patch::Merge(json!({"spec": {"taints": null}}));
+            admin.patch::<IgnoredAny>(&target, &patch).await.expect("untainted");
+        }
+    });
+    futures_util::stream::iter(untaint).buffer_unordered(AT_A_TIME).collect::<()>().await;
+    let pod = |i: usize| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("pod-{i}"), "labels": {"color": "green"}},
+            "spec": (workload.spec)()})
+    };
+    make(&admin, "/api/v1/namespaces/default/pods", (0..pods).map(pod)).await;
+    // A watch of its own sees what is bound.
+    let bound = Arc::new(AtomicUsize::new(0));
+    let seen: Informer<PodInfo> = Informers::new(admin.client().clone(), world.supervisor.clone()).informer();
+    let counter = bound.clone();
+    seen.subscribe(move |event| {
+        let had = event.old().is_some_and(|o| !o.node_name.is_empty());
+        if !had && !event.object().node_name.is_empty() {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    seen.synced().await;
+    let start = Instant::now();
+    let client = world.client(UserInfo::new("system:kube-scheduler", &[]));
+    let informers = Informers::new(client.clone(), world.supervisor.clone());
+    let api = Api::new(client, "kube-scheduler");
+    let recorder = Recorder::new(api.clone(), &world.supervisor, "default-scheduler", "");
+    let config = Arc::new(orkd_scheduler::Config::default());
+    let tasks = world.supervisor.clone();
+    world.supervisor.run(TaskKind::Controller, "scheduler", move |stop| {
+        let (informers, api, recorder) = (informers.clone(), api.clone(), recorder.clone());
+        orkd_scheduler::run(config.clone(), informers, api, recorder, tasks.clone(), stop)
+    });
+    while bound.load(Ordering::Relaxed) < pods {
+        let bound = bound.load(Ordering::Relaxed);
+        assert!(start.elapsed() < Duration::from_secs(600), "{}: {bound} of {pods} pods bound", workload.name);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let rate = pods as f64 / start.elapsed().as_secs_f64();
+    let verdict = if rate >= workload.budget { "" } else { "  (missed)" };
+    let what = format!("{}, {nodes} nodes, {pods} pods", workload.name);
+    println!("{what:<55} {rate:>7.0} pods/s of {}{verdict}; stock {}", workload.budget, workload.stock);
+    world.supervisor.token(orkd_base::Stage::Loops).cancel();
+}
+
+#[tokio::main]
+async fn main() {
+    let share: f64 = std::env::var("ORKD_BENCH_SHARE").ok().and_then(|s| s.parse().ok()).unwrap_or(1.0);
+    for workload in &WORKLOADS {
+        measure(workload, share).await;
+    }
+}
