@@ -10,7 +10,8 @@ use jiff::SignedDuration;
 
 /// A Kubernetes cluster in one binary.
 #[derive(Parser, Debug)]
-#[command(name = "orkd", version = crate::version::SHORT, about, long_about = None, args_override_self = true)]
+#[command(name = "orkd", bin_name = "orkd", version = crate::version::SHORT, long_about = None, args_override_self = true)]
+#[command(about = "A Kubernetes cluster in one binary")]
 #[command(after_help = "Start a one-node cluster with `sudo orkd server`, then:\n  \
     export KUBECONFIG=/etc/orkd/admin.kubeconfig\n  kubectl get nodes")]
 pub struct Cli {
@@ -52,8 +53,10 @@ pub enum Command {
 
 /// Where things are kept and how to speak.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "General options")]
 pub struct CommonArgs {
-    /// Configuration file; its keys are the names of these flags [default: /etc/orkd/config.yaml where it exists]
+    /// Configuration file; its keys are the names of these flags [default of server and agent: /etc/orkd/config.yaml
+    /// where it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Directory of everything that must survive a restart
@@ -62,7 +65,7 @@ pub struct CommonArgs {
     /// How much to say: error, warn, info, debug, trace, or a filter such as `info,orkd_kubelet=debug`
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
-    /// How to write logs: text or json [default: text]
+    /// How to write logs
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
     pub log_format: String,
     /// Feature gates, such as `InPlacePodVerticalScaling=true`
@@ -72,6 +75,7 @@ pub struct CommonArgs {
 
 /// The addresses of a cluster.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Addresses and names of the cluster")]
 pub struct ClusterArgs {
     /// Addresses of pods
     #[arg(long, value_name = "CIDR", default_value = "10.42.0.0/16")]
@@ -92,6 +96,7 @@ pub struct ClusterArgs {
 
 /// The API server's own settings.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "API server, store and certificates")]
 pub struct ApiArgs {
     /// Address to serve the API on
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:6443")]
@@ -136,6 +141,7 @@ pub struct ApiArgs {
 
 /// One node's settings.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "This node")]
 pub struct NodeArgs {
     /// Name of this node [default: the host name]
     #[arg(long, value_name = "NAME")]
@@ -188,6 +194,9 @@ pub struct NodeArgs {
     pub disable_dns: bool,
 }
 
+/// Heading of what a server leaves out.
+const ROLES: &str = "Roles";
+
 /// Flags of `orkd server`.
 #[derive(Args, Debug, Clone)]
 pub struct ServerArgs {
@@ -204,13 +213,13 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub node: NodeArgs,
     /// Run no pods on this machine
-    #[arg(long)]
+    #[arg(long, help_heading = ROLES)]
     pub disable_agent: bool,
     /// Run no controllers in this process
-    #[arg(long)]
+    #[arg(long, help_heading = ROLES)]
     pub disable_controller_manager: bool,
     /// Run no scheduler in this process
-    #[arg(long)]
+    #[arg(long, help_heading = ROLES)]
     pub disable_scheduler: bool,
     /// Profiles, plugins and extenders of the scheduler (KubeSchedulerConfiguration)
     #[arg(long, value_name = "FILE")]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use http::Request;
 use orkd_apiserver::handler::Router;
@@ -96,8 +96,9 @@ impl Renewable {
 }
 
 async fn read(path: &Path) -> anyhow::Result<(Resolved, kube::Client)> {
+    let client = from_kubeconfig(path).await?;
     let resolved = Kubeconfig::load(path).and_then(|k| k.resolve()).with_context(|| unusable(path))?;
-    Ok((resolved, from_kubeconfig(path).await?))
+    Ok((resolved, client))
 }
 
 /// A client that uses the address of a kubeconfig file and no credential.
@@ -111,6 +112,9 @@ pub async fn without_credential(path: &Path) -> anyhow::Result<kube::Client> {
 }
 
 async fn config(path: &Path) -> anyhow::Result<kube::Config> {
+    if let Err(error) = std::fs::File::open(path) {
+        bail!("cannot read kubeconfig {}: {error}; name another with --kubeconfig", path.display());
+    }
     let kubeconfig = kube::config::Kubeconfig::read_from(path).with_context(|| unusable(path))?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await;
     let mut config = config.with_context(|| unusable(path))?;

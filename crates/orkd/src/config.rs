@@ -11,7 +11,7 @@ use serde_yaml::Value;
 
 use crate::cli::Cli;
 
-/// Read where it exists and no other file is named.
+/// Read by `server` and `agent` where it exists and no other file is named.
 pub const DEFAULT_PATH: &str = "/etc/orkd/config.yaml";
 
 /// Why a configuration file was not taken.
@@ -65,7 +65,8 @@ pub fn with_file(args: Vec<OsString>) -> Result<Vec<OsString>, Error> {
     }
     let path = match typed(&args, "config") {
         Some(path) => PathBuf::from(path),
-        None if Path::new(DEFAULT_PATH).exists() => PathBuf::from(DEFAULT_PATH),
+        // It is written for a whole machine: a role alone has few of its keys.
+        None if matches!(command, "server" | "agent") && Path::new(DEFAULT_PATH).exists() => DEFAULT_PATH.into(),
         None => return Ok(args),
     };
     let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;

@@ -126,6 +126,11 @@ async fn start(
         None if !api.listen.ip().is_unspecified() && !api.listen.ip().is_loopback() => api.listen.ip(),
         None => host::address(None)?,
     };
+    if advertise.is_loopback() {
+        bail!(
+            "{advertise} cannot be advertised: nodes and pods reach the server there; name another with --advertise-address"
+        );
+    }
     // The port first: a second server must not touch the data of the first.
     let listener = bind(api.listen).await?;
     let port = listener.local_addr()?.port();
