@@ -112,6 +112,9 @@ impl Switch {
         let switch = self.holder.inner.to_string();
         let out = Command::new("nsenter").args(["-t", &switch, "-n", "sh", "-ec", &link]).output()?;
         ensure!(out.status.success(), "{link}: {}", String::from_utf8_lossy(&out.stderr));
+        // Where runtimes and plugins keep things of one boot: this machine's end with it.
+        holder
+            .sh("for d in /run/netns /run/containerd /var/lib/cni; do mkdir -p $d && mount -t tmpfs tmpfs $d; done")?;
         holder.sh(&format!(
             "ip addr add {ip}/24 dev eth0 && ip link set eth0 up && ip route add default via 10.77.0.1"
         ))?;
