@@ -17,6 +17,12 @@ pub trait Objects: Send + Sync + 'static {
     /// One object; `namespace` is empty for cluster-wide resources.
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>>;
 
+    /// A label of an object, without reading the rest of it. The outer `None`: there is no such object.
+    fn label(&self, group: &str, resource: &str, namespace: &str, name: &str, label: &str) -> Option<Option<String>> {
+        let object = self.get(group, resource, namespace, name)?;
+        Some(object["metadata"]["labels"].get(label).and_then(Value::as_str).map(str::to_owned))
+    }
+
     /// All objects of a resource, or those of one namespace, ordered by key.
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>>;
 
@@ -31,6 +37,11 @@ pub type Lookup = Arc<dyn Objects>;
 impl Objects for Reader {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         Reader::get(self, group, resource, namespace, name).map(|e| Arc::new(e.decode()))
+    }
+
+    fn label(&self, group: &str, resource: &str, namespace: &str, name: &str, label: &str) -> Option<Option<String>> {
+        let entry = Reader::get(self, group, resource, namespace, name)?;
+        Some(entry.label(label).map(str::to_owned))
     }
 
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {

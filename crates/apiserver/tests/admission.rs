@@ -278,3 +278,51 @@ async fn operators_turn_plugins_on_and_configure_them() {
     assert_eq!(world.call(&admin(), "POST", &format!("{NS}/events"), event("e1")).await.0, 201);
     assert_eq!(world.call(&admin(), "POST", &format!("{NS}/events"), event("e2")).await.0, 429);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evictions_ask_the_budget() {
+    let world = World::start().await;
+    team(&world).await;
+    // phase, ready, policy, desired, healthy, allowed: the answer.
+    let check = async |phase: &str, ready: bool, policy: Value, counts: [i64; 3], expected: u16| {
+        let mut body = pod("p", json!({}));
+        body["metadata"]["labels"] = json!({"a": "b"});
+        body["spec"]["terminationGracePeriodSeconds"] = json!(0);
+        let (code, made) = world.call(&admin(), "POST", &format!("{NS}/pods"), body).await;
+        assert_eq!(code, 201, "{made}");
+        let mut status = made.clone();
+        status["status"]["phase"] = json!(phase);
+        status["status"]["conditions"] = json!([{"type": "Ready", "status": if ready { "True" } else { "False" }}]);
+        assert_eq!(world.call(&admin(), "PUT", &format!("{NS}/pods/p/status"), status).await.0, 200);
+        let budgets = "/apis/policy/v1/namespaces/team/poddisruptionbudgets";
+        let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"a": "b"}}, "unhealthyPodEvictionPolicy": policy}});
+        let (code, mut budget) = world.call(&admin(), "POST", budgets, budget).await;
+        assert_eq!(code, 201, "{budget}");
+        budget["status"] = json!({"observedGeneration": 1, "desiredHealthy": counts[0], "currentHealthy": counts[1],
+            "disruptionsAllowed": counts[2], "expectedPods": 1});
+        assert_eq!(world.call(&admin(), "PUT", &format!("{budgets}/b/status"), budget).await.0, 200);
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+        let (code, said) = world.call(&admin(), "POST", &format!("{NS}/pods/p/eviction"), eviction).await;
+        assert_eq!(code, expected, "{phase} {ready} {policy} {counts:?}: {said}");
+        let (_, after) = world.call(&admin(), "GET", &format!("{budgets}/b"), Value::Null).await;
+        let (left, _) = world.call(&admin(), "GET", &format!("{NS}/pods/p"), Value::Null).await;
+        assert_eq!(left, if expected == 201 { 404 } else { 200 });
+        if expected == 429 {
+            assert_eq!(said["details"]["causes"][0]["reason"], "DisruptionBudget", "{said}");
+            assert_eq!(said["message"], "Cannot evict pod as it would violate the pod's disruption budget.");
+            world.call(&admin(), "DELETE", &format!("{NS}/pods/p?gracePeriodSeconds=0"), Value::Null).await;
+        }
+        world.call(&admin(), "DELETE", &format!("{budgets}/b"), Value::Null).await;
+        after["status"]["disruptionsAllowed"].as_i64().unwrap_or(0)
+    };
+    let (healthy, always) = (json!("IfHealthyBudget"), json!("AlwaysAllow"));
+    assert_eq!(check("Running", true, healthy.clone(), [1, 2, 1], 201).await, 0, "a place was taken");
+    check("Running", true, healthy.clone(), [1, 1, 0], 429).await;
+    check("Running", true, always.clone(), [1, 1, 0], 429).await;
+    assert_eq!(check("Running", false, always, [1, 0, 0], 201).await, 0, "the unhealthy need no place");
+    check("Running", false, healthy.clone(), [1, 0, 0], 429).await;
+    assert_eq!(check("Running", false, healthy.clone(), [1, 1, 1], 201).await, 1, "none was taken");
+    check("Pending", false, healthy.clone(), [1, 0, 0], 201).await;
+    check("Succeeded", false, healthy, [1, 0, 0], 201).await;
+}

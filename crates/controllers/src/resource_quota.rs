@@ -159,7 +159,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
                 _ if event.is_deleted() => {}
                 Some(old) if asked(old) == asked(quota) && old.status != quota.status => {
                     // What was made while the quota did not count yet was not charged.
-                    let first = old.status.hard != quota.status.hard;
+                    let first = old.status.hard.is_empty();
                     controller.queue.add_after(event.key(), if first { FIRST_RECHECK } else { RECHECK });
                 }
                 Some(old) if asked(old) == asked(quota) => {}

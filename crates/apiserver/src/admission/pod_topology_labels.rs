@@ -5,7 +5,7 @@ use orkd_api::status::Status;
 use serde_json::Value;
 
 use super::{Operation, Plugin, Request};
-use crate::lookup::{Lookup, get_fresh};
+use crate::lookup::Lookup;
 
 const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
 
@@ -40,12 +40,20 @@ impl Plugin for PodTopologyLabels {
             return Ok(());
         };
         let Some(name) = node.as_str().filter(|n| !n.is_empty()).map(str::to_owned) else { return Ok(()) };
-        let Some(node) = get_fresh(&*self.objects, "", "nodes", "", &name).await? else { return Ok(()) };
         for label in LABELS {
-            if let Some(value) = node["metadata"]["labels"].get(label)
-                && object["metadata"]["labels"].get(label).is_none()
-            {
-                object["metadata"]["labels"][label] = value.clone();
+            if object["metadata"]["labels"].get(label).is_some() {
+                continue;
+            }
+            // Bindings are many and nodes are large: only the labels are looked at.
+            let mut found = self.objects.label("", "nodes", "", &name, label);
+            if found.is_none() {
+                self.objects.fresh().await?;
+                found = self.objects.label("", "nodes", "", &name, label);
+            }
+            match found {
+                None => return Ok(()),
+                Some(None) => {}
+                Some(Some(value)) => object["metadata"]["labels"][label] = value.into(),
             }
         }
         Ok(())

@@ -133,7 +133,7 @@ fn config_maps(facts: &Facts) -> Vec<(&'static str, &'static str, Value)> {
     maps
 }
 
-/// The kubeconfig without a user that `cluster-info` carries. Signatures for bootstrap tokens are not here yet.
+/// The kubeconfig without a user that `cluster-info` carries; a controller signs it with the bootstrap tokens.
 fn cluster_info(facts: &Facts) -> Option<String> {
     use base64::Engine;
     let address = facts.advertise.first()?;

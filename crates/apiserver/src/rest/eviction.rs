@@ -13,6 +13,7 @@ use crate::Body;
 use crate::admission::{Operation, items, meta};
 use crate::query::Query;
 use crate::registry::options::DeleteOptions;
+use crate::writer::Writer;
 
 /// The handler.
 pub struct Eviction;
@@ -28,31 +29,75 @@ impl Rest for Eviction {
         let mut options = DeleteOptions::parse(&Query::default(), &eviction["deleteOptions"])?;
         options.dry_run |= call.dry_run();
         let writer = call.writer();
-        let pod = writer.get("", "pods", namespace, name).await?;
-        if let Some(uid) = &options.uid
-            && pod["metadata"]["uid"] != **uid
-        {
-            let why = format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                pod["metadata"]["uid"].as_str().unwrap_or_default()
-            );
-            return Err(Status::conflict("", "pods", name, &why));
+        let mut tries = 0;
+        loop {
+            let pod = writer.get("", "pods", namespace, name).await?;
+            match evict(&call, &writer, &pod, options.clone()).await {
+                // The pod changed between the decision and the deletion, and the request did not ask for a version.
+                Err(status) if status.code == 409 && options.resource_version.is_none() && tries < RETRIES => {
+                    tries += 1
+                }
+                Err(status) => return Err(status),
+                Ok(()) => break,
+            }
         }
-        let ending = pod["metadata"]["deletionTimestamp"].is_string();
-        if !ending && !is_over(&pod) && pod["status"]["phase"] != "Pending" {
-            ask_budget(&call, &pod, options.dry_run).await?;
-        }
-        if !options.dry_run && !ending && !is_over(&pod) {
-            let stamp = crate::registry::stamp(call.now);
-            let marked = writer.update_with("", "pods", "status", namespace, name, |object| {
-                mark(object, &stamp);
-                Ok(())
-            });
-            marked.await?;
-        }
-        writer.delete("", "pods", namespace, name, options).await?;
         Ok(Reply::Object(201, body::success()))
     }
+}
+
+/// How often an eviction is decided anew.
+const RETRIES: usize = 5;
+
+/// Evicts a pod as it was read.
+async fn evict(call: &Call, writer: &Writer, pod: &Value, mut options: DeleteOptions) -> Result<(), Status> {
+    let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
+    let version = meta(pod, "resourceVersion").to_owned();
+    if let Some(uid) = &options.uid
+        && meta(pod, "uid") != uid.as_str()
+    {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta(pod, "uid"));
+        return Err(Status::conflict("", "pods", name, &why));
+    }
+    let ending = pod["metadata"]["deletionTimestamp"].is_string();
+    let pending = pod["status"]["phase"] == "Pending";
+    if ending || is_over(pod) || pending {
+        // Nothing is disrupted; a pod that waits must still be waiting when it goes.
+        if pending && options.resource_version.is_none() {
+            options.resource_version = Some(version);
+        }
+        return writer.delete("", "pods", namespace, name, options).await.map(|_| ());
+    }
+    let asked = ask_budget(call, pod, options.dry_run).await?;
+    if asked == Asked::Unhealthy && options.resource_version.is_none() {
+        // It must not have become healthy meanwhile.
+        options.resource_version = Some(version);
+    }
+    if !options.dry_run {
+        let stamp = crate::registry::stamp(call.now);
+        let expected = options.resource_version.clone();
+        let marked = writer.update_with("", "pods", "status", namespace, name, |object| {
+            if expected.as_deref().is_some_and(|v| v != meta(object, "resourceVersion")) {
+                let why = "Precondition failed: the pod has been modified";
+                return Err(Status::conflict("", "pods", name, why));
+            }
+            mark(object, &stamp);
+            Ok(())
+        });
+        let marked = marked.await?;
+        if options.resource_version.is_some() {
+            options.resource_version = Some(meta(&marked, "resourceVersion").to_owned());
+        }
+    }
+    writer.delete("", "pods", namespace, name, options).await.map(|_| ())
+}
+
+/// What a budget had to say.
+#[derive(PartialEq, Eq)]
+enum Asked {
+    /// There is none, or it gave a place.
+    Granted,
+    /// The pod is not healthy, so that none is needed.
+    Unhealthy,
 }
 
 const GROUP: &str = "policy";
@@ -62,10 +107,10 @@ const ALLOWED: &str = "DisruptionAllowed";
 const MAX_DISRUPTED: usize = 2000;
 
 /// Takes a place in the pod's budget, where it has one (`checkAndDecrement`).
-async fn ask_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<(), Status> {
+async fn ask_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<Asked, Status> {
     let namespace = call.info.namespace.as_str();
     if pod["metadata"]["labels"].as_object().is_none_or(|l| l.is_empty()) {
-        return Ok(());
+        return Ok(Asked::Granted);
     }
     let covers = |budget: &Value| {
         LabelSelector::of_object(&budget["spec"]["selector"]).is_ok_and(|selector| selector.matches_object(pod))
@@ -73,7 +118,7 @@ async fn ask_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<(), Statu
     let all = call.server.reader().list(GROUP, BUDGETS, Some(namespace));
     let budgets: Vec<Value> = all.iter().map(|e| e.decode()).filter(covers).collect();
     let budget = match budgets.as_slice() {
-        [] => return Ok(()),
+        [] => return Ok(Asked::Granted),
         [one] => one,
         _ => {
             let text =
@@ -86,7 +131,7 @@ async fn ask_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<(), Statu
         let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
         if always || (count("desiredHealthy") > 0 && count("currentHealthy") >= count("desiredHealthy")) {
             // A pod that is not healthy is not counted among those the budget protects.
-            return Ok(());
+            return Ok(Asked::Unhealthy);
         }
     }
     // The status of a budget is the API server's to write here, whoever evicts.
@@ -94,7 +139,7 @@ async fn ask_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<(), Statu
     let (name, pod_name) = (meta(budget, "name"), meta(pod, "name"));
     let stamp = crate::registry::stamp(call.now);
     let taken = writer.update_with(GROUP, BUDGETS, "status", namespace, name, |budget| take(budget, pod_name, &stamp));
-    taken.await.map(|_| ())
+    taken.await.map(|_| Asked::Granted)
 }
 
 fn is_ready(pod: &Value) -> bool {
