@@ -125,11 +125,16 @@ impl Plugin for EventRateLimit {
         if !writes || !event || request.dry_run {
             return Ok(());
         }
-        let over = self.0.iter().filter(|limit| !limit.take(limit.key(request, object), request.now)).count();
-        if over > 0 {
-            let which = vec!["limit reached on type"; over].join(", ");
-            tracing::debug!(which, "an event was refused");
-            return Err(Status::too_many_requests("the event was refused: too many events", 0));
+        let mut over = Vec::new();
+        for limit in &self.0 {
+            let key = limit.key(request, object);
+            if !limit.take(key.clone(), request.now) {
+                over.push(format!("limit reached on type {:?} for key {key}", limit.by));
+            }
+        }
+        if let [first, rest @ ..] = over.as_slice() {
+            let all = if rest.is_empty() { first.clone() } else { format!("[{}]", over.join(", ")) };
+            return Err(Status::new(429, "TooManyRequests", format!("Too many requests: {all}")));
         }
         Ok(())
     }
@@ -151,7 +156,11 @@ mod tests {
         let send = async |user: &UserInfo, second: i64| {
             let mut request = request(&*kind, Operation::Create, "", "e", user, None);
             request.now = Timestamp::from_second(second).expect("a time");
-            plugin.validate(&request, &json!({}), &mut Vec::new()).await.map_err(|s| s.code)
+            let done = plugin.validate(&request, &json!({}), &mut Vec::new()).await;
+            done.map_err(|s| {
+                assert_eq!(s.message, "Too many requests: limit reached on type User for key a");
+                s.code
+            })
         };
         assert_eq!((send(&one, 0).await, send(&one, 0).await, send(&one, 0).await), (Ok(()), Ok(()), Err(429)));
         assert_eq!(send(&two, 0).await, Ok(()));
