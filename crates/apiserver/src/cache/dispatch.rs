@@ -14,6 +14,8 @@ use super::watch_cache::{Map, WatchCache};
 /// All keys of Kubernetes objects begin with this.
 pub const ROOT: &str = "/registry/";
 const PAGE: usize = 5000;
+/// How often histories are looked through that nothing is added to.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Reads everything at one revision into the caches. The revision.
 pub(super) async fn load(caches: &Caches) -> Result<Revision, Error> {
@@ -108,6 +110,8 @@ async fn follow(
     at: &mut Revision,
     stop: &CancellationToken,
 ) -> Option<Error> {
+    let mut sweep = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP, SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let message = tokio::select! {
             biased;
@@ -118,6 +122,10 @@ async fn follow(
                 return None;
             }
             message = stream.next() => message,
+            _ = sweep.tick() => {
+                caches.upgrade()?.by_prefix.values().for_each(|cache| cache.trim());
+                continue;
+            }
         };
         let caches = caches.upgrade()?;
         match message {
@@ -128,7 +136,7 @@ async fn follow(
                     let Some((cache, key)) = locate(&caches, &event.record.key) else { continue };
                     match event.kind {
                         EventKind::Delete => cache.apply(key, None, revision.0),
-                        EventKind::Put => match cache.entry(key, &event.record.value, revision.0) {
+                        EventKind::Put => match cache.changed(key, &event.record.value, revision.0) {
                             Some(entry) => cache.apply(key, Some(entry), revision.0),
                             None => {
                                 error!(key = event.record.key, "a stored record cannot be read, it is left out");

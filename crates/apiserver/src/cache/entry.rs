@@ -18,6 +18,8 @@ pub struct Entry {
     /// Revision of the commit that wrote it: its resourceVersion.
     pub revision: u64,
     json: Bytes,
+    /// The kind of the event that brought it, and the event as a watch frame: the same memory as the object.
+    frame: Option<(&'static str, Bytes)>,
     layout: Layout,
     labels: Box<[(Box<str>, Box<str>)]>,
     fields: Box<[(Name, Box<str>)]>,
@@ -55,14 +57,31 @@ struct HeadMeta {
 impl Entry {
     /// Takes a stored value into the cache. `None` if it is no object at all.
     pub fn new(kind: &dyn Kind, selectable: bool, key: Arc<str>, stored: &Bytes, revision: u64) -> Option<Entry> {
-        let (json, layout) = match splice::insert_version(stored, revision) {
+        Entry::brought_by(kind, selectable, key, stored, revision, "")
+    }
+
+    /// The same for the value of an event (`ADDED`, `MODIFIED`), which is laid out so that watchers share it.
+    pub fn brought_by(
+        kind: &dyn Kind,
+        selectable: bool,
+        key: Arc<str>,
+        stored: &Bytes,
+        revision: u64,
+        event: &'static str,
+    ) -> Option<Entry> {
+        let (before, after) = match event {
+            "" => (String::new(), &b""[..]),
+            event => (format!("{{\"type\":\"{event}\",\"object\":"), &b"}\n"[..]),
+        };
+        let insert = |json: &[u8]| splice::insert_between(json, revision, before.as_bytes(), after);
+        let (whole, layout) = match insert(stored) {
             Some(found) if !stored.starts_with(b"k8s\0") => found,
             _ => {
                 let value = crate::codec::decode_stored(kind, stored)?;
-                let bytes = crate::codec::encode_stored(kind, &value);
-                splice::insert_version(&bytes, revision)?
+                insert(&crate::codec::encode_stored(kind, &value))?
             }
         };
+        let json = whole.slice(before.len()..whole.len() - after.len());
         let (labels, fields): (Vec<_>, Vec<_>) = if selectable {
             let value: Value = serde_json::from_slice(&json).ok()?;
             let fields = kind.selectable_fields(&value).into_iter().map(|(k, v)| (k, v.into_boxed_str())).collect();
@@ -81,6 +100,7 @@ impl Entry {
             key,
             revision,
             json,
+            frame: (!event.is_empty()).then_some((event, whole)),
             layout,
             labels: labels.into(),
             fields: fields.into(),
@@ -143,6 +163,11 @@ impl Entry {
     /// The object as JSON, resourceVersion included.
     pub fn json(&self) -> &Bytes {
         &self.json
+    }
+
+    /// The watch frame of the event that brought it, where it was of this kind.
+    pub fn frame(&self, event: &str) -> Option<Bytes> {
+        self.frame.as_ref().filter(|(e, _)| *e == event).map(|(_, frame)| frame.clone())
     }
 
     /// The object as it stands in a list: JSON from its first field after `kind` and `apiVersion` on, to be
@@ -218,5 +243,29 @@ impl Entry {
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}@{}", self.key, self.revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::watch_cache::frame;
+
+    #[test]
+    fn an_event_and_its_object_are_one_memory() {
+        let kinds = orkd_api::kinds::all();
+        let kind = kinds.iter().find(|k| k.info().kind == "ConfigMap").expect("a kind");
+        let stored = Bytes::from_static(br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","uid":"u"}}"#);
+        let plain = Entry::new(&**kind, false, "d/a".into(), &stored, 7).expect("an entry");
+        assert_eq!(plain.frame("ADDED"), None);
+        for event in ["ADDED", "MODIFIED"] {
+            let entry = Entry::brought_by(&**kind, false, "d/a".into(), &stored, 7, event).expect("an entry");
+            assert_eq!(entry.json(), plain.json());
+            assert_eq!(entry.frame(event), Some(frame(event, plain.json())));
+            assert_eq!(entry.frame("DELETED"), None);
+            assert_eq!(entry.json_at(8), plain.json_at(8), "the layout is that of the object");
+            assert_eq!(entry.list_item(), plain.list_item());
+            assert_eq!(entry.metadata(), br#"{"name":"a","uid":"u","resourceVersion":"7"}"#);
+        }
     }
 }

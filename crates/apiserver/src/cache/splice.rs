@@ -16,9 +16,15 @@ pub struct Layout {
 
 /// Puts a resourceVersion into an encoded object.
 pub fn insert_version(json: &[u8], revision: u64) -> Option<(Bytes, Layout)> {
+    insert_between(json, revision, b"", b"")
+}
+
+/// The same with something before and after the object; the layout is that of the object.
+pub fn insert_between(json: &[u8], revision: u64, before: &[u8], after: &[u8]) -> Option<(Bytes, Layout)> {
     let found = locate(json)?;
     let digits = revision.to_string();
-    let mut out = BytesMut::with_capacity(json.len() + 44);
+    let mut out = BytesMut::with_capacity(json.len() + 44 + before.len() + after.len());
+    out.extend_from_slice(before);
     let layout;
     if let Some((start, end)) = found.version {
         out.extend_from_slice(&json[..start]);
@@ -32,7 +38,7 @@ pub fn insert_version(json: &[u8], revision: u64) -> Option<(Bytes, Layout)> {
             out.extend_from_slice(b",");
         }
         out.extend_from_slice(b"\"resourceVersion\":\"");
-        let start = out.len();
+        let start = out.len() - before.len();
         out.extend_from_slice(digits.as_bytes());
         out.extend_from_slice(b"\"");
         if comma_after {
@@ -41,6 +47,7 @@ pub fn insert_version(json: &[u8], revision: u64) -> Option<(Bytes, Layout)> {
         out.extend_from_slice(&json[at..]);
         layout = Layout { version: (start as u32, digits.len() as u32), fields: found.fields as u32 };
     }
+    out.extend_from_slice(after);
     Some((out.freeze(), layout))
 }
 

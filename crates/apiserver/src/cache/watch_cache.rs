@@ -75,12 +75,17 @@ impl Change {
 
     /// The watch frame of the object as added, shared by all watchers.
     pub fn added_frame(&self) -> Bytes {
-        self.added.get_or_init(|| self.new.as_ref().map_or_else(Bytes::new, |e| frame("ADDED", e.json()))).clone()
+        self.frame_of("ADDED", &self.added)
     }
 
     /// The watch frame of the object as changed.
     pub fn modified_frame(&self) -> Bytes {
-        self.modified.get_or_init(|| self.new.as_ref().map_or_else(Bytes::new, |e| frame("MODIFIED", e.json()))).clone()
+        self.frame_of("MODIFIED", &self.modified)
+    }
+
+    fn frame_of(&self, event: &str, kept: &OnceLock<Bytes>) -> Bytes {
+        let Some(entry) = &self.new else { return Bytes::new() };
+        entry.frame(event).unwrap_or_else(|| kept.get_or_init(|| frame(event, entry.json())).clone())
     }
 
     /// The watch frame of the object as gone: its last state with the revision of this change.
@@ -202,6 +207,24 @@ impl WatchCache {
     /// Decodes a record into an entry.
     pub fn entry(&self, key: &str, stored: &Bytes, revision: u64) -> Option<Entry> {
         Entry::new(&*self.kind, self.selectable, key.into(), stored, revision)
+    }
+
+    /// The same for a record that an event brings.
+    pub(super) fn changed(&self, key: &str, stored: &Bytes, revision: u64) -> Option<Entry> {
+        let event = if self.inner.read().map.contains_key(key) { "MODIFIED" } else { "ADDED" };
+        Entry::brought_by(&*self.kind, self.selectable, key.into(), stored, revision, event)
+    }
+
+    /// Forgets what is old, also where nothing new comes.
+    pub(super) fn trim(&self) {
+        let now = Instant::now();
+        let is_old = |inner: &Inner| {
+            inner.history.len() > HISTORY_MIN
+                && inner.history.front().is_some_and(|c| now.duration_since(c.at) > HISTORY_AGE)
+        };
+        if is_old(&self.inner.read()) {
+            self.inner.write().trim(now);
+        }
     }
 
     /// Replaces everything: at start, and when the store's history was lost. Watchers are ended; they come back
@@ -353,6 +376,10 @@ impl Inner {
         self.history_bytes += change.weight();
         let now = change.at;
         self.history.push_back(change);
+        self.trim(now);
+    }
+
+    fn trim(&mut self, now: Instant) {
         while let Some(first) = self.history.front() {
             let over = self.history.len() > HISTORY_MAX || self.history_bytes > HISTORY_BYTES;
             let old = self.history.len() > HISTORY_MIN && now.duration_since(first.at) > HISTORY_AGE;
