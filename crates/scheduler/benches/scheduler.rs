@@ -93,6 +93,9 @@ impl World {
             port: 6443,
             client_ca_pem: pki.ca_pem(),
             front_proxy_ca_pem: pki.front_proxy_ca.certificate().to_pem(),
+            request_headers: orkd_apiserver::authn::front_proxy::RequestHeaders::standard(vec![
+                "front-proxy-client".into(),
+            ]),
             server_ca_pem: pki.ca_pem(),
         };
         guard.bootstrap(&server, &facts).await.expect("bootstrap");
