@@ -44,7 +44,7 @@ fn a_stateful_set_keeps_its_data() -> Result<()> {
         return Ok(());
     }
     let mut cluster = Cluster::node(&[])?;
-    let storage = cluster.machine.path("data").join("storage");
+    let storage = cluster.machine.path("data").join("agent/storage");
     {
         let k = cluster.kubectl()?;
         eventually("the default class", Duration::from_secs(20), || {

@@ -28,7 +28,7 @@ pub const PROVISIONER: &str = "orkd.io/local-path";
 /// On a node: below which folder its volumes are.
 pub const ROOT: &str = "orkd.io/local-path";
 /// Below which folder volumes are where the node says nothing.
-const DEFAULT_ROOT: &str = "/var/lib/orkd/storage";
+const DEFAULT_ROOT: &str = "/var/lib/orkd/agent/storage";
 
 /// The class of a fresh cluster.
 pub const CLASS: &str = "orkd-local";
