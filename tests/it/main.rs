@@ -1,5 +1,7 @@
 //! Integration and node tests: real orkd processes, stock clients, real containers.
 
+mod audit;
+mod clients;
 mod compatibility;
 mod control_plane;
 mod crash;
@@ -16,6 +18,7 @@ mod registry;
 mod renewal;
 mod roles;
 mod scheduling;
+mod shutdown;
 mod storage;
 mod terminal;
 mod tour;

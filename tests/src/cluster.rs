@@ -59,6 +59,11 @@ impl Cluster {
         Ok(Cluster { server: None, machine, switch, binary: crate::orkd(), args })
     }
 
+    /// Adds flags for the next start.
+    pub fn argue(&mut self, more: &[String]) {
+        self.args.extend_from_slice(more);
+    }
+
     /// Starts the server and waits for nothing.
     pub fn launch(&mut self) -> Result<()> {
         self.server = Some(self.machine.spawn(&self.binary, &self.args, "server.log")?);

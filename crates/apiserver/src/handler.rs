@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,11 @@ use orkd_api::kind::Scope;
 use orkd_api::status::{Details, Status};
 use tracing::{Instrument, error};
 
+use crate::audit::{self, Record};
 use crate::authn::Verdict;
 use crate::authz::{Attributes, Decision, forbidden};
-use crate::flow::Permit;
+use crate::flowcontrol::{self, Uids, estimate, fixed, put_headers};
+use crate::metrics::{self, requests::Answer};
 use crate::negotiation::{self, Offer, Wanted};
 use crate::pipeline::ApiServer;
 use crate::query::Query;
@@ -63,11 +66,13 @@ where
     }
 }
 
-/// Everything a stage may find out about a request, for metrics and headers.
+/// Everything a stage may find out about a request, for metrics, headers and audit.
 struct Flight {
     audit_id: HeaderValue,
     started: Instant,
     warnings: Warnings,
+    record: OnceLock<Arc<Record>>,
+    flow: OnceLock<(Uids, Duration)>,
 }
 
 /// Serves one request.
@@ -76,6 +81,8 @@ async fn handle(server: ApiServer, request: Request<Body>) -> Response<Body> {
         audit_id: request.headers().get("audit-id").filter(|v| v.len() <= 64).cloned().unwrap_or_else(fresh_id),
         started: Instant::now(),
         warnings: Warnings::default(),
+        record: OnceLock::new(),
+        flow: OnceLock::new(),
     };
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let info = route::route(request.method(), request.uri().path(), &query);
@@ -94,21 +101,43 @@ async fn handle(server: ApiServer, request: Request<Body>) -> Response<Body> {
                         .or_else(|| panic.downcast_ref::<&str>().copied())
                         .unwrap_or("unknown");
                     error!(path = info.path, verb = info.verb, panic = text, "a request panicked");
+                    if let Some(record) = flight.record.get() {
+                        record.panicked(text);
+                    }
                     Err(Status::internal("This request caused apiserver to panic. Look in the logs for details."))
                 }
             }
         }
     };
-    let mut response = outcome.unwrap_or_else(|status| respond::failure(&wanted, &status));
+    let (mut response, failure) = match outcome {
+        Ok(response) => (response, None),
+        Err(status) => (respond::failure(&wanted, &status), Some(status)),
+    };
+    let stays_open = failure.is_none() && info.as_ref().is_some_and(is_long_running);
+    if let Some(record) = flight.record.into_inner() {
+        response = record.answered(response, failure.as_ref(), stays_open).await;
+    }
     let headers = response.headers_mut();
     for warning in flight.warnings.headers() {
         headers.append(http::header::WARNING, warning);
     }
     headers.insert("audit-id", flight.audit_id);
-    if let Some(info) = &info {
-        server.metrics().record(&server, info, response.status().as_u16(), flight.started.elapsed());
+    let flow = flight.flow.into_inner();
+    if let Some((uids, _)) = &flow {
+        put_headers(headers, uids);
     }
-    response
+    let Some(info) = &info else { return response };
+    let answer = Answer {
+        code: response.status().as_u16(),
+        took: flight.started.elapsed(),
+        waited: flow.map_or(Duration::ZERO, |(_, waited)| waited),
+        size: http_body::Body::size_hint(response.body()).exact(),
+        stays_open,
+    };
+    match server.metrics().record(&server, info, &query, &answer) {
+        Some(open) => crate::body::follow(response, open),
+        None => response,
+    }
 }
 
 fn fresh_id() -> HeaderValue {
@@ -126,22 +155,41 @@ async fn stages(
     if let Some(refusal) = late(server, info, &parts) {
         return Ok(refusal);
     }
-    let user = authenticate(server, &parts).await?;
-    let user = impersonation::impersonate(server, user, &mut parts).await?;
-    let permit = match is_long_running(info) {
-        true => Permit::default(),
-        false => match server.flow().enter(info) {
-            Some(permit) => permit,
-            None => {
-                let mut response = respond::text(429, "Too many requests, please try again later.\n");
-                response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
-                return Ok(response);
+    let user = match authenticate(server, &parts).await {
+        Ok(user) => user,
+        Err(status) => {
+            metrics::authenticated(None);
+            if let Some(record) = begin_audit(server, None, info, &parts, flight)? {
+                record.refused(audit::tried(&parts), status.code);
             }
-        },
+            return Err(status);
+        }
     };
-    authorize(server, &user, info).await?;
+    metrics::authenticated(Some(&user.name));
+    let record = begin_audit(server, Some(&user), info, &parts, flight)?;
+    if let Some(record) = &record {
+        // It is set once.
+        let _ = flight.record.set(record.clone());
+    }
+    let asks = impersonation::is_asked_for(&parts);
+    let user = impersonation::impersonate(server, user, &mut parts).await?;
+    if let Some(record) = record.as_ref().filter(|_| asks) {
+        record.impersonated(&user);
+    }
+    let _under_way = (!is_long_running(info)).then(|| server.metrics().enter(is_read(info)));
+    let permit = match enter(server, &user, info, query, flight).await {
+        Some(permit) => permit,
+        None => {
+            metrics::terminated("429", &info.verb);
+            let mut response = respond::text(429, "Too many requests, please try again later.\n");
+            response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+            return Ok(response);
+        }
+    };
+    allow(server, &user, info, flight).await?;
     let limit = deadline(query)?;
     let verb = verb(server, info, query, user, parts, body, flight);
+    let verb = audit::scope(record, verb);
     let answer = if is_long_running(info) {
         verb.await
     } else {
@@ -186,6 +234,75 @@ fn deadline(query: &Query) -> Result<Duration, Status> {
     })
 }
 
+/// Leave to be served, held until the answer begins. What it holds is nothing to a request that stays open.
+#[expect(dead_code, reason = "held for their drop")]
+enum Leave {
+    Nothing,
+    Fixed(fixed::Permit),
+    Fair(flowcontrol::Permit),
+}
+
+/// Asks flow control for leave; `None` if there are too many requests.
+async fn enter(
+    server: &ApiServer,
+    user: &UserInfo,
+    info: &RequestInfo,
+    query: &Query,
+    flight: &Flight,
+) -> Option<Leave> {
+    let stays_open = is_long_running(info);
+    let Some(control) = server.fairness() else {
+        return if stays_open { Some(Leave::Nothing) } else { server.flow().enter(info).map(Leave::Fixed) };
+    };
+    // A watch has work to do before it is quiet.
+    if stays_open && info.verb != "watch" {
+        return Some(Leave::Nothing);
+    }
+    let stored = || {
+        let resources = server.resources();
+        let resource = resources.get(&info.group, &info.version, &info.resource);
+        resource.and_then(|r| r.cache.as_ref()).map_or(0, |c| c.len())
+    };
+    let (uids, leave) = match control.enter(user, info, || estimate::seats(info, query, stored)).await {
+        Ok(permit) => (Some((permit.uids(), permit.waited)), Some(Leave::Fair(permit))),
+        Err(refused) => (refused.uids().map(|uids| (uids, Duration::ZERO)), None),
+    };
+    if let Some(uids) = uids {
+        // It is set once.
+        let _ = flight.flow.set(uids);
+    }
+    leave
+}
+
+/// Begins the audit record of a request, where there is audit.
+fn begin_audit(
+    server: &ApiServer,
+    user: Option<&UserInfo>,
+    info: &RequestInfo,
+    parts: &Parts,
+    flight: &Flight,
+) -> Result<Option<Arc<Record>>, Status> {
+    let Some(audit) = server.audit() else { return Ok(None) };
+    let id = flight.audit_id.to_str().unwrap_or_default();
+    audit.begin(user, info, parts, id, flight.warnings.annotations())
+}
+
+/// Asks the authorizers, and notes for audit what they say.
+async fn allow(server: &ApiServer, user: &UserInfo, info: &RequestInfo, flight: &Flight) -> Result<(), Status> {
+    let (allowed, reason) = decide(server, user, info).await;
+    metrics::authorized(if allowed { "allowed" } else { "no-opinion" });
+    if flight.record.get().is_some() {
+        let notes = flight.warnings.annotations();
+        notes.add("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+        notes.add("authorization.k8s.io/reason", reason.as_str());
+    }
+    if allowed { Ok(()) } else { Err(forbidden(&Attributes { user, request: info }, &reason)) }
+}
+
+fn is_read(info: &RequestInfo) -> bool {
+    matches!(info.verb.as_str(), "get" | "list" | "watch" | "head")
+}
+
 /// Requests that stay open by their nature count against no limit.
 fn is_long_running(info: &RequestInfo) -> bool {
     matches!(info.verb.as_str(), "watch" | "proxy")
@@ -205,12 +322,18 @@ async fn authenticate(server: &ApiServer, parts: &Parts) -> Result<UserInfo, Sta
 
 /// Asks the authorizers. Where none allows, the request is forbidden; so it is where there is none.
 pub(crate) async fn authorize(server: &ApiServer, user: &UserInfo, info: &RequestInfo) -> Result<(), Status> {
+    let (allowed, reason) = decide(server, user, info).await;
+    if allowed { Ok(()) } else { Err(forbidden(&Attributes { user, request: info }, &reason)) }
+}
+
+/// Whether a request is allowed, and why or why not.
+async fn decide(server: &ApiServer, user: &UserInfo, info: &RequestInfo) -> (bool, String) {
     let attributes = Attributes { user, request: info };
     let mut reasons = Vec::new();
     for authorizer in server.authorizers() {
         match authorizer.authorize(&attributes).await {
-            Decision::Allow(_) => return Ok(()),
-            Decision::Deny(reason) => return Err(forbidden(&attributes, &reason)),
+            Decision::Allow(reason) => return (true, reason),
+            Decision::Deny(reason) => return (false, reason),
             Decision::NoOpinion(reason) => {
                 if !reason.is_empty() {
                     reasons.push(reason);
@@ -218,7 +341,7 @@ pub(crate) async fn authorize(server: &ApiServer, user: &UserInfo, info: &Reques
             }
         }
     }
-    Err(forbidden(&attributes, &reasons.join("\n")))
+    (false, reasons.join("\n"))
 }
 
 fn no_such_path() -> Response<Body> {
@@ -338,6 +461,7 @@ async fn verb(
             _ => Err(method_not_allowed()),
         }
     };
+    let change = audit::scope(audit::current(), change);
     match tokio::spawn(change.in_current_span()).await {
         Ok(answer) => answer,
         Err(error) => match error.try_into_panic() {
@@ -350,6 +474,13 @@ async fn verb(
 /// Large futures live on the heap, each by itself.
 fn boxed<'f, T>(future: impl Future<Output = T> + Send + 'f) -> Pin<Box<dyn Future<Output = T> + Send + 'f>> {
     Box::pin(future)
+}
+
+fn metrics_text(text: String) -> Response<Body> {
+    let mut response = respond::text(200, text);
+    let media_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, media_type);
+    response
 }
 
 /// Paths outside the resources.
@@ -370,7 +501,11 @@ async fn other_path(
         ["api" | "apis", ..] => discovery::serve(server, parts, &wanted, &segments),
         ["version"] => Some(discovery::version(server, &wanted)),
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &segments, query).await,
-        ["metrics"] => Some(respond::text(200, server.metrics().text(server))),
+        ["metrics"] => Some(metrics_text(metrics::text(server))),
+        ["debug", "api_priority_and_fairness", what] => {
+            server.fairness().and_then(|c| flowcontrol::debug::dump(c, what)).map(|text| respond::text(200, text))
+        }
+        ["metrics", "slis"] => Some(metrics_text(metrics::slis())),
         ["openapi", "v3", ..] => openapi::v3(server, parts, &segments[2..], query),
         ["openapi", "v2"] => Some(openapi::v2(server, parts)),
         _ => None,

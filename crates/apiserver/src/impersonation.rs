@@ -15,6 +15,11 @@ const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
+/// Whether a request asks to act as another.
+pub fn is_asked_for(parts: &Parts) -> bool {
+    parts.headers.keys().any(|k| k.as_str().starts_with("impersonate-"))
+}
+
 /// The user to go on as: the one named by headers, if the asking one may act as him and as each of his groups. The
 /// headers are taken off.
 pub async fn impersonate(server: &ApiServer, user: UserInfo, parts: &mut Parts) -> Result<UserInfo, Status> {

@@ -1,8 +1,8 @@
 //! The API server: request pipeline, verbs, watch cache, admission, authentication, authorization, discovery,
 //! OpenAPI.
 //!
-//! A request passes, in this order: route ([`route`]), authentication ([`authn`]), audit, impersonation, flow
-//! control, authorization ([`authz`]), verb. A changing verb runs its conflict-retry loop in [`registry`]:
+//! A request passes, in this order: route ([`route`]), authentication ([`authn`]), audit ([`audit`]), impersonation,
+//! flow control ([`flowcontrol`]), authorization ([`authz`]), verb. A changing verb runs its conflict-retry loop in [`registry`]:
 //! read current, patch, decode and default, managed fields, mutating admission, prepare, validate, validating
 //! admission, commit.
 //!
@@ -10,11 +10,11 @@
 //!
 //! Start reading at [`pipeline`] for composition and at [`handler`] for the way of a request.
 //!
-//! Not here yet: audit, priority and fairness (limits on requests in flight stand in its place),
-//! custom resources, aggregation, admission webhooks and CEL policies.
+//! Not here yet: custom resources, aggregation, admission webhooks and CEL policies.
 
 pub mod admission;
 pub mod alloc;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
@@ -24,7 +24,7 @@ mod coalesce;
 mod codec;
 mod config_file;
 pub mod discovery;
-pub mod flow;
+pub mod flowcontrol;
 pub mod handler;
 pub mod health;
 pub mod identity;

@@ -11,10 +11,11 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Operation, Plugin};
+use crate::audit::Audit;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::cache::{Caches, Reader};
-use crate::flow::Flow;
+use crate::flowcontrol::{Control, Flow};
 use crate::metrics::Metrics;
 use crate::openapi::Documents;
 use crate::registry::{self, Hook, Request, Target};
@@ -34,6 +35,8 @@ pub struct Builder {
     flow: Flow,
     checks: Vec<(String, Check)>,
     paths: HashMap<String, PathHandler>,
+    audit: Option<Arc<Audit>>,
+    fairness: Option<Arc<Control>>,
     stopping: CancellationToken,
 }
 
@@ -105,6 +108,18 @@ impl Builder {
         self
     }
 
+    /// Lets requests in by priority and fairness, in place of the fixed limits.
+    pub fn fairness(mut self, control: Option<Arc<Control>>) -> Self {
+        self.fairness = control;
+        self
+    }
+
+    /// Writes requests down.
+    pub fn audit(mut self, audit: Option<Arc<Audit>>) -> Self {
+        self.audit = audit;
+        self
+    }
+
     /// Sets the token that ends watches at shutdown.
     pub fn stopping(mut self, token: CancellationToken) -> Self {
         self.stopping = token;
@@ -127,6 +142,8 @@ impl Builder {
             documents: Documents::default(),
             checks: self.checks,
             paths: self.paths,
+            audit: self.audit,
+            fairness: self.fairness,
             stopping: self.stopping,
         }));
         for plugin in server.admission() {
@@ -164,6 +181,8 @@ pub(crate) struct Inner {
     pub(crate) documents: Documents,
     pub(crate) checks: Vec<(String, Check)>,
     pub(crate) paths: HashMap<String, PathHandler>,
+    pub(crate) audit: Option<Arc<Audit>>,
+    pub(crate) fairness: Option<Arc<Control>>,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -182,6 +201,8 @@ impl ApiServer {
             flow: Flow::default(),
             checks: Vec::new(),
             paths: HashMap::new(),
+            audit: None,
+            fairness: None,
             stopping: CancellationToken::new(),
         }
     }
@@ -254,6 +275,16 @@ impl ApiServer {
     /// The handler of a path outside the resources.
     pub(crate) fn path_handler(&self, path: &str) -> Option<PathHandler> {
         self.0.paths.get(path).cloned()
+    }
+
+    /// Priority and fairness, where it is on.
+    pub(crate) fn fairness(&self) -> Option<&Arc<Control>> {
+        self.0.fairness.as_ref()
+    }
+
+    /// What writes requests down, if anything.
+    pub(crate) fn audit(&self) -> Option<&Arc<Audit>> {
+        self.0.audit.as_ref()
     }
 
     /// Cancelled when the server is about to end: watches end, `/readyz` fails.

@@ -82,7 +82,7 @@ impl Call {
     pub async fn object(&self, request: http::Request<Body>) -> Result<Value, Status> {
         let (parts, body) = request.into_parts();
         let bytes = crate::body::read(body).await?;
-        crate::negotiation::decode_body(self, &parts, &bytes)
+        crate::negotiation::decode_body(self, &parts, &bytes).inspect(crate::audit::request_object)
     }
 
     /// Writes as the asking user, without asking the authorizers again.

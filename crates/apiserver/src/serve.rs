@@ -1,8 +1,9 @@
 //! The front door: accepts connections, speaks TLS, HTTP/1.1 and HTTP/2, and hands requests to the service.
 //!
 //! Client certificates are asked for; the handshake proves possession of their key and no more, and the chain
-//! travels as [`Peer`] to the authenticator. Ending is orderly: no new connections, then a drain of what is under
-//! way (watches end by [`crate::pipeline::ApiServer::stopping`]), then a deadline.
+//! travels as [`Peer`] to the authenticator. Ending is orderly: a moment in which requests are sent away with an answer,
+//! then no new connections and a drain of what is under way (watches end by
+//! [`crate::pipeline::ApiServer::stopping`]), then a deadline.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,6 +35,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(32);
 /// The head of a request in all (`DefaultMaxHeaderBytes` of Go's server).
 const MAX_HEAD: usize = 1 << 20;
+/// So long after it was told to stop the door stays open: whoever comes is sent away with an answer (`handler`), and
+/// `/readyz` says why. A connection that is merely closed may have a request on its way.
+const FAREWELL: Duration = Duration::from_millis(300);
 /// What is under way at shutdown may take this long.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -42,6 +46,16 @@ pub type Tls = Arc<ArcSwap<rustls::ServerConfig>>;
 
 /// Serves until told to stop, then drains.
 pub async fn serve(listener: TcpListener, tls: Tls, service: Router, shutdown: CancellationToken) {
+    let closing = CancellationToken::new();
+    let farewell = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(FAREWELL).await;
+        closing.cancel();
+    };
+    futures_util::future::join(farewell, accept(listener, tls, service, closing.clone())).await;
+}
+
+async fn accept(listener: TcpListener, tls: Tls, service: Router, shutdown: CancellationToken) {
     let graceful = GracefulShutdown::new();
     let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {

@@ -1,5 +1,5 @@
 //! What every process of orkd stands on: the supervisor of tasks with its ordered shutdown, the clock,
-//! back-off, telemetry and error printing.
+//! back-off, telemetry, the registry of metrics and error printing.
 //!
 //! Invariant: tasks are spawned by [`Supervisor`] and nowhere else; every task has a kind, a name, a span and a
 //! policy for its errors.
@@ -11,6 +11,7 @@
 mod backoff;
 mod clock;
 mod error;
+pub mod metrics;
 mod supervisor;
 pub mod telemetry;
 

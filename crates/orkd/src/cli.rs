@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use jiff::SignedDuration;
+use orkd_apiserver::audit::Mode;
 
 /// A Kubernetes cluster in one binary.
 #[derive(Parser, Debug)]
@@ -128,6 +129,18 @@ pub struct ApiArgs {
     /// Configuration of admission plugins (an AdmissionConfiguration)
     #[arg(long, value_name = "FILE")]
     pub admission_control_config_file: Option<PathBuf>,
+    /// Requests that read, at once [default: 400]
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    pub max_requests_inflight: u32,
+    /// Requests that change something, at once; with priority and fairness both together are shared out
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub max_mutating_requests_inflight: u32,
+    /// Serve requests by priority and fairness (FlowSchema, PriorityLevelConfiguration) instead of by fixed limits
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub enable_priority_and_fairness: bool,
+    /// Audit.
+    #[command(flatten)]
+    pub audit: AuditArgs,
     /// Where to write the administrator's kubeconfig
     #[arg(long, value_name = "FILE", default_value = "/etc/orkd/admin.kubeconfig")]
     pub write_kubeconfig: PathBuf,
@@ -137,6 +150,32 @@ pub struct ApiArgs {
     /// Who may come in, and what is encrypted
     #[command(flatten)]
     pub access: crate::access::AccessArgs,
+}
+
+/// What is written down of requests.
+#[derive(Args, Debug, Clone)]
+pub struct AuditArgs {
+    /// Audit policy (audit.k8s.io/v1); without one nothing is recorded
+    #[arg(long, value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// File that audit events are written to; - for standard output
+    #[arg(long, value_name = "FILE")]
+    pub audit_log_path: Option<PathBuf>,
+    /// How the file is written: batch, blocking or blocking-strict (a request that cannot be recorded is refused)
+    #[arg(long, value_name = "MODE", default_value = "blocking")]
+    pub audit_log_mode: Mode,
+    /// Days after which rotated files are removed; 0 for never
+    #[arg(long, value_name = "DAYS", default_value_t = 366)]
+    pub audit_log_maxage: u32,
+    /// Rotated files that are kept; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub audit_log_maxbackup: u32,
+    /// Megabytes after which the file is rotated
+    #[arg(long, value_name = "MB", default_value_t = 100)]
+    pub audit_log_maxsize: u32,
+    /// Compress rotated files
+    #[arg(long)]
+    pub audit_log_compress: bool,
 }
 
 /// One node's settings.

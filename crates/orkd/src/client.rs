@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use http::Request;
 use orkd_apiserver::handler::Router;
 use orkd_apiserver::user::{InProcess, UserInfo};
+use orkd_base::metrics::{Counter, Family};
 use orkd_base::{BoxError, Supervisor, TaskKind, chain};
 use orkd_pki::kubeconfig::{Kubeconfig, Resolved};
 use tokio_util::sync::CancellationToken;
@@ -18,11 +19,24 @@ use tracing::{info, warn};
 /// How often a kubeconfig and the files it names are looked at, as client-go does.
 const LOOK: Duration = Duration::from_secs(300);
 
+static REQUESTS: Family<Counter> = Family::counter(
+    "rest_client_requests_total",
+    "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.",
+    &["code", "host", "method"],
+);
+
 /// A client whose requests go to the router without a socket, as `user`.
 pub fn in_process(router: Router, user: UserInfo) -> kube::Client {
-    let service = router.map_request(move |mut request: Request<kube::client::Body>| {
+    let service = tower::service_fn(move |mut request: Request<kube::client::Body>| {
         request.extensions_mut().insert(InProcess(user.clone()));
-        request
+        let (router, method) = (router.clone(), request.method().clone());
+        async move {
+            let response = router.oneshot(request).await;
+            if let Ok(response) = &response {
+                REQUESTS.with(&[response.status().as_str(), "in-process", method.as_str()]).inc();
+            }
+            response
+        }
     });
     kube::Client::new(service, "default")
 }

@@ -13,8 +13,12 @@ use jiff::Timestamp;
 use orkd_api::kind::{Features, Kind};
 use orkd_apiserver::admission::PluginConfigs;
 use orkd_apiserver::alloc::node_port::PortRange;
+use orkd_apiserver::audit::log::Keep;
+use orkd_apiserver::audit::{self, Audit};
 use orkd_apiserver::bootstrap;
 use orkd_apiserver::cache::Caches;
+use orkd_apiserver::flowcontrol::keeper::Keeper;
+use orkd_apiserver::flowcontrol::{Control, Flow};
 use orkd_apiserver::handler::Router;
 use orkd_apiserver::pipeline::ApiServer;
 use orkd_apiserver::security::{Guard, Options, secure};
@@ -33,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::access::{self, Encryption};
-use crate::cli::{ApiArgs, ApiServerArgs, ClusterArgs, CommonArgs, ServerArgs};
+use crate::cli::{ApiArgs, ApiServerArgs, AuditArgs, ClusterArgs, CommonArgs, ServerArgs};
 use crate::client;
 use crate::host;
 use crate::node;
@@ -154,7 +158,13 @@ async fn start(
     let caches = Caches::open(store.clone(), kinds());
     let caches = progress.wait("the watch cache", caches).await.context("cannot read what is stored")?;
     let options = options(api, cluster)?;
-    let (server, guard) = compose(common, &options, &caches, &pki, encryption.as_ref(), supervisor)?;
+    let audit = open_audit(&api.audit)?;
+    let fairness = api
+        .enable_priority_and_fairness
+        .then(|| Control::new(api.max_requests_inflight.saturating_add(api.max_mutating_requests_inflight)));
+    let limits = Flow::new(api.max_requests_inflight as usize, api.max_mutating_requests_inflight as usize);
+    let extras = Extras { audit: audit.clone(), fairness: fairness.clone(), limits, encryption: encryption.as_ref() };
+    let (server, guard) = compose(common, &options, &caches, &pki, extras, supervisor)?;
     if let Some(encryption) = encryption {
         encryption.follow(supervisor);
     }
@@ -172,6 +182,16 @@ async fn start(
         server_ca_pem: pki.ca_pem(),
     };
     guard.bootstrap(&server, &facts).await.context("cannot write what a cluster is born with")?;
+
+    if let Some(control) = fairness {
+        let keeper = Keeper::new(&server, control);
+        keeper.prepare().await.context("cannot write the objects of flow control")?;
+        supervisor.spawn(TaskKind::Housekeeping, "flow control", move |stop| async move { keeper.run(stop).await });
+    }
+    if let Some(audit) = audit {
+        // A writer ends after everything that has requests.
+        supervisor.spawn(TaskKind::Writer, "audit", move |stop| async move { audit.run(stop).await });
+    }
 
     let tls = Arc::new(ArcSwap::from_pointee(pki.server_config()?));
     let router = server.router();
@@ -272,6 +292,37 @@ async fn open_store(common: &CommonArgs, api: &ApiArgs) -> anyhow::Result<Arc<dy
     Ok(Arc::new(Etcd::connect(options).await.with_context(what)?))
 }
 
+/// What stands before the verbs.
+struct Extras<'a> {
+    audit: Option<Arc<Audit>>,
+    fairness: Option<Arc<Control>>,
+    limits: Flow,
+    encryption: Option<&'a Encryption>,
+}
+
+fn open_audit(args: &AuditArgs) -> anyhow::Result<Option<Arc<Audit>>> {
+    let policy = match &args.audit_policy_file {
+        Some(path) => {
+            let what = || format!("cannot read the audit policy {}", path.display());
+            Some(std::fs::read_to_string(path).with_context(what)?)
+        }
+        None => None,
+    };
+    let options = audit::Options {
+        policy,
+        log: args.audit_log_path.clone(),
+        log_mode: args.audit_log_mode,
+        keep: Keep {
+            max_size: u64::from(args.audit_log_maxsize.max(1)) << 20,
+            max_age_days: args.audit_log_maxage,
+            max_backups: args.audit_log_maxbackup,
+            compress: args.audit_log_compress,
+        },
+        ..audit::Options::default()
+    };
+    Audit::open(options).map_err(anyhow::Error::msg).context("cannot set up audit")
+}
+
 fn options(api: &ApiArgs, cluster: &ClusterArgs) -> anyhow::Result<Options> {
     let (first, last) = cluster.service_node_port_range;
     let admission_configs = match &api.admission_control_config_file {
@@ -296,15 +347,18 @@ fn compose(
     options: &Options,
     caches: &Arc<Caches>,
     pki: &ClusterPki,
-    encryption: Option<&Encryption>,
+    extras: Extras<'_>,
     supervisor: &Supervisor,
 ) -> anyhow::Result<(ApiServer, Guard)> {
     let builder = ApiServer::builder(caches.clone())
         .features(features(&common.feature_gates)?)
         .version(&format!("orkd-{}", crate::version::ORKD))
+        .flow(extras.limits)
+        .fairness(extras.fairness)
+        .audit(extras.audit)
         .stopping(supervisor.token(Stage::FrontDoor));
     let (mut builder, guard) = secure(builder, caches, pki, options).map_err(anyhow::Error::msg)?;
-    if let Some(encryption) = encryption {
+    if let Some(encryption) = extras.encryption {
         builder = encryption.checks(builder);
     }
     Ok((builder.build(), guard))

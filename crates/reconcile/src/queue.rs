@@ -7,14 +7,56 @@
 //! Differs from client-go: the overall limit of ten retries a second is left out; every key has its own back-off.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orkd_base::metrics::{Counter, Family, Gauge, Histogram};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+const NAME: &[&str] = &["name"];
+const SECONDS: &[f64] = &[1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0];
+static ADDS: Family<Counter> =
+    Family::counter("workqueue_adds_total", "[ALPHA] Total number of adds handled by workqueue", NAME);
+static RETRIES: Family<Counter> =
+    Family::counter("workqueue_retries_total", "[ALPHA] Total number of retries handled by workqueue", NAME);
+static DEPTH: Family<Gauge> = Family::gauge("workqueue_depth", "[ALPHA] Current depth of workqueue", NAME);
+static WAITED: Family<Histogram> = Family::histogram(
+    "workqueue_queue_duration_seconds",
+    "[ALPHA] How long in seconds an item stays in workqueue before being requested.",
+    NAME,
+    SECONDS,
+);
+static WORKED: Family<Histogram> = Family::histogram(
+    "workqueue_work_duration_seconds",
+    "[ALPHA] How long in seconds processing an item from workqueue takes.",
+    NAME,
+    SECONDS,
+);
+
+struct Meters {
+    adds: Arc<Counter>,
+    retries: Arc<Counter>,
+    depth: Arc<Gauge>,
+    waited: Arc<Histogram>,
+    worked: Arc<Histogram>,
+}
+
+impl Meters {
+    fn new(name: &str) -> Self {
+        let name = &[name];
+        Meters {
+            adds: ADDS.with(name),
+            retries: RETRIES.with(name),
+            depth: DEPTH.with(name),
+            waited: WAITED.with(name),
+            worked: WORKED.with(name),
+        }
+    }
+}
 
 /// What keys can be.
 pub trait QueueKey: Clone + Eq + Hash + Ord + Send + 'static {}
@@ -81,7 +123,9 @@ impl<K: QueueKey> Queue<K> {
 
     /// A queue with other limits.
     pub fn with_limit(name: impl Into<String>, limit: RateLimit) -> Self {
-        Queue(Arc::new(Inner { name: name.into(), limit, state: Mutex::new(State::new()), wake: Notify::new() }))
+        let name = name.into();
+        let state = Mutex::new(State::new(&name));
+        Queue(Arc::new(Inner { name, limit, state, wake: Notify::new() }))
     }
 
     /// The name.
@@ -188,15 +232,16 @@ impl<K: QueueKey> Queue<K> {
 struct State<K> {
     /// Keys in the order they are handed out.
     ready: VecDeque<K>,
-    /// Keys that need work, ready or waiting for their running twin.
-    dirty: HashSet<K>,
-    /// Keys that workers hold.
-    running: HashSet<K>,
+    /// Keys that need work, ready or waiting for their running twin, and since when.
+    dirty: HashMap<K, Instant>,
+    /// Keys that workers hold, and since when.
+    running: HashMap<K, Instant>,
     /// Waits, soonest first; entries that `due` does not confirm are stale.
     delayed: BinaryHeap<Reverse<(Instant, K)>>,
     due: HashMap<K, Instant>,
     failures: HashMap<K, u32>,
     ended: bool,
+    meters: Meters,
 }
 
 enum Take<K> {
@@ -207,25 +252,36 @@ enum Take<K> {
 }
 
 impl<K: QueueKey> State<K> {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         State {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            running: HashSet::new(),
+            dirty: HashMap::new(),
+            running: HashMap::new(),
             delayed: BinaryHeap::new(),
             due: HashMap::new(),
             failures: HashMap::new(),
             ended: false,
+            meters: Meters::new(name),
         }
     }
 
     /// Returns whether a key became ready.
     fn add(&mut self, key: K) -> bool {
-        if self.ended || !self.dirty.insert(key.clone()) || self.running.contains(&key) {
+        if self.ended || self.dirty.contains_key(&key) {
             return false;
         }
-        self.ready.push_back(key);
+        self.dirty.insert(key.clone(), Instant::now());
+        self.meters.adds.inc();
+        if self.running.contains_key(&key) {
+            return false;
+        }
+        self.push(key);
         true
+    }
+
+    fn push(&mut self, key: K) {
+        self.ready.push_back(key);
+        self.meters.depth.set(self.ready.len() as f64);
     }
 
     /// Returns whether the next instant to wake at may have come nearer.
@@ -239,6 +295,7 @@ impl<K: QueueKey> State<K> {
     }
 
     fn fail(&mut self, key: &K) -> u32 {
+        self.meters.retries.inc();
         let failures = self.failures.entry(key.clone()).or_insert(0);
         let before = *failures;
         *failures = failures.saturating_add(1);
@@ -260,8 +317,11 @@ impl<K: QueueKey> State<K> {
         }
         match self.ready.pop_front() {
             Some(key) => {
-                self.dirty.remove(&key);
-                self.running.insert(key.clone());
+                if let Some(since) = self.dirty.remove(&key) {
+                    self.meters.waited.observe(now.duration_since(since).as_secs_f64());
+                }
+                self.meters.depth.set(self.ready.len() as f64);
+                self.running.insert(key.clone(), now);
                 Take::Key(key)
             }
             None if self.ended => Take::Ended,
@@ -271,9 +331,11 @@ impl<K: QueueKey> State<K> {
 
     /// Returns whether a key became ready.
     fn done(&mut self, key: &K) -> bool {
-        self.running.remove(key);
-        if self.dirty.contains(key) {
-            self.ready.push_back(key.clone());
+        if let Some(since) = self.running.remove(key) {
+            self.meters.worked.observe(since.elapsed().as_secs_f64());
+        }
+        if self.dirty.contains_key(key) {
+            self.push(key.clone());
             return true;
         }
         false
@@ -297,14 +359,14 @@ mod tests {
 
     #[test]
     fn a_key_added_twice_is_handed_out_once() {
-        let (mut state, now) = (State::new(), Instant::now());
+        let (mut state, now) = (State::new("test"), Instant::now());
         assert!(state.add("a") && !state.add("a") && state.add("b"));
         assert_eq!([take(&mut state, now), take(&mut state, now), take(&mut state, now)], [Some("a"), Some("b"), None]);
     }
 
     #[test]
     fn pending_key_waits_for_its_running_twin() {
-        let (mut state, now) = (State::new(), Instant::now());
+        let (mut state, now) = (State::new("test"), Instant::now());
         state.add("a");
         assert_eq!(take(&mut state, now), Some("a"));
         assert!(!state.add("a"));
@@ -316,7 +378,7 @@ mod tests {
 
     #[test]
     fn of_several_waits_the_shortest_counts() {
-        let (mut state, now) = (State::new(), Instant::now());
+        let (mut state, now) = (State::new("test"), Instant::now());
         let after = |s| now + Duration::from_secs(s);
         assert!(state.add_at("a", after(10)));
         assert!(state.add_at("a", after(5)));
@@ -332,7 +394,7 @@ mod tests {
         let limit = RateLimit::default();
         let delays: Vec<u128> = [0, 1, 2, 10, 17, 18, 63, 64, 4000].map(|n| limit.delay(n).as_millis()).to_vec();
         assert_eq!(delays, [5, 10, 20, 5120, 655_360, 1_000_000, 1_000_000, 1_000_000, 1_000_000]);
-        let mut state = State::new();
+        let mut state = State::new("test");
         assert_eq!([state.fail(&"a"), state.fail(&"a"), state.fail(&"b")], [0, 1, 0]);
     }
 

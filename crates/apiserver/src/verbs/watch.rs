@@ -16,6 +16,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use orkd_api::field::{ErrorList, Path};
 use orkd_api::selector::FieldTerm;
 use orkd_api::status::Status;
+use orkd_base::metrics::Counter;
 use rand::Rng;
 use tokio::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -167,6 +168,7 @@ struct Stream {
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Kept like the one before: to begin them anew for each event costs more than the event.
     timer: Pin<Box<tokio::time::Sleep>>,
+    sent: Arc<Counter>,
 }
 
 /// Where a watch begins.
@@ -254,6 +256,7 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
         failed,
         stop: Box::pin(cx.server.stopping().clone().cancelled_owned()),
         timer: Box::pin(tokio::time::sleep_until(now + life)),
+        sent: crate::metrics::watch_events(&cx.info.group, &cx.info.version, &cx.info.resource),
     };
     let chunks = stream::unfold(state, |mut state| async move {
         let chunk = state.next().await?;
@@ -328,7 +331,9 @@ impl Stream {
 
     fn frame(&mut self, change: &Change) -> Option<Bytes> {
         let kind = self.kind(change)?;
-        Some(self.writer.change(&kind, change)).filter(|b| !b.is_empty())
+        let frame = Some(self.writer.change(&kind, change)).filter(|b| !b.is_empty())?;
+        self.sent.inc();
+        Some(frame)
     }
 
     /// Adds what is ready to a first frame. One frame alone is passed on without a copy.
@@ -408,6 +413,7 @@ impl Stream {
     fn initial_chunk(&mut self) -> Bytes {
         let mut out = BytesMut::with_capacity(CHUNK);
         while let Some(entry) = self.initial.pop_front() {
+            self.sent.inc();
             if self.writer.plain() {
                 out.put_slice(b"{\"type\":\"ADDED\",\"object\":");
                 out.put_slice(entry.json());

@@ -67,6 +67,7 @@ pub async fn create(cx: &Context<'_>, body: Body) -> Answer {
     let format = body_format(&cx.parts.headers)?;
     let bytes = crate::body::read(body).await?;
     let object = codec::decode(format, &bytes, door(cx), options.field_validation, cx.warnings)?;
+    crate::audit::request_object(&object);
     let target = cx.target();
     if target.namespaced() && target.namespace.is_empty() {
         return Err(Status::new(400, "BadRequest", "an empty namespace may not be set during creation"));
@@ -82,6 +83,7 @@ pub async fn update(cx: &Context<'_>, body: Body) -> Answer {
     let format = body_format(&cx.parts.headers)?;
     let bytes = crate::body::read(body).await?;
     let object = codec::decode(format, &bytes, door(cx), options.field_validation, cx.warnings)?;
+    crate::audit::request_object(&object);
     let target = cx.target();
     if cx.info.subresource == "scale" {
         let change = |current: &mut Value| scale::into_object(&target, &object, current);
@@ -98,6 +100,7 @@ pub async fn patch(cx: &Context<'_>, body: Body) -> Answer {
     let form = patch::Form::of(&cx.parts.headers)?;
     let options = WriteOptions::parse(cx.query, cx.user_agent(), "PatchOptions", form == patch::Form::Apply)?;
     let bytes = crate::body::read(body).await?;
+    crate::audit::request_patch(&bytes);
     let patch = patch::Patch::decode(form, &bytes, door(cx), options.field_validation)?;
     let target = cx.target();
     if cx.info.subresource == "scale" {
@@ -114,7 +117,7 @@ async fn delete_options(cx: &Context<'_>, body: Body) -> Result<DeleteOptions, S
         Value::Null
     } else {
         let format = body_format(&cx.parts.headers)?;
-        codec::decode_delete_options(format, &bytes)?
+        codec::decode_delete_options(format, &bytes).inspect(crate::audit::request_object)?
     };
     DeleteOptions::parse(cx.query, &value)
 }

@@ -1,5 +1,4 @@
-//! Flow control: limits on requests in flight (`server/filters/maxinflight.go`). Priority and fairness will take
-//! this place.
+//! Fixed limits on requests in flight (`server/filters/maxinflight.go`), for servers without priority and fairness.
 
 use std::sync::Arc;
 

@@ -1,0 +1,454 @@
+//! Audit (`k8s.io/apiserver/pkg/audit`, `endpoints/filters/audit.go`): what the policy asks for is written down at
+//! the stages of a request, to a log file and to a webhook.
+//!
+//! Invariant: what waits to be written is bounded in number and bytes, and in batch mode nothing of a request waits
+//! for a backend. Start reading at [`Audit::begin`].
+
+pub mod batch;
+pub mod event;
+pub mod log;
+pub mod policy;
+pub mod webhook;
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Response;
+use http::request::Parts;
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use orkd_api::schema::Type;
+use orkd_api::status::Status;
+use orkd_base::metrics::{Counter, Family};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::Body;
+use crate::route::RequestInfo;
+use crate::user::UserInfo;
+use crate::warning::Annotations;
+use batch::{Batching, Pace, Queue};
+use event::{Head, ObjectFacts, ResponseStatus};
+use log::{Keep, LogFile};
+use policy::{Level, Policy, Stage};
+use webhook::Receiver;
+
+static EVENTS: Family<Counter> = Family::counter(
+    "apiserver_audit_event_total",
+    "[ALPHA] Counter of audit events generated and sent to the audit backend.",
+    &[],
+);
+static LEVELS: Family<Counter> = Family::counter(
+    "apiserver_audit_level_total",
+    "[ALPHA] Counter of policy levels for audit events (1 per request).",
+    &["level"],
+);
+static ERRORS: Family<Counter> = Family::counter(
+    "apiserver_audit_error_total",
+    "[ALPHA] Counter of audit events that failed to be audited properly. Plugin identifies the plugin affected by the \
+     error.",
+    &["plugin"],
+);
+static REJECTED: Family<Counter> = Family::counter(
+    "apiserver_audit_requests_rejected_total",
+    "[ALPHA] Counter of apiserver requests rejected due to an error in audit logging backend.",
+    &[],
+);
+
+/// How a backend takes events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// In batches, beside the requests.
+    Batch,
+    /// Each with its request; a failure is counted.
+    #[default]
+    Blocking,
+    /// Each with its request; a request that cannot be written down is refused.
+    BlockingStrict,
+}
+
+impl std::str::FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "batch" => Ok(Mode::Batch),
+            "blocking" => Ok(Mode::Blocking),
+            "blocking-strict" => Ok(Mode::BlockingStrict),
+            _ => Err(format!("invalid audit mode {text:?}: batch, blocking or blocking-strict")),
+        }
+    }
+}
+
+/// What an operator asks for.
+#[derive(Default)]
+pub struct Options {
+    /// Text of the policy (`--audit-policy-file`).
+    pub policy: Option<String>,
+    /// The log file (`--audit-log-path`); `-` is standard output.
+    pub log: Option<PathBuf>,
+    /// How the file takes events.
+    pub log_mode: Mode,
+    /// How the file is kept.
+    pub keep: Keep,
+    /// The webhook (`--audit-webhook-config-file`).
+    pub webhook: Option<Arc<dyn Receiver>>,
+    /// How its batches are made.
+    pub batching: Batching,
+    /// The first pause after a failure of the webhook; growing.
+    pub webhook_pause: Duration,
+}
+
+enum Target {
+    Log { file: Arc<LogFile>, strict: bool },
+    LogQueue { file: Arc<LogFile>, queue: Queue },
+    Webhook { receiver: Arc<dyn Receiver>, queue: Queue, pause: Duration },
+}
+
+/// The audit of a server.
+pub struct Audit {
+    policy: Policy,
+    targets: Vec<Target>,
+}
+
+impl Audit {
+    /// Opens what the options ask for; `None` where that is nothing. The error is for the operator.
+    pub fn open(options: Options) -> Result<Option<Arc<Audit>>, String> {
+        let Some(text) = options.policy else {
+            if options.log.is_some() || options.webhook.is_some() {
+                tracing::warn!("no audit policy file was given: no events will be recorded");
+            }
+            return Ok(None);
+        };
+        let policy = Policy::parse(&text)?;
+        let mut targets = Vec::new();
+        if let Some(path) = options.log {
+            let file =
+                LogFile::open(&path, options.keep).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+            let file = Arc::new(file);
+            targets.push(match options.log_mode {
+                // Events of a file are many and small: batches of one are what upstream has, too.
+                Mode::Batch => {
+                    let batching = Batching { max_wait: Duration::from_millis(50), ..options.batching.clone() };
+                    let batching = Batching { per_second: 1000.0, burst: 1000.0, ..batching };
+                    Target::LogQueue { file, queue: Queue::new(batching) }
+                }
+                mode => Target::Log { file, strict: mode == Mode::BlockingStrict },
+            });
+        }
+        if let Some(receiver) = options.webhook {
+            let pause = if options.webhook_pause.is_zero() { Duration::from_secs(10) } else { options.webhook_pause };
+            targets.push(Target::Webhook { receiver, queue: Queue::new(options.batching), pause });
+        }
+        if targets.is_empty() {
+            tracing::warn!("no audit backend was given: the audit policy has no effect");
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Audit { policy, targets })))
+    }
+
+    /// Carries batches to their backends until told to stop; then what is left.
+    pub async fn run(&self, stop: CancellationToken) {
+        let running = self.targets.iter().map(|target| carry(target, &stop));
+        futures_util::future::join_all(running).await;
+    }
+
+    /// Begins the record of a request, where the policy wants one, and writes that it was received. `user` is none for a
+    /// request whose credential was refused.
+    pub fn begin(
+        self: &Arc<Self>,
+        user: Option<&UserInfo>,
+        info: &RequestInfo,
+        parts: &Parts,
+        audit_id: &str,
+        annotations: &Annotations,
+    ) -> Result<Option<Arc<Record>>, Status> {
+        let verdict = self.policy.verdict(user, info);
+        LEVELS.with(&[verdict.map_or("None", |v| v.level.name())]).inc();
+        let Some(verdict) = verdict else { return Ok(None) };
+        let head = Head::new(verdict.clone(), audit_id.to_owned(), Timestamp::now(), parts, user, info);
+        let record = Record { audit: self.clone(), head, annotations: annotations.clone(), state: Mutex::default() };
+        if user.is_some() && !record.emit(Stage::RequestReceived) {
+            REJECTED.with(&[]).inc();
+            record.state.lock().done = true;
+            return Err(Status::internal("failed to store audit event"));
+        }
+        Ok(Some(Arc::new(record)))
+    }
+
+    /// Hands an event to every backend; false where a strict one failed.
+    fn send(&self, event: String) -> bool {
+        EVENTS.with(&[]).inc();
+        let mut kept = true;
+        for target in &self.targets {
+            match target {
+                Target::Log { file, strict } => {
+                    if let Err(error) = write_lines(file, std::slice::from_ref(&event)) {
+                        lost("log", 1, &error.to_string());
+                        kept &= !strict;
+                    }
+                }
+                Target::LogQueue { queue, .. } => {
+                    if !queue.push(event.clone()) {
+                        lost("log", 1, "the buffer is full");
+                    }
+                }
+                Target::Webhook { queue, .. } => {
+                    if !queue.push(event.clone()) {
+                        lost("webhook", 1, "the buffer is full");
+                    }
+                }
+            }
+        }
+        kept
+    }
+}
+
+/// Carries the batches of one backend.
+async fn carry(target: &Target, stop: &CancellationToken) {
+    let mut pace = Pace::default();
+    match target {
+        Target::Log { .. } => {}
+        Target::LogQueue { file, queue } => {
+            while let Some(events) = queue.next(stop, &mut pace).await {
+                if let Err(error) = write_lines(file, &events) {
+                    lost("log", events.len(), &error.to_string());
+                }
+            }
+        }
+        Target::Webhook { receiver, queue, pause } => {
+            while let Some(events) = queue.next(stop, &mut pace).await {
+                // At the end nothing is waited for.
+                let pause = if stop.is_cancelled() { Duration::ZERO } else { *pause };
+                if let Err(error) = webhook::send(&**receiver, &events, pause).await {
+                    lost("webhook", events.len(), &error);
+                }
+            }
+        }
+    }
+}
+
+fn write_lines(file: &LogFile, events: &[String]) -> std::io::Result<()> {
+    let mut lines = Vec::with_capacity(events.iter().map(|e| e.len() + 1).sum());
+    for event in events {
+        lines.extend_from_slice(event.as_bytes());
+        lines.push(b'\n');
+    }
+    file.write(&lines)
+}
+
+fn lost(plugin: &str, count: usize, why: &str) {
+    ERRORS.with(&[plugin]).add(count as u64);
+    tracing::error!(plugin, count, why, "audit events were lost");
+}
+
+/// The record of one request. Dropped without an answer, it says that the connection was closed early.
+pub struct Record {
+    audit: Arc<Audit>,
+    head: Head,
+    annotations: Annotations,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    body: event::Body,
+    done: bool,
+}
+
+tokio::task_local! {
+    static CURRENT: Arc<Record>;
+}
+
+/// Runs what serves a request so that [`request_object`] and [`request_patch`] find its record.
+pub async fn scope<F: Future>(record: Option<Arc<Record>>, serve: F) -> F::Output {
+    match record {
+        Some(record) => CURRENT.scope(record, serve).await,
+        None => serve.await,
+    }
+}
+
+/// The record of the request being served here, to be given to a task that goes on with it.
+pub fn current() -> Option<Arc<Record>> {
+    CURRENT.try_with(Arc::clone).ok()
+}
+
+/// Notes the object that a request carries.
+pub fn request_object(object: &Value) {
+    let _ = CURRENT.try_with(|record| record.note_object(object));
+}
+
+/// Notes the patch that a request carries.
+pub fn request_patch(patch: &[u8]) {
+    let _ = CURRENT.try_with(|record| {
+        if record.level() >= Level::Request {
+            let strictness = orkd_api::codec::Strictness::Ignore;
+            let read = orkd_api::codec::yaml::decode_untyped(patch, strictness);
+            record.state.lock().body.request_object = read.ok().map(|(value, _)| value.to_string().into());
+        }
+    });
+}
+
+impl Record {
+    fn level(&self) -> Level {
+        self.head.verdict.level
+    }
+
+    fn note_object(&self, object: &Value) {
+        let mut state = self.state.lock();
+        state.body.object = ObjectFacts::of(object);
+        if self.level() >= Level::Request {
+            state.body.request_object = Some(event::object_json(object, self.head.verdict.omit_managed_fields));
+        }
+    }
+
+    /// Notes whom the request acts as.
+    pub fn impersonated(&self, user: &UserInfo) {
+        self.state.lock().body.impersonated = Some(user.clone());
+    }
+
+    fn emit(&self, stage: Stage) -> bool {
+        if self.head.verdict.omit_stages.contains(&stage) {
+            return true;
+        }
+        let at = if stage == Stage::RequestReceived { self.head.received } else { Timestamp::now() };
+        let body = self.state.lock().body.clone();
+        self.audit.send(self.head.encode(stage, at, &body, &self.annotations.all()))
+    }
+
+    fn end(&self, stage: Stage) {
+        if !std::mem::replace(&mut self.state.lock().done, true) {
+            self.emit(stage);
+        }
+    }
+
+    /// The server failed over the request.
+    pub fn panicked(&self, why: &str) {
+        self.state.lock().body.status = Some(ResponseStatus {
+            status: "Failure",
+            message: format!("APIServer panic'd: {why}"),
+            reason: "InternalError".into(),
+            code: 500,
+            ..ResponseStatus::default()
+        });
+        self.end(Stage::Panic);
+    }
+
+    /// A credential was refused; `tried` says how it was shown.
+    pub fn refused(&self, tried: String, code: u16) {
+        let status = ResponseStatus { message: tried, ..ResponseStatus::code(code) };
+        self.state.lock().body.status = Some(status);
+        self.end(Stage::ResponseStarted);
+    }
+
+    /// Takes down an answer; `failure` is the `Status` it was made of. What stays open is followed to its end.
+    pub async fn answered(
+        self: Arc<Self>,
+        response: Response<Body>,
+        failure: Option<&Status>,
+        stays_open: bool,
+    ) -> Response<Body> {
+        let code = response.status().as_u16();
+        let status = failure.map_or_else(|| ResponseStatus::code(code), ResponseStatus::failure);
+        self.state.lock().body.status = Some(status);
+        if stays_open {
+            self.emit(Stage::ResponseStarted);
+            return crate::body::follow(response, Guard(self));
+        }
+        // What a delete says of itself is a `Status`, and belongs to the metadata.
+        let whole = self.level() == Level::RequestResponse;
+        if !whole && self.head.verb() != "delete" {
+            self.end(Stage::ResponseComplete);
+            return response;
+        }
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        if let Some(object) = decode(&parts.headers, &bytes) {
+            let mut state = self.state.lock();
+            if object["kind"] == "Status" && failure.is_none() {
+                state.body.status = Some(ResponseStatus {
+                    status: if object["status"] == "Success" { "Success" } else { "Failure" },
+                    message: object["message"].as_str().unwrap_or_default().to_owned(),
+                    reason: object["reason"].as_str().unwrap_or_default().to_owned(),
+                    details: object.get("details").cloned(),
+                    code,
+                });
+            }
+            if whole {
+                state.body.response_object = Some(event::object_json(&object, self.head.verdict.omit_managed_fields));
+            }
+        }
+        self.end(Stage::ResponseComplete);
+        Response::from_parts(parts, Body::from(bytes))
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.state.lock().done {
+            return;
+        }
+        // The client went before it was answered.
+        self.state.lock().body.status.get_or_insert_with(|| ResponseStatus {
+            status: "Success",
+            message: "Connection closed early".into(),
+            ..ResponseStatus::code(200)
+        });
+        self.end(Stage::ResponseComplete);
+    }
+}
+
+struct Guard(Arc<Record>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.end(Stage::ResponseComplete);
+    }
+}
+
+/// The object of an answer, whatever its encoding.
+fn decode(headers: &http::HeaderMap, bytes: &[u8]) -> Option<Value> {
+    let text = |name| headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok()).unwrap_or_default();
+    let mut plain = Vec::new();
+    let bytes = if text(http::header::CONTENT_ENCODING) == "gzip" {
+        flate2::read::GzDecoder::new(bytes).read_to_end(&mut plain).ok()?;
+        &plain
+    } else {
+        bytes
+    };
+    let media_type = text(http::header::CONTENT_TYPE);
+    if media_type.starts_with("application/vnd.kubernetes.protobuf") {
+        let meta = orkd_api::codec::protobuf::identify(bytes).ok()?;
+        let ty = Type::of_api_version(&meta.api_version, &meta.kind)?;
+        let mut value = orkd_api::codec::protobuf::decode(bytes, ty).ok()?;
+        value["apiVersion"] = meta.api_version.into();
+        value["kind"] = meta.kind.into();
+        return Some(value);
+    }
+    if media_type.starts_with("application/yaml") {
+        let strictness = orkd_api::codec::Strictness::Ignore;
+        return orkd_api::codec::yaml::decode_untyped(bytes, strictness).ok().map(|(value, _)| value);
+    }
+    serde_json::from_slice(bytes).ok()
+}
+
+/// How a refused request showed who it was (`getAuthMethods`).
+pub fn tried(parts: &Parts) -> String {
+    let mut methods = Vec::new();
+    let header = parts.headers.get(http::header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    match header.trim().split_once(' ').map(|(scheme, _)| scheme.to_ascii_lowercase()).as_deref() {
+        Some("basic") => methods.push("basic"),
+        Some("bearer") => methods.push("bearer"),
+        _ => {}
+    }
+    if parts.extensions.get::<crate::user::Peer>().is_some_and(|p| !p.certificates.is_empty()) {
+        methods.push("x509");
+    }
+    match methods.as_slice() {
+        [] => "Authentication failed, no credentials provided".into(),
+        methods => format!("Authentication failed, attempted: {}", methods.join(", ")),
+    }
+}

@@ -1,0 +1,131 @@
+//! `/healthz`, `/livez`, `/readyz`, whole or one check at a time (`k8s.io/apiserver/pkg/server/healthz`).
+
+use std::fmt::Write;
+
+use http::Response;
+
+use crate::pipeline::ApiServer;
+use crate::query::Query;
+use crate::{Body, metrics, respond};
+
+/// What a server does after its start, under upstream's names. All of it is done before the first request is answered,
+/// so these checks fail for nobody; they are there for those who ask by name.
+const HOOKS: [&str; 16] = [
+    "start-apiserver-admission-initializer",
+    "generic-apiserver-start-informers",
+    "priority-and-fairness-config-consumer",
+    "priority-and-fairness-filter",
+    "storage-object-count-tracker-hook",
+    "start-system-namespaces-controller",
+    "start-cluster-authentication-info-controller",
+    "start-legacy-token-tracking-controller",
+    "start-service-ip-repair-controllers",
+    "start-kubernetes-service-cidr-controller",
+    "rbac/bootstrap-roles",
+    "scheduling/bootstrap-system-priority-classes",
+    "priority-and-fairness-config-producer",
+    "bootstrap-controller",
+    "storage-readiness",
+    "peer-endpoint-reconciler-controller",
+];
+
+/// A check: its name, and why it fails.
+type Outcome = (String, Result<(), String>);
+
+/// Answers a health path, whole or of one check.
+pub async fn serve(server: &ApiServer, segments: &[&str], query: &Query) -> Option<Response<Body>> {
+    let (name, one) = segments.split_first()?;
+    let checks = checks(server, name).await;
+    if !one.is_empty() {
+        let wanted = one.join("/");
+        let (_, outcome) = checks.iter().find(|(n, _)| *n == wanted)?;
+        return Some(match outcome {
+            Ok(()) => respond::text(200, "ok"),
+            Err(why) => respond::text(500, format!("internal server error: {why}\n")),
+        });
+    }
+    for (check, outcome) in &checks {
+        metrics::checked(check, name, outcome.is_ok());
+    }
+    let excluded: Vec<&str> = query.all("exclude").collect();
+    let (code, text) = whole(name, &checks, &excluded, query.get("verbose").is_some());
+    Some(respond::text(code, text))
+}
+
+async fn checks(server: &ApiServer, name: &str) -> Vec<Outcome> {
+    let mut checks: Vec<Outcome> = vec![("ping".into(), Ok(())), ("log".into(), Ok(()))];
+    let store = server.store().current_revision().await.map(|_| ()).map_err(|e| e.to_string());
+    checks.push(("etcd".into(), store.clone()));
+    if name == "readyz" {
+        checks.push(("etcd-readiness".into(), store));
+        checks.push(("informer-sync".into(), Ok(())));
+    }
+    checks.extend(HOOKS.iter().map(|hook| (format!("poststarthook/{hook}"), Ok(()))));
+    // Upstream asks key management services in all three.
+    for (check, ready) in server.checks() {
+        if name == "readyz" || check.starts_with("kms-provider") {
+            checks.push((check.clone(), ready()));
+        }
+    }
+    if name == "readyz" {
+        let stopping = server.stopping().is_cancelled();
+        checks.push(("shutdown".into(), if stopping { Err("process is shutting down".into()) } else { Ok(()) }));
+    }
+    checks
+}
+
+/// The answer to a question about all checks.
+fn whole(name: &str, checks: &[Outcome], excluded: &[&str], verbose: bool) -> (u16, String) {
+    let mut text = String::new();
+    let mut failed = false;
+    for (check, outcome) in checks {
+        // Writing to a string cannot fail.
+        let _ = match outcome {
+            _ if excluded.contains(&check.as_str()) => writeln!(text, "[+]{check} excluded: ok"),
+            Ok(()) => writeln!(text, "[+]{check} ok"),
+            Err(why) => {
+                failed = true;
+                tracing::warn!(endpoint = name, check, why, "a health check fails");
+                writeln!(text, "[-]{check} failed: reason withheld")
+            }
+        };
+    }
+    let unknown: Vec<String> =
+        excluded.iter().filter(|e| !checks.iter().any(|(name, _)| name == *e)).map(|e| format!("\"{e}\"")).collect();
+    if !unknown.is_empty() {
+        let unknown = unknown.join(", ");
+        let _ = writeln!(text, "warn: some health checks cannot be excluded: no matches for {unknown}");
+    }
+    match (failed, verbose) {
+        (true, _) => (500, format!("{text}{name} check failed\n")),
+        (false, true) => (200, format!("{text}{name} check passed\n")),
+        (false, false) => (200, "ok".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_have_upstreams_form() {
+        let good: Vec<Outcome> = vec![("ping".into(), Ok(())), ("etcd".into(), Ok(()))];
+        let bad: Vec<Outcome> = vec![("ping".into(), Ok(())), ("etcd".into(), Err("secret".into()))];
+        let check = |checks: &[Outcome], excluded: &[&str], verbose: bool, code: u16, text: &str| {
+            assert_eq!(whole("livez", checks, excluded, verbose), (code, text.to_owned()));
+        };
+        check(&good, &[], false, 200, "ok");
+        check(&good, &[], true, 200, "[+]ping ok\n[+]etcd ok\nlivez check passed\n");
+        check(&bad, &[], false, 500, "[+]ping ok\n[-]etcd failed: reason withheld\nlivez check failed\n");
+        check(&bad, &["etcd"], true, 200, "[+]ping ok\n[+]etcd excluded: ok\nlivez check passed\n");
+        check(&good, &["etcd"], false, 200, "ok");
+        check(
+            &good,
+            &["x", "y"],
+            true,
+            200,
+            "[+]ping ok\n[+]etcd ok\nwarn: some health checks cannot be excluded: no matches for \"x\", \"y\"\nlivez check \
+             passed\n",
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! `/metrics` and `/metrics/slis`, with upstream's names and labels (`endpoints/metrics`, `storage/etcd3/metrics`,
+//! `component-base/metrics/prometheus/slis`).
+//!
+//! Cells of requests are found by one look-up for the labels of a request ([`requests`]); what is known elsewhere
+//! (objects stored, requests in flight, the process) is asked for when it is to be shown.
+
+pub mod process;
+pub mod requests;
+
+use std::sync::Arc;
+
+use orkd_base::metrics::{self as base, Counter, Family, Gauge};
+
+use crate::pipeline::ApiServer;
+
+pub use requests::Metrics;
+
+static WATCH_EVENTS: Family<Counter> = Family::counter(
+    "apiserver_watch_events_total",
+    "[ALPHA] Number of events sent in watch clients",
+    &["group", "resource", "version"],
+);
+static AUTHENTICATIONS: Family<Counter> =
+    Family::counter("authentication_attempts", "[ALPHA] Counter of authenticated attempts.", &["result"]);
+static AUTHENTICATED_USERS: Family<Counter> = Family::counter(
+    "authenticated_user_requests",
+    "[ALPHA] Counter of authenticated requests broken out by username.",
+    &["username"],
+);
+static AUTHORIZATIONS: Family<Counter> = Family::counter(
+    "authorization_attempts_total",
+    "[ALPHA] Counter of authorization attempts broken down by result. It can be either 'allowed', 'denied', 'no-opinion' \
+     or 'error'.",
+    &["result"],
+);
+static TERMINATIONS: Family<Counter> = Family::counter(
+    "apiserver_request_terminations_total",
+    "[ALPHA] Number of requests which apiserver terminated in self-defense.",
+    &["code", "component", "group", "resource", "scope", "subresource", "verb", "version"],
+);
+static HEALTH: Family<Gauge> = Family::gauge(
+    "kubernetes_healthcheck",
+    "[STABLE] This metric records the result of a single healthcheck.",
+    &["name", "type"],
+);
+static HEALTH_TOTAL: Family<Counter> = Family::counter(
+    "kubernetes_healthchecks_total",
+    "[STABLE] This metric records the results of all healthcheck.",
+    &["name", "status", "type"],
+);
+
+/// The counter of the events of a resource's watches.
+pub fn watch_events(group: &str, version: &str, resource: &str) -> Arc<Counter> {
+    WATCH_EVENTS.with(&[group, resource, version])
+}
+
+/// Counts how a request was authenticated; `user` is none for one that was not.
+pub fn authenticated(user: Option<&str>) {
+    AUTHENTICATIONS.with(&[if user.is_some() { "success" } else { "failure" }]).inc();
+    if let Some(name) = user {
+        // Names are the clients' to choose: those that tools know are kept, and the rest is one.
+        let known = ["admin", "client", "kube_proxy", "kubelet", "apiserver"].into_iter().find(|n| *n == name);
+        AUTHENTICATED_USERS.with(&[known.unwrap_or("other")]).inc();
+    }
+}
+
+/// Counts a decision of the authorizers: `allowed`, `denied` or `no-opinion`.
+pub fn authorized(result: &str) {
+    AUTHORIZATIONS.with(&[result]).inc();
+}
+
+/// Counts a request that was sent away because there are too many.
+pub fn terminated(code: &str, verb: &str) {
+    TERMINATIONS.with(&[code, "apiserver", "", "", "", "", verb, ""]).inc();
+}
+
+/// Counts the outcome of a health check.
+pub fn checked(name: &str, kind: &str, ok: bool) {
+    HEALTH.with(&[name, kind]).set(if ok { 1.0 } else { 0.0 });
+    HEALTH_TOTAL.with(&[name, if ok { "success" } else { "error" }, kind]).inc();
+}
+
+/// The text of `/metrics`.
+pub fn text(server: &ApiServer) -> String {
+    let mut out = String::with_capacity(64 << 10);
+    base::render(&mut out);
+    requests::in_flight(server, &mut out);
+    stored(server, &mut out);
+    build_info(server, &mut out);
+    process::write(&mut out);
+    out
+}
+
+/// The text of `/metrics/slis`: health checks alone.
+pub fn slis() -> String {
+    let mut all = String::new();
+    base::render(&mut all);
+    let mut out = String::new();
+    let about = |line: &str| {
+        line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ").starts_with("kubernetes_healthcheck")
+    };
+    for line in all.lines().filter(|l| about(l)) {
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
+}
+
+fn stored(server: &ApiServer, out: &mut String) {
+    // Both names: the second is the one of 1.34 and later.
+    for (name, help, with_group) in [
+        (
+            "apiserver_storage_objects",
+            "[STABLE] Number of stored objects at the time of last check split by kind.",
+            false,
+        ),
+        (
+            "apiserver_resource_objects",
+            "[ALPHA] Number of stored objects at the time of last check split by kind.",
+            true,
+        ),
+    ] {
+        base::head(out, name, help, "gauge");
+        for resource in server.resources().iter() {
+            let Some(cache) = resource.cache.as_ref().filter(|_| !resource.is_view()) else { continue };
+            let info = resource.info();
+            let value = cache.len() as f64;
+            if with_group {
+                base::line(out, name, &[("group", &info.group), ("resource", &info.plural)], value);
+            } else {
+                let resource = orkd_api::status::group_resource(&info.group, &info.plural);
+                base::line(out, name, &[("resource", &resource)], value);
+            }
+        }
+    }
+}
+
+fn build_info(server: &ApiServer, out: &mut String) {
+    let name = "kubernetes_build_info";
+    let help = "[ALPHA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree \
+                state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is \
+                running.";
+    base::head(out, name, help, "gauge");
+    let version = server.git_version();
+    let labels = [("git_version", version.as_str()), ("major", "1"), ("minor", "36"), ("platform", "linux/amd64")];
+    base::line(out, name, &labels, 1.0);
+}
