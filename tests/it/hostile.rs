@@ -253,7 +253,9 @@ async fn strangers(admin: &Path, tls: &Path, kubelet: SocketAddr) -> Result<()> 
         unauthorized(what, &nobody.ask(&request("GET", MAPS, &header, b"")).await.with_context(|| what)?)?;
     }
     // Without a credential there is health and nothing else.
-    unauthorized("nobody", &nobody.ask(&get(MAPS)).await?)?;
+    let answer = nobody.ask(&get(MAPS)).await?;
+    let (code, body) = parsed(&answer)?;
+    ensure!(code == 403 && body.contains("User \\\"system:anonymous\\\" cannot list"), "{}", short(&answer));
     let health = nobody.ask(&get("/livez")).await?;
     ensure!(parsed(&health)? == (200, "ok"), "{}", short(&health));
     Ok(())
