@@ -261,7 +261,7 @@ fn nodes(k: &Kubectl<'_>) -> Result<()> {
     assert_eq!(k.ok("cordon server")?, "node/server already cordoned\n");
     let refused = k.fails("drain server --ignore-daemonsets")?;
     ensure!(refused.contains("cannot delete"), "{refused}");
-    let drained = k.ok("drain server --ignore-daemonsets --force --delete-emptydir-data --timeout=30s")?;
+    let drained = k.ok("drain server --ignore-daemonsets --force --delete-emptydir-data --timeout=120s")?;
     ensure!(drained.contains("pod/waits evicted") && drained.contains("node/server drained"), "{drained}");
     ensure!(k.fails("get pod waits")?.contains("not found"));
     assert_eq!(k.ok("uncordon server")?, "node/server uncordoned\n");
