@@ -1,9 +1,11 @@
 //! A runtime in memory. It keeps the state a real one keeps (sandboxes, containers, images, events), can be asked
-//! which calls it got ([`Fake::calls`]) and be told to fail some ([`Fake::fail_next`], [`Fake::fail_always`]), and
-//! its containers can be made to end ([`Fake::exit_container`]). A kubelet on it is a hollow node.
+//! which calls it got ([`Fake::calls`]) and be told to fail some ([`Fake::fail_next`], [`Fake::fail_always`]) or to take
+//! its time ([`Fake::slow`]), and its containers can be made to end ([`Fake::exit_container`]). A kubelet on it is a
+//! hollow node.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -48,12 +50,13 @@ struct State {
     calls: VecDeque<FakeCall>,
     fail_next: HashMap<&'static str, VecDeque<Error>>,
     fail_always: HashMap<&'static str, Error>,
+    slow: HashMap<&'static str, Duration>,
     exec: HashMap<String, v1::ExecSyncResponse>,
 }
 
 /// The fake runtime.
 pub struct Fake {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     events: broadcast::Sender<ContainerEvent>,
     ip_prefix: [u8; 2],
 }
@@ -76,7 +79,7 @@ impl Fake {
 
     /// As [`Fake::new`], with another /16 for pod addresses.
     pub fn with_ip_prefix(ip_prefix: [u8; 2]) -> Self {
-        Self { state: Mutex::new(State::default()), events: broadcast::channel(1024).0, ip_prefix }
+        Self { state: Arc::default(), events: broadcast::channel(1024).0, ip_prefix }
     }
 
     /// The calls so far, oldest first.
@@ -100,6 +103,27 @@ impl Fake {
     /// Makes every such call fail, until [`Fake::heal`].
     pub fn fail_always(&self, call: &'static str, error: Error) {
         self.state.lock().fail_always.insert(call, error);
+    }
+
+    /// Makes `RunPodSandbox` or `StartContainer` take this long. As with a real runtime, a call that its caller gives up
+    /// has its effect all the same.
+    pub fn slow(&self, call: &'static str, takes: Duration) {
+        self.state.lock().slow.insert(call, takes);
+    }
+
+    /// Changes the state, now or when the call's time is over.
+    async fn take_time<T: Send + 'static>(
+        &self,
+        call: &'static str,
+        effect: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let Some(takes) = self.state.lock().slow.get(call).copied() else { return effect(&mut self.state.lock()) };
+        let state = self.state.clone();
+        let late = tokio::spawn(async move {
+            tokio::time::sleep(takes).await;
+            effect(&mut state.lock())
+        });
+        late.await.unwrap_or_else(|e| Err(Error::new(Code::Internal, e.to_string())))
     }
 
     /// Takes back [`Fake::fail_next`] and [`Fake::fail_always`].
@@ -258,8 +282,9 @@ impl RuntimeService for Fake {
 
     async fn run_pod_sandbox(&self, config: v1::PodSandboxConfig, handler: &str) -> Result<String> {
         let name = config.metadata.as_ref().map(|m| format!("{}/{}", m.namespace, m.name)).unwrap_or_default();
-        let id = {
-            let mut state = self.enter("RunPodSandbox", &name)?;
+        drop(self.enter("RunPodSandbox", &name)?);
+        let ([a, b], handler) = (self.ip_prefix, handler.to_owned());
+        let run = move |state: &mut State| {
             state.next += 1;
             let n = state.next;
             let id = format!("{n:064x}");
@@ -268,18 +293,12 @@ impl RuntimeService for Fake {
                 .as_ref()
                 .and_then(|l| l.security_context.as_ref()?.namespace_options.as_ref())
                 .is_some_and(|o| o.network == i32::from(v1::NamespaceMode::Node));
-            let [a, b] = self.ip_prefix;
             let ip = if host_network { String::new() } else { format!("{a}.{b}.{}.{}", (n >> 8) & 0xff, n & 0xff) };
-            let sandbox = FakeSandbox {
-                config,
-                handler: handler.to_owned(),
-                state: PodSandboxState::SandboxReady,
-                created_at: now(),
-                ip,
-            };
-            state.sandboxes.insert(id.clone(), sandbox);
-            id
+            let ready = PodSandboxState::SandboxReady;
+            state.sandboxes.insert(id.clone(), FakeSandbox { config, handler, state: ready, created_at: now(), ip });
+            Ok(id)
         };
+        let id = self.take_time("RunPodSandbox", run).await?;
         self.tell(&id);
         Ok(id)
     }
@@ -374,12 +393,15 @@ impl RuntimeService for Fake {
     }
 
     async fn start_container(&self, id: &str) -> Result<()> {
-        {
-            let mut state = self.enter("StartContainer", id)?;
-            let container = state.containers.get_mut(id).ok_or_else(|| not_found("container", id))?;
+        drop(self.enter("StartContainer", id)?);
+        let started = id.to_owned();
+        let start = move |state: &mut State| {
+            let container = state.containers.get_mut(&started).ok_or_else(|| not_found("container", &started))?;
             container.status.state = ContainerState::ContainerRunning.into();
             container.status.started_at = now();
-        }
+            Ok(())
+        };
+        self.take_time("StartContainer", start).await?;
         self.tell(id);
         Ok(())
     }

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Secret};
 use k8s_openapi::jiff::Timestamp;
 use orkd_cri::v1;
 use orkd_reconcile::EventType;
+use tokio_util::sync::CancellationToken;
 
 use crate::env::{self, Sources};
 use crate::node_context::NodeContext;
@@ -46,8 +47,21 @@ impl Done {
 
 /// How long to wait after an error that has no back-off of its own.
 const ERROR_WAIT: Duration = Duration::from_secs(10);
+/// How long a sandbox that nobody wants any more may take until it is given up.
+const SANDBOX_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Carries out a plan.
+/// Does something long unless the pod is to end; `None` if it is.
+async fn unless<T>(ending: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = ending.cancelled() => None,
+        done = work => Some(done),
+    }
+}
+
+/// Carries out a plan. A pod that is to end (`ending`) waits neither for an image nor for a hook, and for its sandbox
+/// only so long. Making and starting a container is never left half done: a request that is given up may have its
+/// effect later, when nobody looks any more.
 pub async fn act(
     cx: &NodeContext,
     pod: &Arc<Pod>,
@@ -55,6 +69,7 @@ pub async fn act(
     actions: &Actions,
     mounted: &Mounted,
     memory: &mut Memory,
+    ending: &CancellationToken,
 ) -> Done {
     let mut done = Done::default();
     let spec = pod::spec(pod);
@@ -111,7 +126,17 @@ pub async fn act(
     let attempt = actions.attempt;
     let sandbox_config = spec::sandbox_config(pod, attempt, &cx.sandbox_facts(pod));
     let (sandbox_id, ips) = if actions.create_sandbox {
-        match create_sandbox(cx, pod, &sandbox_config, &spec).await {
+        let impatient = async {
+            ending.cancelled().await;
+            tokio::time::sleep(SANDBOX_PATIENCE).await;
+        };
+        let made = tokio::select! {
+            biased;
+            made = create_sandbox(cx, pod, &sandbox_config, &spec) => made,
+            // The network plugin hangs; the runtime cleans up after itself.
+            () = impatient => return done,
+        };
+        match made {
             Ok(made) => made,
             Err(message) => {
                 cx.event(pod, EventType::Warning, "FailedCreatePodSandBox", message);
@@ -123,6 +148,9 @@ pub async fn act(
         (actions.sandbox_id.clone().unwrap_or_default(), fresh.ips())
     };
     for place in &actions.start {
+        if ending.is_cancelled() {
+            break;
+        }
         let Some(container) = pod::container_at(&spec, *place) else { continue };
         let started = Starting {
             cx,
@@ -134,6 +162,7 @@ pub async fn act(
             observed: &fresh,
             ips: &ips,
             mounted,
+            ending,
         };
         match started.start(memory).await {
             Ok(()) => {
@@ -185,6 +214,7 @@ struct Starting<'a> {
     observed: &'a Observed,
     ips: &'a [String],
     mounted: &'a Mounted,
+    ending: &'a CancellationToken,
 }
 
 type Failed = (Waiting, Duration);
@@ -209,9 +239,11 @@ impl Starting<'_> {
         self.check_back_off(memory, latest)?;
         let secrets = self.pull_secrets().await;
         let report = |kind: EventType, reason: &str, message: String| self.event(kind, reason, message);
-        let image = match cx.images.ensure(pod, container, &secrets, self.sandbox_config, &report).await {
-            Ok(image) => image,
-            Err(why) => {
+        let pull = cx.images.ensure(pod, container, &secrets, self.sandbox_config, &report);
+        let image = match unless(self.ending, pull).await {
+            None => return Err((waiting("ContainerCreating", ""), ERROR_WAIT)),
+            Some(Ok(image)) => image,
+            Some(Err(why)) => {
                 self.event(EventType::Warning, "Failed", format!("Error: {}", why.reason));
                 let wait = cx.images.waiting(pod, container).unwrap_or(ERROR_WAIT);
                 return Err((why, wait));
@@ -401,7 +433,8 @@ impl Starting<'_> {
         let hook = self.container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
         let Some(hook) = hook else { return Ok(()) };
         let ip = self.ips.first().cloned().unwrap_or_default();
-        let Err(message) = run_hook(self.cx, hook, self.container, id, &ip, None).await else { return Ok(()) };
+        let ran = unless(self.ending, run_hook(self.cx, hook, self.container, id, &ip, None)).await;
+        let Some(Err(message)) = ran else { return Ok(()) };
         self.event(EventType::Warning, "FailedPostStartHook", "PostStartHook failed".to_owned());
         let grace = pod::grace_period(self.pod);
         let text = "FailedPostStartHook";

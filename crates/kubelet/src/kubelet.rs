@@ -33,7 +33,7 @@ use crate::worker::{self, Handle};
 
 /// How long until a mirror pod that could not be made is tried again.
 const MIRROR_RETRY: Duration = Duration::from_secs(1);
-/// How long without an event until the runtime is looked over.
+/// How often the runtime is looked over, for what no event told.
 const RELIST: Duration = Duration::from_secs(30);
 
 /// Which runtime the node drives.
@@ -229,11 +229,13 @@ impl Kubelet {
                     backoff.reset();
                     // What happened before the subscription is found by looking.
                     self.wake_all();
+                    let mut look = tokio::time::interval_at(tokio::time::Instant::now() + RELIST, RELIST);
+                    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                     loop {
                         let event = tokio::select! {
                             () = cancel.cancelled() => return,
                             event = events.next() => event,
-                            () = tokio::time::sleep(RELIST) => {
+                            _ = look.tick() => {
                                 self.relist(&mut states).await;
                                 continue;
                             }

@@ -214,9 +214,10 @@ impl Observed {
         self.containers.iter().find(|c| container_name(c) == name)
     }
 
-    /// Whether anything still runs.
-    pub fn any_running(&self) -> bool {
-        self.containers.iter().any(|c| state(c) == v1::ContainerState::ContainerRunning)
+    /// Whether nothing runs, no sandbox either.
+    pub fn is_quiet(&self) -> bool {
+        let running = self.containers.iter().any(|c| state(c) == v1::ContainerState::ContainerRunning);
+        !running && !self.sandboxes.iter().any(is_ready)
     }
 
     /// The addresses of the newest sandbox.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
+use orkd_base::Backoff;
 use orkd_cri::v1;
 use orkd_reconcile::EventType;
 use parking_lot::Mutex;
@@ -224,8 +225,8 @@ impl Worker {
             let mounted = self.mounted.clone().unwrap_or_default();
             let handle = self.handle.clone();
             let mut memory = std::mem::take(&mut self.memory);
+            let ending = CancellationToken::new();
             let done = {
-                // A pod that is to end does not wait for an image.
                 let ended = async {
                     loop {
                         let wanted = handle.wanted();
@@ -235,16 +236,20 @@ impl Worker {
                         handle.wake.notified().await;
                     }
                 };
+                let mut acting =
+                    std::pin::pin!(act::act(&cx, &pod, &observed, &actions, &mounted, &mut memory, &ending));
                 tokio::select! {
                     biased;
-                    done = act::act(&cx, &pod, &observed, &actions, &mounted, &mut memory) => Some(done),
-                    () = ended => None,
+                    done = &mut acting => done,
+                    () = ended => {
+                        ending.cancel();
+                        acting.await
+                    }
                 }
             };
             self.memory = memory;
             // Wake-ups that came while acting were swallowed above.
             self.handle.wake.notify_one();
-            let done = done?;
             if let Some(wait) = done.again {
                 again = Some(again.map_or(wait, |a| a.min(wait)));
                 // Shown now; the next look comes after the wait, not at once.
@@ -360,38 +365,17 @@ impl Worker {
         let pod = self.handle.pod();
         let uid = pod::uid(&pod).to_owned();
         cx.probes.forget(&uid);
-        let observed;
-        loop {
-            match cx.observe(&uid).await {
-                Ok(now) if !now.any_running() => {
-                    observed = now;
-                    break;
-                }
-                Ok(now) => {
-                    // A container that started while we stopped the others.
-                    let _ = act::kill_pod(&cx, &pod, &now, Some(0)).await;
-                }
-                Err(_) => {}
+        // What keeps a folder or a cgroup busy may be a sandbox that came up after its request was given up.
+        let mut wait = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        let observed = loop {
+            let observed = self.quiet(&pod).await;
+            self.show(&pod, &observed, true, false);
+            match self.release(&uid).await {
+                Ok(()) => break observed,
+                Err(error) => tracing::warn!(pod = pod::full_name(&pod), %error, "pod not taken down yet"),
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        self.show(&pod, &observed, true, false);
-        if !cx.hollow {
-            loop {
-                let detached = cx.volumes.detach(&uid).await;
-                let done = detached.and_then(|()| cx.volumes.teardown(&uid)).and_then(|()| match &cx.cgroups {
-                    Some(cgroups) => cgroups.remove_pod(&uid),
-                    None => Ok(()),
-                });
-                match done {
-                    Ok(()) => break,
-                    Err(error) => {
-                        tracing::warn!(pod = pod::full_name(&pod), %error, "pod not taken down yet");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                }
-            }
-        }
+            tokio::time::sleep(wait.next_delay()).await;
+        };
         loop {
             let wanted = self.handle.wanted();
             let deleting = wanted.gone || wanted.pod.metadata.deletion_timestamp.is_some();
@@ -401,7 +385,7 @@ impl Worker {
             }
             self.handle.wake.notified().await;
         }
-        for sandbox in &observed.sandboxes {
+        for sandbox in &self.quiet(&pod).await.sandboxes {
             if let Err(error) = cx.runtime.remove_pod_sandbox(&sandbox.id).await {
                 tracing::warn!(sandbox = sandbox.id, %error, "sandbox not removed");
             }
@@ -411,5 +395,32 @@ impl Worker {
         }
         cx.owners.write().retain(|_, owner| *owner != uid);
         cx.status.forget(&uid);
+    }
+
+    /// Waits until nothing of the pod runs, and ends at once what came up while the rest was ended.
+    async fn quiet(&self, pod: &Pod) -> Observed {
+        let mut wait = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        loop {
+            match self.cx.observe(pod::uid(pod)).await {
+                Ok(observed) if observed.is_quiet() => return observed,
+                Ok(observed) => {
+                    if let Err(error) = act::kill_pod(&self.cx, pod, &observed, Some(0)).await {
+                        tracing::warn!(pod = pod::full_name(pod), %error, "pod not killed");
+                    }
+                }
+                Err(error) => tracing::warn!(pod = pod::full_name(pod), %error, "the runtime cannot be asked"),
+            }
+            tokio::time::sleep(wait.next_delay()).await;
+        }
+    }
+
+    /// Gives back the volumes and the cgroup of a pod.
+    async fn release(&self, uid: &str) -> std::io::Result<()> {
+        if self.cx.hollow {
+            return Ok(());
+        }
+        self.cx.volumes.detach(uid).await?;
+        self.cx.volumes.teardown(uid)?;
+        self.cx.cgroups.as_ref().map_or(Ok(()), |cgroups| cgroups.remove_pod(uid))
     }
 }

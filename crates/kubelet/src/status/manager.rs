@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use orkd_base::{Backoff, Supervisor, TaskKind};
-use orkd_reconcile::{Api, ApiError, DeleteOptions, Patch, Resource};
+use orkd_reconcile::{Api, ApiError, DeleteOptions, Meta, Patch, Resource};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -18,6 +18,12 @@ use super::conditions::OWNED;
 use crate::pod;
 
 const PODS: Resource = Resource::new("", "v1", "pods", "Pod", true);
+
+/// What stands under a name.
+#[derive(serde::Deserialize)]
+struct Standing {
+    metadata: Meta,
+}
 
 struct Entry {
     pod: Arc<Pod>,
@@ -191,22 +197,34 @@ impl StatusManager {
                         entry.sent = Some(status);
                     }
                 }
-                // Gone, or another pod of this name.
-                Err(e) if e.is_not_found() || e.is_conflict() => {
-                    if e.is_not_found() && !pod::is_static(&pod) {
-                        self.forget(uid);
-                    }
-                    return Ok(());
-                }
-                Err(e) => return Err(e),
+                Err(e) => return self.refused(api, &pod, uid, &api_uid, e).await,
             }
         }
         if finished && pod.metadata.deletion_timestamp.is_some() {
             let options = DeleteOptions::default().grace(0).uid(uid);
             match api.delete(&target, &options).await {
-                Err(e) if !(e.is_not_found() || e.is_conflict()) => return Err(e),
-                _ => self.forget(uid),
+                Ok(_) => self.forget(uid),
+                Err(e) => return self.refused(api, &pod, uid, uid, e).await,
             }
+        }
+        Ok(())
+    }
+
+    /// What an error of the API means: the pod is gone, another has its name now, or the request lost a race with other
+    /// writers and is made again.
+    async fn refused(&self, api: &Api, pod: &Pod, uid: &str, api_uid: &str, error: ApiError) -> Result<(), ApiError> {
+        let gone = match error.is_conflict() {
+            false => error.is_not_found(),
+            true => match api.get_metadata::<Standing>(&PODS.at(pod::namespace(pod), pod::name(pod))).await {
+                Ok(standing) => standing.metadata.uid != api_uid,
+                Err(e) => e.is_not_found(),
+            },
+        };
+        if !gone {
+            return Err(error);
+        }
+        if !pod::is_static(pod) {
+            self.forget(uid);
         }
         Ok(())
     }

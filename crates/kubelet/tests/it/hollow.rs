@@ -1,8 +1,10 @@
 //! Pod workers on the fake runtime.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use orkd_cri::{Code, Error, Fake};
+use orkd_cri::{Code, Error, Fake, RuntimeService};
 use serde_json::json;
 
 use crate::harness::{node, run, state};
@@ -41,6 +43,30 @@ async fn a_container_that_fails_again_waits() {
     let last = container.last_state.and_then(|s| s.terminated).unwrap_or_default();
     assert_eq!(last.exit_code, 2);
     pod.delete(0).await;
+}
+
+/// A pod deleted while the runtime makes its sandbox or starts its container leaves nothing behind, although the runtime
+/// finishes what it had begun.
+#[tokio::test(start_paused = true)]
+async fn a_pod_deleted_while_it_starts_leaves_nothing() {
+    for (n, call) in ["RunPodSandbox", "StartContainer"].into_iter().enumerate() {
+        for at in [0, 100, 300, 600] {
+            let fake = Arc::new(Fake::new());
+            fake.slow(call, Duration::from_millis(500));
+            let cx = node(fake.clone(), None, None);
+            let pod = run(&cx, &format!("s{n}{at}"), json!({"containers": [{"name": "c", "image": "app:1"}]})).await;
+            tokio::time::sleep(Duration::from_millis(at)).await;
+            pod.delete(1).await;
+            let calls = fake.calls();
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            let left = fake.list_pod_sandboxes(HashMap::new()).await.expect("sandboxes");
+            let running = fake.list_containers(HashMap::new()).await.expect("containers");
+            assert!(
+                left.is_empty() && running.is_empty(),
+                "{call}, deleted after {at} ms: {left:?} {running:?} {calls:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test]
