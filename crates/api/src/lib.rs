@@ -18,7 +18,6 @@ pub mod meta;
 pub mod names;
 pub mod object;
 pub mod patch;
-pub mod quantity;
 pub mod quota;
 pub mod schema;
 pub mod selector;
@@ -49,6 +48,9 @@ pub mod rbac;
 pub mod resource;
 pub mod scheduling;
 pub mod storage;
+
+/// Amounts of resources.
+pub use orkd_cel::quantity;
 
 /// An API object or a part of one. Maps are kept sorted by key in memory; [`schema`] gives the order in
 /// which struct fields are written.

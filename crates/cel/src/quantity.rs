@@ -120,6 +120,12 @@ impl Quantity {
         Self::clamp(self.scaled(0).0)
     }
 
+    /// The number as an integer, if it is one that fits.
+    pub fn as_int(&self) -> Option<i64> {
+        let (value, exact) = self.scaled(0);
+        i64::try_from(value).ok().filter(|_| exact)
+    }
+
     /// The number in thousandths, rounded away from zero.
     pub fn milli_value(&self) -> i64 {
         Self::clamp(self.scaled(-3).0)

@@ -1,0 +1,26 @@
+//! Environments of Kubernetes: the base that all have, and one file for each place where expressions stand.
+
+use std::sync::LazyLock;
+
+use crate::env::{Env, EnvBuilder};
+use crate::library;
+
+mod device;
+
+pub use device::{DEVICE_COST_LIMIT, Device, compile_device_selector, device_selector};
+
+/// What every expression may use (`apiserver/pkg/cel/environment/base.go`).
+static BASE: LazyLock<Env> = LazyLock::new(|| {
+    let libraries = [
+        library::comprehensions::LIBRARY,
+        library::optional::LIBRARY,
+        library::quantity::LIBRARY,
+        library::semver::NORMALIZING,
+    ];
+    libraries.into_iter().fold(Env::builder(), EnvBuilder::library).build()
+});
+
+/// The environment that the others extend: libraries, and no variables.
+pub fn base() -> Env {
+    BASE.clone()
+}
