@@ -1,6 +1,10 @@
 //! Derives the schema table of `orkd-api` from `fields.json` (wire facts of every type) and the OpenAPI v3
 //! documents (list types, merge keys, defaults, required fields).
 //!
+//! `fields.json` leaves out alpha versions and what only servers exchange (reviews of webhooks, aggregated discovery).
+//! Those are declared by hand in `more-fields.json`, in the same form, or are the same on the wire as another version
+//! ([`ALIASES`]). The files of `testdata` prove both.
+//!
 //! The output holds facts only (names, numbers, flags); descriptions are left out. Order of fields is that of
 //! `fields.json`, which is the order in which upstream writes them.
 
@@ -44,6 +48,30 @@ const BUILTIN: &[&[&str]] = &[
 
 /// Types with no use outside the envelope of the protobuf codec.
 const LEFT_OUT: &[&str] = &["k8s.io/apimachinery/pkg/runtime.Unknown", "k8s.io/apimachinery/pkg/runtime.TypeMeta"];
+
+/// Types that `fields.json` leaves out and that no other version is the same as.
+const MORE: &str = include_str!("../more-fields.json");
+
+/// Kinds that have the wire form of another version: group, version, the version that is declared, kinds.
+const ALIASES: &[(&str, &str, &str, &[&str])] = &[
+    ("admission.k8s.io", "v1beta1", "v1", &["AdmissionReview"]),
+    (
+        "admissionregistration.k8s.io",
+        "v1alpha1",
+        "v1beta1",
+        &[
+            "MutatingAdmissionPolicy",
+            "MutatingAdmissionPolicyBinding",
+            "ValidatingAdmissionPolicy",
+            "ValidatingAdmissionPolicyBinding",
+        ],
+    ),
+    ("apidiscovery.k8s.io", "v2beta1", "v2", &["APIGroupDiscovery", "APIGroupDiscoveryList"]),
+    ("certificates.k8s.io", "v1alpha1", "v1beta1", &["ClusterTrustBundle"]),
+    ("coordination.k8s.io", "v1alpha2", "v1beta1", &["LeaseCandidate"]),
+    ("resource.k8s.io", "v1alpha3", "v1beta2", &["DeviceTaintRule"]),
+    ("storage.k8s.io", "v1alpha1", "v1beta1", &["CSIStorageCapacity", "VolumeAttachment", "VolumeAttributesClass"]),
+];
 
 const LIST: u16 = 1;
 const MAP: u16 = 2;
@@ -180,7 +208,10 @@ fn extra(property: &Value) -> Result<Extra> {
 }
 
 fn generate(shared: &Path) -> Result<String> {
-    let types: BTreeMap<String, InType> = serde_json::from_slice(&std::fs::read(shared.join("fields.json"))?)?;
+    let mut types: BTreeMap<String, InType> = serde_json::from_slice(&std::fs::read(shared.join("fields.json"))?)?;
+    for (name, ty) in serde_json::from_str::<BTreeMap<String, InType>>(MORE).context("more-fields.json")? {
+        ensure!(types.insert(name.clone(), ty).is_none(), "{name} is in fields.json: take it out of more-fields.json");
+    }
     let schemas = schemas(shared)?;
 
     let mut ids: HashMap<&str, u16> = HashMap::new();
@@ -329,6 +360,13 @@ fn generate(shared: &Path) -> Result<String> {
                 bail!("{name}: odd kind {kind}");
             };
             kinds.push((group, version, kind, ids[name]));
+        }
+    }
+    for (group, version, declared, names) in ALIASES {
+        for name in *names {
+            let is = |k: &&(String, String, String, u16)| k.0 == *group && k.1 == *declared && k.2 == *name;
+            let id = kinds.iter().find(is).with_context(|| format!("no {group}/{declared} {name}"))?.3;
+            kinds.push(((*group).to_owned(), (*version).to_owned(), (*name).to_owned(), id));
         }
     }
     kinds.sort();

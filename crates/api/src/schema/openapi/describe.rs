@@ -138,7 +138,9 @@ mod tests {
     /// The share of described fields in what is served, as a floor that may only rise.
     #[test]
     fn most_fields_are_described() {
-        let roots = Type::kinds().filter(|k| k.1 == "v1" || k.1 == "v2").map(|k| k.3);
+        // No document shows what only servers exchange.
+        let exchanged = |group: &str| matches!(group, "admission.k8s.io" | "apidiscovery.k8s.io");
+        let roots = Type::kinds().filter(|k| matches!(k.1, "v1" | "v2") && !exchanged(k.0)).map(|k| k.3);
         let mut open: Vec<Type> = roots.collect();
         let mut seen = std::collections::BTreeSet::new();
         let (mut types, mut fields, mut described, mut missing) = (0, 0, 0, Vec::new());

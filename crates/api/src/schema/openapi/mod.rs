@@ -155,6 +155,8 @@ const UNIONS: &[Union] = &[
         "kind",
         &[("group", "Group"), ("serviceAccount", "ServiceAccount"), ("user", "User")],
     ),
+    ("k8s.io/api/scheduling/v1alpha2.PodGroupSchedulingPolicy", "", &[("basic", "Basic"), ("gang", "Gang")]),
+    ("k8s.io/api/scheduling/v1alpha2.PodGroupTemplateReference", "", &[("workload", "Workload")]),
 ];
 
 fn union(ty: Type) -> Option<Value> {
@@ -208,8 +210,11 @@ fn bare_definition(ty: Type) -> Value {
         2 => schema["x-kubernetes-map-type"] = "granular".into(),
         _ => {}
     }
+    // A kind that has the wire form of another version is no second name of that version's type.
+    let of_every_version = ty.name().starts_with("k8s.io/apimachinery/");
+    let version = ty.name().rsplit('/').next().and_then(|tail| tail.split('.').next());
     let kinds: Vec<Value> = Type::kinds()
-        .filter(|k| k.3 == ty)
+        .filter(|k| k.3 == ty && (of_every_version || version == Some(k.1)))
         .map(|(group, version, kind, _)| json!({"group": group, "kind": kind, "version": version}))
         .collect();
     if !kinds.is_empty() {
