@@ -14,6 +14,11 @@ use serde_json::Value;
 pub struct Path(String);
 
 impl Path {
+    /// The object itself where upstream starts from a path without a name (`field.NewPath("")`), which reads `[]`.
+    pub fn unnamed() -> Self {
+        Path("[]".into())
+    }
+
     /// The path of a top-level field.
     pub fn new(name: &str) -> Self {
         Path(name.to_owned())
@@ -201,6 +206,16 @@ impl ErrorList {
         self.push(ErrorType::NotFound, path, Some(value.into().0), "");
     }
 
+    /// The same, with an explanation.
+    pub fn not_found_because(&mut self, path: &Path, value: impl Into<Shown>, detail: impl Into<String>) {
+        self.push(ErrorType::NotFound, path, Some(value.into().0), detail);
+    }
+
+    /// A value occurs twice, with an explanation.
+    pub fn duplicate_because(&mut self, path: &Path, value: impl Into<Shown>, detail: impl Into<String>) {
+        self.push(ErrorType::Duplicate, path, Some(value.into().0), detail);
+    }
+
     /// A value is not allowed here and now.
     pub fn forbidden(&mut self, path: &Path, detail: impl Into<String>) {
         self.push(ErrorType::Forbidden, path, None, detail);
@@ -273,6 +288,11 @@ impl From<&Value> for Shown {
 }
 
 impl Shown {
+    /// A struct that has this as its one field.
+    pub fn below(self, field: &str) -> Self {
+        Shown(format!("{{{}:{}}}", quote(field), self.0))
+    }
+
     /// A text to be printed as it is, without quotes.
     pub fn raw(text: impl Into<String>) -> Self {
         Shown(text.into())

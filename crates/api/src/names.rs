@@ -46,6 +46,26 @@ pub fn dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
     problems
 }
 
+/// A DNS subdomain whose labels may have underscores, as search domains are.
+/// Upstream: `IsDNS1123SubdomainWithUnderscore`, whose text shows the pattern without them.
+pub fn dns_subdomain_with_underscore(name: &str) -> Vec<String> {
+    const LABEL: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+    static RE: LazyLock<Regex> = LazyLock::new(|| regex(&format!("{LABEL}(\\.{LABEL})*")));
+    let mut problems = Vec::new();
+    if name.len() > 253 {
+        problems.push(max_len(253));
+    }
+    if !matches(&RE, name) {
+        problems.push(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-', '_' or '.', and must \
+             start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \
+             '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+                .into(),
+        );
+    }
+    problems
+}
+
 /// A DNS label (RFC 1123), as namespaces, containers and ports are named.
 pub fn dns_label(name: &str, prefix: bool) -> Vec<String> {
     static RE: LazyLock<Regex> = LazyLock::new(|| regex(DNS_LABEL));

@@ -41,7 +41,7 @@ impl Kind for ConfigMap {
             total += base64_len(value.str());
         }
         if total > MAX_DATA {
-            errs.too_long(&crate::field::Path::root(), MAX_DATA);
+            errs.too_long(&crate::field::Path::unnamed(), MAX_DATA);
         }
         errs
     }

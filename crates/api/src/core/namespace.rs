@@ -59,7 +59,13 @@ impl Kind for Namespace {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
-        finalizers(obj)
+        // Upstream's path is that of the list here.
+        let list = View::root(obj).dig("spec.finalizers");
+        let mut errs = ErrorList::new();
+        for finalizer in list.strs() {
+            crate::validate::meta::finalizer_name(&mut errs, finalizer, list.path());
+        }
+        errs
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, _old: &Value) -> ErrorList {
@@ -69,14 +75,11 @@ impl Kind for Namespace {
                 let mut errs = ErrorList::new();
                 let phase = View::root(new).dig("status.phase");
                 let deleting = !at(new, &["metadata", "deletionTimestamp"]).is_null();
-                if !deleting && !matches!(phase.str(), "" | "Active") {
-                    errs.invalid(phase.path(), phase.str(), "may only be 'Active' if `deletionTimestamp` is empty");
+                let path = crate::field::Path::new("status").child("Phase");
+                if !deleting && phase.str() != "Active" {
+                    errs.invalid(&path, phase.str(), "may only be 'Active' if `deletionTimestamp` is empty");
                 } else if deleting && phase.str() != "Terminating" {
-                    errs.invalid(
-                        phase.path(),
-                        phase.str(),
-                        "may only be 'Terminating' if `deletionTimestamp` is not empty",
-                    );
+                    errs.invalid(&path, phase.str(), "may only be 'Terminating' if `deletionTimestamp` is not empty");
                 }
                 errs
             }

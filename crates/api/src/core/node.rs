@@ -1,16 +1,17 @@
 //! `Node`. Upstream: `pkg/registry/core/node/strategy.go`, `ValidateNode`, `ValidateNodeUpdate`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::field::ErrorList;
+use crate::field::{ErrorList, Path, Shown};
 use crate::kind::{Cells, Cx, Kind, Name};
 use crate::kinds::{AGE, Facts, NAME, PROXY, STATUS, Sub, facts};
 use crate::object::{View, at, list, restore, same, set, text};
 use crate::strategy::reset_spec_or_status;
 use crate::table::{age, name, or_none, or_unknown};
-use crate::validate::{labels, taint_effect};
+use crate::validate::pod_spec::resources::amount_of;
+use crate::validate::{internal, ip, labels, taint_effect};
 
 /// The kind `Node`.
 pub struct Node;
@@ -60,6 +61,7 @@ impl Kind for Node {
         let mut errs = ErrorList::new();
         let spec = View::root(obj).get("spec");
         taints(&mut errs, &spec);
+        resources(&mut errs, obj);
         pod_cidrs(&mut errs, &spec);
         errs
     }
@@ -67,24 +69,26 @@ impl Kind for Node {
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         let root = View::root(new);
+        resources(&mut errs, new);
         let mut seen = BTreeSet::new();
         for address in root.get("status").items("addresses") {
             let key = (address.get("type").str(), address.get("address").str());
             if !seen.insert(key) {
-                errs.duplicate(address.path(), address.value());
+                errs.duplicate(address.path(), internal::shown(internal::NODE_ADDRESS, address.value()));
             }
-        }
-        if cx.subresource == Some("status") {
-            return errs;
         }
         let spec = root.get("spec");
         let old_spec = at(old, &["spec"]);
-        let old_cidrs = list(old_spec, &["podCIDRs"]);
-        if !old_cidrs.is_empty() && !same(at(new, &["spec", "podCIDRs"]), at(old_spec, &["podCIDRs"])) {
-            errs.forbidden(
-                spec.get("podCIDRs").path(),
-                "node updates may not change podCIDR except from \"\" to valid",
-            );
+        let (cidrs, old_cidrs) = (spec.get("podCIDRs"), list(old_spec, &["podCIDRs"]));
+        if !old_cidrs.is_empty() {
+            // One problem for a list of another length, else one for each that changed.
+            let changed = match list(new, &["spec", "podCIDRs"]) {
+                now if now.len() == old_cidrs.len() => now.iter().zip(old_cidrs).filter(|(a, b)| a != b).count(),
+                _ => 1,
+            };
+            for _ in 0..changed {
+                errs.forbidden(cidrs.path(), "node updates may not change podCIDR except from \"\" to valid");
+            }
         }
         let provider = text(old_spec, &["providerID"]);
         if !provider.is_empty() && provider != spec.get("providerID").str() {
@@ -93,18 +97,12 @@ impl Kind for Node {
                 "node updates may not change providerID except from \"\" to valid",
             );
         }
+        if cx.subresource != Some("status") && spec.get("configSource").is_set() {
+            config_source(&mut errs, &spec.get("configSource"));
+        }
         taints(&mut errs, &spec);
-        pod_cidrs(&mut errs, &spec);
-        let munged = |spec: &Value| {
-            let mut spec = spec.clone();
-            for field in ["podCIDR", "podCIDRs", "providerID", "taints", "unschedulable", "configSource", "externalID"]
-            {
-                crate::object::remove(&mut spec, &[field]);
-            }
-            spec
-        };
-        if !same(&munged(spec.value()), &munged(old_spec)) {
-            errs.forbidden(spec.path(), "node updates may only change labels, taints, or capacity");
+        if text(old_spec, &["externalID"]) != spec.get("externalID").str() {
+            errs.forbidden(spec.get("externalID").path(), "may not be updated");
         }
         errs
     }
@@ -141,6 +139,7 @@ impl Kind for Node {
         {
             warnings.push("spec.configSource: the feature is no longer supported".into());
         }
+        warnings.extend(View::root(new).get("spec").items("podCIDRs").iter().flat_map(ip::cidr_warnings));
         if !text(new, &["spec", "externalID"]).is_empty()
             && old.is_none_or(|old| text(old, &["spec", "externalID"]) != text(new, &["spec", "externalID"]))
         {
@@ -182,9 +181,50 @@ fn roles(obj: &Value) -> String {
     or_none(&roles.into_iter().collect::<Vec<_>>().join(",")).to_owned()
 }
 
+/// What a node has and what of it pods can have, under the path upstream gives them.
+fn resources(errs: &mut ErrorList, obj: &Value) {
+    for list in ["capacity", "allocatable"] {
+        for (name, amount) in View::root(obj).dig("status").get(list).entries() {
+            let path = Path::new("status").child(list).child(name);
+            amount_of(errs, name, &View::at(path, amount.value()));
+        }
+    }
+}
+
+/// A configuration that nothing reads any more. Upstream: `validateNodeConfigSourceSpec`.
+fn config_source(errs: &mut ErrorList, v: &View<'_>) {
+    let map = v.get("configMap");
+    if map.is_set() {
+        for field in ["uid", "resourceVersion"] {
+            if !map.get(field).is_empty() {
+                errs.forbidden(map.get(field).path(), format!("{field} must not be set in spec"));
+            }
+        }
+        for field in ["namespace", "name", "kubeletConfigKey"] {
+            let part = map.get(field);
+            let problems = match field {
+                _ if part.is_empty() => {
+                    errs.required(part.path(), format!("{field} must be set"));
+                    continue;
+                }
+                "namespace" => crate::names::dns_label(part.str(), false),
+                "name" => crate::names::dns_subdomain(part.str(), false),
+                _ => crate::validate::config_map_key_problems(part.str()),
+            };
+            for problem in problems {
+                errs.invalid(part.path(), part.str(), problem);
+            }
+        }
+    } else {
+        errs.invalid(v.path(), Shown::raw("{\"ConfigMap\":null}"), "exactly one reference subfield must be non-nil");
+    }
+}
+
+/// Upstream's path is that of the metadata.
 fn taints(errs: &mut ErrorList, spec: &View<'_>) {
-    let mut seen: BTreeMap<(&str, &str), ()> = BTreeMap::new();
-    for taint in spec.items("taints") {
+    let mut seen: BTreeSet<(&str, &str)> = BTreeSet::new();
+    let path = Path::new("metadata").child("taints");
+    for taint in View::at(path, spec.get("taints").value()).list() {
         let key = taint.get("key");
         labels::name(errs, key.str(), key.path());
         let value = taint.get("value");
@@ -193,8 +233,9 @@ fn taints(errs: &mut ErrorList, spec: &View<'_>) {
             errs.invalid(value.path(), value.str(), problems.join(";"));
         }
         taint_effect(errs, &taint.get("effect"), false);
-        if seen.insert((key.str(), taint.get("effect").str()), ()).is_some() {
-            errs.duplicate(taint.path(), taint.value());
+        if !seen.insert((key.str(), taint.get("effect").str())) {
+            let shown = internal::shown(internal::TAINT, taint.value());
+            errs.duplicate_because(taint.path(), shown, "taints must be unique by key and effect pair");
         }
     }
 }
@@ -204,15 +245,55 @@ fn pod_cidrs(errs: &mut ErrorList, spec: &View<'_>) {
     for cidr in cidrs.list() {
         crate::validate::cidr(errs, cidr.str(), cidr.path());
     }
-    let v6 = cidrs.strs().iter().filter(|c| c.contains(':')).count();
-    if cidrs.len() > 1 && (cidrs.len() > 2 || v6 != 1) {
+    if cidrs.len() < 2 {
+        return;
+    }
+    if cidrs.len() > 2 || !ip::is_dual_stack(cidrs.strs()) {
         errs.invalid(cidrs.path(), cidrs.value(), "may specify no more than one CIDR for each IP family");
+    }
+    let mut seen = BTreeSet::new();
+    for cidr in cidrs.list() {
+        if !seen.insert(cidr.str()) {
+            errs.duplicate(cidr.path(), cidr.str());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn taints_and_ranges_are_unique() {
+        use crate::validate::testing::{problems, problems_of_update};
+        let taint = json!({"key": "a", "effect": "NoExecute"});
+        let node = json!({"spec": {"taints": [taint, taint], "podCIDRs": ["10.0.0.0/24", "10.0.0.0/24"]},
+            "status": {"capacity": {"pods": "1500m"}}});
+        assert_eq!(
+            problems(&Node, &node),
+            [
+                "metadata.taints[1]: Duplicate value: {\"Key\":\"a\",\"Value\":\"\",\"Effect\":\"NoExecute\",\"TimeAdded\":null}: \
+                 taints must be unique by key and effect pair",
+                "status.capacity.pods: Invalid value: \"1500m\": must be an integer",
+                "spec.podCIDRs: Invalid value: [\"10.0.0.0/24\",\"10.0.0.0/24\"]: may specify no more than one CIDR for each IP \
+                 family",
+                "spec.podCIDRs[1]: Duplicate value: \"10.0.0.0/24\"",
+            ]
+        );
+        let old = json!({"spec": {"podCIDRs": ["10.0.0.0/24"], "providerID": "p"}});
+        let new = json!({"spec": {"podCIDRs": ["10.0.1.0/24"], "providerID": "q", "externalID": "x", "configSource": {}},
+            "status": {"addresses": [{"type": "Hostname", "address": "n"}, {"type": "Hostname", "address": "n"}]}});
+        assert_eq!(
+            problems_of_update(&Node, None, &new, &old),
+            [
+                "status.addresses[1]: Duplicate value: {\"Type\":\"Hostname\",\"Address\":\"n\"}",
+                "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid",
+                "spec.providerID: Forbidden: node updates may not change providerID except from \"\" to valid",
+                "spec.configSource: Invalid value: {\"ConfigMap\":null}: exactly one reference subfield must be non-nil",
+                "spec.externalID: Forbidden: may not be updated",
+            ]
+        );
+    }
 
     #[test]
     fn status_and_roles_are_worded_as_upstreams() {

@@ -101,6 +101,7 @@ impl Kind for ReplicationController {
             {
                 non_negative(&mut errs, &status.get(field));
             }
+            crate::validate::workload::status_replicas(&mut errs, &status, "replicas");
             return errs;
         }
         self.validate(cx, new)

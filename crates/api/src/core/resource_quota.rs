@@ -2,14 +2,15 @@
 
 use serde_json::{Value, json};
 
-use crate::field::ErrorList;
+use crate::field::{ErrorList, Shown};
 use crate::kind::Kind;
 use crate::kind::{Cells, Cx};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, restore, set};
 use crate::strategy::reset_spec_or_status;
 use crate::table::{age, name};
-use crate::validate::pod_spec::resources::amount;
+use crate::validate::internal;
+use crate::validate::pod_spec::resources::{amount_of, is_standard_quota, quota_resource_name};
 
 /// The kind `ResourceQuota`.
 pub struct ResourceQuota;
@@ -80,91 +81,149 @@ impl Kind for ResourceQuota {
 }
 
 fn hard(errs: &mut ErrorList, map: &View<'_>) {
-    const STANDARD: [&str; 18] = [
-        "cpu",
-        "memory",
-        "ephemeral-storage",
-        "requests.cpu",
-        "requests.memory",
-        "requests.storage",
-        "requests.ephemeral-storage",
-        "limits.cpu",
-        "limits.memory",
-        "limits.ephemeral-storage",
-        "pods",
-        "resourcequotas",
-        "services",
-        "replicationcontrollers",
-        "secrets",
-        "persistentvolumeclaims",
-        "configmaps",
-        "services.nodeports",
-    ];
     for (resource, most) in map.entries() {
-        for problem in crate::names::qualified_name(resource) {
-            errs.invalid(most.path(), resource, problem);
-        }
-        let huge = resource.starts_with("requests.hugepages-") || resource.starts_with("hugepages-");
-        if !resource.contains('/') && !STANDARD.contains(&resource) && resource != "services.loadbalancers" && !huge {
-            errs.invalid(most.path(), resource, "must be a standard resource for quota");
-        }
-        amount(errs, &most);
-        let counted = matches!(
-            resource,
-            "pods"
-                | "resourcequotas"
-                | "services"
-                | "replicationcontrollers"
-                | "secrets"
-                | "persistentvolumeclaims"
-                | "configmaps"
-                | "services.nodeports"
-                | "services.loadbalancers"
-        );
-        if counted && most.str().parse::<crate::quantity::Quantity>().is_ok_and(|q| q.milli_value() % 1000 != 0) {
-            errs.invalid(most.path(), most.str(), "must be an integer");
-        }
+        quota_resource_name(errs, resource, most.path());
+        amount_of(errs, resource, &most);
     }
 }
 
+const SCOPES: [&str; 7] = [
+    "Terminating",
+    "NotTerminating",
+    "BestEffort",
+    "NotBestEffort",
+    "PriorityClass",
+    "CrossNamespacePodAffinity",
+    "VolumeAttributesClass",
+];
+
+/// Whether a scope says anything of a resource. Upstream: `IsResourceQuotaScopeValidForResource`.
+fn fits(scope: &str, resource: &str) -> bool {
+    let compute = ["cpu", "memory", "ephemeral-storage"]
+        .iter()
+        .any(|r| resource == *r || resource == format!("requests.{r}") || resource == format!("limits.{r}"));
+    match scope {
+        "BestEffort" => resource == "pods",
+        "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
+        s if SCOPES.contains(&s) => resource == "pods" || compute,
+        _ => true,
+    }
+}
+
+/// Resources of a quota that a scope says nothing of; those that are not standard are left alone.
+fn misfits<'a>(hard: &View<'a>, scope: &str) -> Vec<&'a str> {
+    let names = hard.entries().into_iter().map(|(name, _)| name);
+    names.filter(|name| is_standard_quota(name) && !fits(scope, name)).collect()
+}
+
 fn scopes(errs: &mut ErrorList, spec: &View<'_>) {
-    const SCOPES: [&str; 7] = [
-        "Terminating",
-        "NotTerminating",
-        "BestEffort",
-        "NotBestEffort",
-        "PriorityClass",
-        "CrossNamespacePodAffinity",
-        "VolumeAttributesClass",
-    ];
-    let scopes = spec.get("scopes");
+    let (scopes, hard) = (spec.get("scopes"), spec.get("hard"));
     for scope in scopes.strs() {
         if !SCOPES.contains(&scope) {
             errs.invalid(scopes.path(), scopes.value(), "unsupported scope");
         }
+        for _ in misfits(&hard, scope) {
+            errs.invalid(scopes.path(), scopes.value(), "unsupported scope applied to resource");
+        }
     }
+    conflicts(errs, &scopes, &scopes.strs());
+    selector(errs, spec, &hard);
+}
+
+fn conflicts(errs: &mut ErrorList, scopes: &View<'_>, given: &[&str]) {
     for (a, b) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
-        if scopes.strs().contains(&a) && scopes.strs().contains(&b) {
+        if given.contains(&a) && given.contains(&b) {
             errs.invalid(scopes.path(), scopes.value(), "conflicting scopes");
         }
     }
-    for e in spec.get("scopeSelector").items("matchExpressions") {
-        let (name, operator, values) = (e.get("scopeName"), e.get("operator"), e.get("values"));
-        if !SCOPES.contains(&name.str()) {
-            errs.invalid(name.path(), name.str(), "unsupported scope");
+}
+
+/// Upstream: `validateScopedResourceSelectorRequirement`, whose paths are those of the whole list.
+fn selector(errs: &mut ErrorList, spec: &View<'_>, hard: &View<'_>) {
+    let expressions = spec.get("scopeSelector").get("matchExpressions");
+    let path = expressions.path();
+    let mut given = Vec::new();
+    for e in expressions.list() {
+        let (name, operator, values) = (e.get("scopeName").str(), e.get("operator").str(), e.get("values"));
+        if !SCOPES.contains(&name) {
+            errs.invalid(&path.child("scopeName"), name, "unsupported scope");
         }
-        match operator.str() {
+        for _ in misfits(hard, name) {
+            errs.invalid(path, shown_selector(&expressions), "unsupported scope applied to resource");
+        }
+        let only_exists = SCOPES.contains(&name) && !matches!(name, "PriorityClass" | "VolumeAttributesClass");
+        if only_exists && operator != "Exists" {
+            errs.invalid(
+                &path.child("operator"),
+                operator,
+                "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, \
+                 ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or \
+                 ResourceQuotaScopeCrossNamespacePodAffinity",
+            );
+        }
+        match operator {
             "In" | "NotIn" if values.is_empty() => errs.required(
-                values.path(),
+                &path.child("values"),
                 "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
             ),
             "Exists" | "DoesNotExist" if !values.is_empty() => errs.invalid(
-                values.path(),
+                &path.child("values"),
                 values.value(),
                 "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
             ),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => errs.invalid(operator.path(), other, "not a valid selector operator"),
+            other => errs.invalid(&path.child("operator"), other, "not a valid selector operator"),
         }
+        given.push(name);
+    }
+    conflicts(errs, &spec.get("scopes"), &given);
+}
+
+/// A `core.ScopeSelector`.
+fn shown_selector(expressions: &View<'_>) -> Shown {
+    const REQUIREMENT: internal::Fields = &[
+        ("scopeName", "ScopeName", internal::Go::Text),
+        ("operator", "Operator", internal::Go::Text),
+        ("values", "Values", internal::Go::Nil),
+    ];
+    internal::shown_list(REQUIREMENT, expressions.value()).below("MatchExpressions")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::problems;
+
+    #[test]
+    fn scopes_fit_the_resources_and_each_other() {
+        assert_eq!(
+            problems(
+                &ResourceQuota,
+                &json!({"spec": {"hard": {"services": "1", "gpus": "1"},
+                "scopes": ["BestEffort", "NotBestEffort", "x"]}})
+            ),
+            [
+                "spec.hard[gpus]: Invalid value: \"gpus\": must be a standard resource type or fully qualified",
+                "spec.hard[gpus]: Invalid value: \"gpus\": must be a standard resource for quota",
+                "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\",\"x\"]: unsupported scope applied to resource",
+                "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\",\"x\"]: unsupported scope applied to resource",
+                "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\",\"x\"]: unsupported scope",
+                "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\",\"x\"]: conflicting scopes",
+            ]
+        );
+        assert_eq!(
+            problems(
+                &ResourceQuota,
+                &json!({"spec": {"hard": {"pods": "1"}, "scopeSelector": {"matchExpressions": [
+                {"scopeName": "Terminating", "operator": "In", "values": ["x"]}, {"scopeName": "PriorityClass", "operator": "In"}]}}})
+            ),
+            [
+                "spec.scopeSelector.matchExpressions.operator: Invalid value: \"In\": must be 'Exists' when scope is any of \
+                 ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
+                 ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
+                "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or \
+                 'NotIn' for scope selector",
+            ]
+        );
     }
 }

@@ -14,6 +14,8 @@ use crate::field::{ErrorList, Path};
 use crate::object::{View, at, same};
 
 pub mod conditions;
+pub mod internal;
+pub mod ip;
 pub mod labels;
 pub mod meta;
 pub mod pod_spec;
@@ -110,16 +112,14 @@ pub fn fqdn(errs: &mut ErrorList, name: &str, path: &Path) {
 
 /// An address of either family.
 pub fn ip_address(errs: &mut ErrorList, text: &str, path: &Path) {
-    if text.parse::<IpAddr>().is_err() {
-        errs.invalid(path, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
-    }
+    ip::address(errs, text, path);
 }
 
 /// An address that can be an endpoint's: no loopback, link-local or unspecified one.
 /// Upstream: `ValidateEndpointIP`.
 pub fn non_special_ip(errs: &mut ErrorList, text: &str, path: &Path) {
-    let Ok(ip) = text.parse::<IpAddr>() else {
-        ip_address(errs, text, path);
+    let Some(ip) = ip::sloppy(text) else {
+        errs.invalid(path, text, "must be a valid IP address");
         return;
     };
     if ip.is_unspecified() {
@@ -142,9 +142,7 @@ pub fn non_special_ip(errs: &mut ErrorList, text: &str, path: &Path) {
 
 /// An address range.
 pub fn cidr(errs: &mut ErrorList, text: &str, path: &Path) {
-    if text.parse::<ipnet::IpNet>().is_err() {
-        errs.invalid(path, text, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
-    }
+    ip::cidr(errs, text, path);
 }
 
 /// An address range without bits beyond the prefix. Upstream: `IsValidCIDR` in strict mode.

@@ -47,6 +47,21 @@ pub fn template(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, old: Option<
     }
 }
 
+/// The counts of a status: some of all replicas cannot be more than all, and what is available is ready.
+/// Upstream: `ValidateReplicaSetStatus`, `ValidateReplicationControllerStatus`, `ValidateDeploymentStatus`.
+pub fn status_replicas(errs: &mut ErrorList, status: &View<'_>, of: &str) {
+    let number = |field: &str| status.get(field).int().unwrap_or_default();
+    let mut at_most = |field: &str, most: i64, name: &str| {
+        if number(field) > most {
+            errs.invalid(status.get(field).path(), number(field), format!("cannot be greater than {name}"));
+        }
+    };
+    for field in ["fullyLabeledReplicas", "updatedReplicas", "readyReplicas", "availableReplicas"] {
+        at_most(field, number(of), "status.replicas");
+    }
+    at_most("availableReplicas", number("readyReplicas"), "readyReplicas");
+}
+
 fn percent(v: &Value) -> Option<i64> {
     v.as_str()?.strip_suffix('%')?.parse().ok()
 }

@@ -112,6 +112,7 @@ impl Kind for Pod {
         if !node.is_empty() && !spec.get("schedulingGates").is_empty() {
             errs.forbidden(node.path(), "cannot be set until all schedulingGates have been cleared");
         }
+        pod_spec::security::annotations_match(&mut errs, &View::root(obj).dig("metadata.annotations"), &spec);
         errs
     }
 

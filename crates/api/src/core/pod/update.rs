@@ -8,19 +8,31 @@ use serde_json::Value;
 use crate::field::{ErrorList, Path};
 use crate::kind::Cx;
 use crate::object::{View, at, at_mut, items_mut, list, remove, restore, same, text};
-use crate::validate::pod_spec;
+use crate::validate::{internal, pod_spec};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// Annotations that are set once, or never again. Upstream: `ValidatePodSpecificAnnotationUpdates`.
 fn annotations(errs: &mut ErrorList, new: &View<'_>, old: &Value) {
+    const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+    let what = |key: &str| match key {
+        MIRROR => Some("mirror pod annotation"),
+        key if key.starts_with(APP_ARMOR) => Some("AppArmor annotations"),
+        _ => None,
+    };
     let annotations = new.dig("metadata.annotations");
-    let (now, before) = (annotations.get(MIRROR), at(old, &["metadata", "annotations", MIRROR]));
-    let path = annotations.path().key(MIRROR);
-    match (before.as_str(), now.opt_str()) {
-        (None, Some(_)) => errs.forbidden(&path, "may not add mirror pod annotation"),
-        (Some(a), b) if b != Some(a) => errs.forbidden(&path, "may not remove or update mirror pod annotation"),
-        _ => {}
+    let before = View::root(old).dig("metadata.annotations");
+    for (key, v) in before.entries() {
+        if let Some(what) = what(key).filter(|_| annotations.get(key).value() != v.value()) {
+            errs.forbidden(&annotations.path().key(key), format!("may not remove or update {what}"));
+        }
     }
+    for (key, _) in annotations.entries() {
+        if let Some(what) = what(key).filter(|_| !before.get(key).is_set()) {
+            errs.forbidden(&annotations.path().key(key), format!("may not add {what}"));
+        }
+    }
+    pod_spec::annotations(errs, &annotations, &new.get("spec"));
 }
 
 /// An update through the pod itself: images, the deadline (shorter), more tolerations, gates (fewer), and while gates
@@ -37,22 +49,20 @@ pub fn pod(cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
             errs.forbidden(containers.path(), "pod updates may not add or remove containers");
             return errs;
         }
-        for (container, before) in containers.list().iter().zip(list(old_spec, &[field])) {
+        for container in &containers.list() {
             let image = container.get("image");
             if image.str().is_empty() {
                 errs.required(image.path(), "");
             }
-            if image.str() != text(before, &["image"]) && image.str().trim() != image.str() {
-                errs.invalid(image.path(), image.str(), "must not have leading or trailing whitespace");
-            }
+            pod_spec::containers::image_padding(&mut errs, container);
         }
     }
     if !deadline(&mut errs, &spec, old_spec) {
         return errs;
     }
     let gated = !list(old_spec, &["schedulingGates"]).is_empty();
-    gates(&mut errs, &spec, old_spec);
     tolerations(&mut errs, &spec, old_spec);
+    gates(&mut errs, &spec, old_spec);
 
     let mut munged = spec.value().clone();
     for field in ["containers", "initContainers"] {
@@ -112,7 +122,7 @@ fn gates(errs: &mut ErrorList, spec: &View<'_>, old: &Value) {
     for gate in spec.items("schedulingGates") {
         if !before.iter().any(|g| g.get("name") == gate.value().get("name")) {
             errs.forbidden(
-                gate.path(),
+                gate.get("name").path(),
                 "only deletion is allowed, but found new scheduling gate '".to_owned() + gate.get("name").str() + "'",
             );
         }
@@ -172,7 +182,10 @@ fn narrower_nodes(errs: &mut ErrorList, spec: &View<'_>, old: &Value, munged: &m
             }
         }
     }
-    restore(munged, old, &["affinity"]);
+    restore(munged, old, &["affinity", "nodeAffinity"]);
+    if at(old, &["affinity"]).is_null() && same(at(munged, &["affinity"]), &Value::Null) {
+        remove(munged, &["affinity"]);
+    }
 }
 
 /// The fields that differ, one line each, old and new.
@@ -195,42 +208,130 @@ pub fn status(new: &Value, old: &Value) -> ErrorList {
     let root = View::root(new);
     annotations(&mut errs, &root, old);
     let status = root.get("status");
+    conditions(&mut errs, &status.get("conditions"));
     let nominated = status.get("nominatedNodeName");
     if !nominated.str().is_empty() && nominated.str() != text(old, &["status", "nominatedNodeName"]) {
         crate::validate::dns_subdomain_at(&mut errs, &nominated);
     }
+    crate::validate::immutable_field(&mut errs, new, old, &["status", "qosClass"]);
     let policy = text(old, &["spec", "restartPolicy"]);
-    for (statuses, containers) in [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers")] {
+    for (statuses, containers, policy) in [
+        ("containerStatuses", "containers", policy),
+        ("initContainerStatuses", "initContainers", policy),
+        // Nothing starts these again.
+        ("ephemeralContainerStatuses", "ephemeralContainers", "Never"),
+    ] {
         transitions(&mut errs, &status.get(statuses), old, statuses, containers, policy);
     }
-    let ips = status.get("podIPs");
-    for ip in ips.list() {
-        crate::validate::ip_address(&mut errs, ip.get("ip").str(), ip.get("ip").path());
+    claim_statuses(&mut errs, &status, &root.get("spec"));
+    addresses(&mut errs, &status.get("podIPs"));
+    let (host, hosts) = (status.get("hostIP"), status.get("hostIPs"));
+    if let Some(first) = hosts.list().first().map(|first| first.get("ip")).filter(|first| first.str() != host.str()) {
+        errs.invalid(first.path(), first.str(), "must be equal to `hostIP`");
     }
-    if ips.len() > 1 {
-        let v6 = ips.list().iter().filter(|ip| ip.get("ip").str().contains(':')).count();
-        if ips.len() > 2 || v6 != 1 {
-            errs.invalid(ips.path(), ips.value(), "may specify no more than one IP for each IP family");
+    addresses(&mut errs, &hosts);
+    users(&mut errs, &status, text(new, &["spec", "os", "name"]) == "windows");
+    errs
+}
+
+/// Conditions of others than the system have names with a domain. Upstream looks for them below `metadata`.
+fn conditions(errs: &mut ErrorList, list: &View<'_>) {
+    let path = Path::new("metadata").child("conditions");
+    for (i, condition) in list.list().iter().enumerate() {
+        let ty = condition.get("type").str();
+        if !matches!(ty, "PodScheduled" | "Ready" | "Initialized") {
+            for problem in crate::names::qualified_name(ty) {
+                errs.invalid(&path.index(i).child("Type"), ty, problem);
+            }
         }
     }
-    errs
+}
+
+/// Claims made for the pod, each once. Upstream: `validatePodResourceClaimStatuses`.
+fn claim_statuses(errs: &mut ErrorList, status: &View<'_>, spec: &View<'_>) {
+    let known: Vec<&str> = spec.items("resourceClaims").iter().map(|c| c.get("name").str()).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for claim in status.items("resourceClaimStatuses") {
+        let (name, made) = (claim.get("name"), claim.get("resourceClaimName"));
+        if !known.contains(&name.str()) {
+            errs.invalid(name.path(), name.str(), "must match the name of an entry in `spec.resourceClaims`");
+        }
+        if !seen.insert(name.str()) {
+            errs.duplicate(name.path(), name.str());
+        }
+        if made.is_set() {
+            for problem in crate::names::dns_subdomain(made.str(), false) {
+                errs.invalid(name.path(), made.str(), problem);
+            }
+        }
+    }
+}
+
+/// One address of each family. Upstream: `validatePodIPs`, `validateHostIPs`.
+fn addresses(errs: &mut ErrorList, list: &View<'_>) {
+    let texts: Vec<&str> = list.list().iter().map(|ip| ip.get("ip").str()).collect();
+    for ip in list.list() {
+        crate::validate::ip_address(errs, ip.get("ip").str(), ip.path());
+    }
+    if texts.len() < 2 {
+        return;
+    }
+    if texts.len() > 2 || !crate::validate::ip::is_dual_stack(texts.iter().copied()) {
+        let shown = internal::shown_list(internal::IP, list.value());
+        errs.invalid(list.path(), shown, "may specify no more than one IP for each IP family");
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for ip in list.list() {
+        if !seen.insert(ip.get("ip").str()) {
+            errs.duplicate(ip.path(), internal::shown(internal::IP, ip.value()));
+        }
+    }
+}
+
+/// Who the processes of containers run as. Upstream: `validateContainerStatusUsers`.
+fn users(errs: &mut ErrorList, status: &View<'_>, windows: bool) {
+    for list in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+        for container in status.items(list) {
+            let linux = container.dig("user.linux");
+            let here = View::at(container.path().child("linux"), linux.value());
+            if windows && linux.is_set() {
+                errs.forbidden(here.path(), "cannot be set for a windows pod");
+            } else if linux.is_set() {
+                pod_spec::security::id(errs, &here.get("uid"));
+                pod_spec::security::id(errs, &here.get("gid"));
+                here.items("supplementalGroups").iter().for_each(|group| pod_spec::security::id(errs, group));
+            }
+        }
+    }
+}
+
+/// Whether a container that ended like this is started again: by its own policy and rules, else by the pod's.
+fn restarts(container: &Value, policy: &str, code: i64) -> bool {
+    let rule = list(container, &["restartPolicyRules"]).iter().any(|rule| {
+        let among = list(rule, &["exitCodes", "values"]).iter().any(|v| v.as_i64() == Some(code));
+        match text(rule, &["exitCodes", "operator"]) {
+            "In" => among,
+            "NotIn" => !among,
+            _ => false,
+        }
+    });
+    let policy = match text(container, &["restartPolicy"]) {
+        "" => policy,
+        own => own,
+    };
+    rule || policy == "Always" || (policy == "OnFailure" && code != 0)
 }
 
 /// A container that ended and is not to be started again cannot be shown running.
 fn transitions(errs: &mut ErrorList, now: &View<'_>, old: &Value, statuses: &str, containers: &str, policy: &str) {
-    if policy == "Always" {
-        return;
-    }
     for (i, before) in list(old, &["status", statuses]).iter().enumerate() {
         let terminated = at(before, &["state", "terminated"]);
         if terminated.is_null() {
             continue;
         }
-        let failed = at(terminated, &["exitCode"]).as_i64().unwrap_or_default() != 0;
-        let stays = list(old, &["spec", containers])
-            .iter()
-            .any(|c| c.get("name") == before.get("name") && text(c, &["restartPolicy"]) == "Always");
-        if (failed && policy == "OnFailure") || stays {
+        let code = at(terminated, &["exitCode"]).as_i64().unwrap_or_default();
+        let container = list(old, &["spec", containers]).iter().find(|c| c.get("name") == before.get("name"));
+        if restarts(container.unwrap_or(&Value::Null), policy, code) {
             continue;
         }
         for status in now.list() {
@@ -245,12 +346,14 @@ fn transitions(errs: &mut ErrorList, now: &View<'_>, old: &Value, statuses: &str
 /// An update through `ephemeralcontainers`: they can be added, not changed nor taken away.
 pub fn ephemeral_containers(cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
-    let v = View::root(new).dig("spec.ephemeralContainers");
+    let root = View::root(new);
+    let v = root.dig("spec.ephemeralContainers");
     if !at(old, &["metadata", "annotations", MIRROR]).is_null() {
-        errs.forbidden(&Path::new("spec"), "static pods do not support ephemeral containers");
+        errs.forbidden(&Path::unnamed(), "static pods do not support ephemeral containers");
         return errs;
     }
     errs.extend(pod_spec::pod(cx, new));
+    annotations(&mut errs, &root, old);
     for before in list(old, &["spec", "ephemeralContainers"]) {
         let name = text(before, &["name"]);
         match v.list().iter().find(|c| c.get("name").str() == name) {
@@ -259,10 +362,8 @@ pub fn ephemeral_containers(cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList 
                 format!("existing ephemeral containers {} may not be removed\n", crate::field::quote(name)),
             ),
             Some(now) if !same(now.value(), before) => {
-                errs.forbidden(
-                    v.path(),
-                    format!("existing ephemeral containers {} may not be changed\n", crate::field::quote(name)),
-                );
+                let (name, changes) = (crate::field::quote(name), difference(now.value(), before));
+                errs.forbidden(v.path(), format!("existing ephemeral containers {name} may not be changed\n{changes}"));
             }
             Some(_) => {}
         }
@@ -270,57 +371,94 @@ pub fn ephemeral_containers(cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList 
     errs
 }
 
-/// An update through `resize`: CPU and memory of containers, as long as the quality of service stays.
+/// An update through `resize`: CPU and memory of containers and side-cars, more or less but not none, as long as the
+/// quality of service stays. Upstream: `ValidatePodResize`.
 pub fn resize(cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
     let mut errs = pod_spec::pod(cx, new);
     let root = View::root(new);
     let spec = root.get("spec");
-    if !at(old, &["metadata", "annotations", MIRROR]).is_null() {
-        errs.forbidden(&Path::root(), "static pods cannot be resized");
+    let refused = if !at(old, &["metadata", "annotations", MIRROR]).is_null() {
+        Some("static pods cannot be resized")
+    } else if text(old, &["spec", "os", "name"]) == "windows" {
+        Some("windows pods cannot be resized")
+    } else {
+        None
+    };
+    if let Some(why) = refused {
+        errs = ErrorList::new();
+        errs.forbidden(&Path::unnamed(), why);
         return errs;
     }
-    if text(old, &["spec", "os", "name"]) == "windows" {
-        errs.forbidden(&Path::root(), "windows pods cannot be resized");
-        return errs;
+    let class = match text(old, &["status", "qosClass"]) {
+        "" => super::defaults::qos_class(at(old, &["spec"])),
+        class => class,
+    };
+    if class != super::defaults::qos_class(spec.value()) {
+        let shown = text(new, &["status", "qosClass"]);
+        errs.invalid(spec.path(), shown, "Pod QOS Class may not change as a result of resizing");
     }
-    let before_class = super::defaults::qos_class(at(old, &["spec"]));
-    let class = super::defaults::qos_class(spec.value());
-    if class != before_class {
-        errs.invalid(
-            root.dig("status.qosClass").path(),
-            class,
-            format!("Pod QOS Class may not change as a result of resizing. Current: {before_class}, New: {class}"),
-        );
+    let running = list(old, &["status", "containerStatuses"]).iter().find(|c| !at(c, &["state", "running"]).is_null());
+    if running.is_some_and(|status| at(status, &["resources"]).is_null()) {
+        errs.forbidden(spec.path(), "Pod running on node without support for resize");
+    }
+    for field in ["initContainers", "containers"] {
+        for (container, before) in spec.items(field).iter().zip(list(old, &["spec", field])) {
+            if field == "containers" || is_sidecar(before) {
+                nothing_removed(&mut errs, &container.get("resources"), before);
+            }
+        }
     }
     let mut munged = spec.value().clone();
     for field in ["containers", "initContainers"] {
         for (container, before) in items_mut(&mut munged, field).zip(list(old, &["spec", field])) {
-            let fixed = field == "initContainers" && text(before, &["restartPolicy"]) != "Always";
-            if fixed {
-                continue;
+            let resizable = field == "containers" || is_sidecar(before);
+            if resizable {
+                restore_compute(container, before);
+                restore(container, before, &["resizePolicy"]);
             }
-            for kind in ["requests", "limits"] {
-                for resource in ["cpu", "memory"] {
-                    restore(container, before, &["resources", kind, resource]);
-                }
-            }
-            restore(container, before, &["resizePolicy"]);
-        }
-    }
-    if let Some(resources) = at_mut(&mut munged, &["resources"]) {
-        for kind in ["requests", "limits"] {
-            for resource in ["cpu", "memory"] {
-                restore(resources, at(old, &["spec", "resources"]), &[kind, resource]);
+            if !same(container, before) {
+                errs.forbidden(
+                    spec.path(),
+                    match (field, resizable) {
+                        ("containers", _) => "only cpu and memory resources are mutable",
+                        (_, true) => "only cpu and memory resources for sidecar containers are mutable",
+                        (_, false) => "resources for non-sidecar init containers are immutable",
+                    },
+                );
             }
         }
     }
-    if !same(&munged, at(old, &["spec"])) {
-        errs.forbidden(
-            spec.path(),
-            format!("only cpu and memory resources are mutable\n{}", difference(&munged, at(old, &["spec"]))),
-        );
+    restore_compute(&mut munged, at(old, &["spec"]));
+    if errs.is_empty() && !same(&munged, at(old, &["spec"])) {
+        errs.forbidden(spec.path(), "only cpu and memory resources are mutable");
     }
     errs
+}
+
+fn is_sidecar(container: &Value) -> bool {
+    text(container, &["restartPolicy"]) == "Always"
+}
+
+/// What a container asked for it still asks for. Upstream: `validateContainerResize`.
+fn nothing_removed(errs: &mut ErrorList, resources: &View<'_>, before: &Value) {
+    for (list, what) in [("requests", "resource requests"), ("limits", "resource limits")] {
+        let now = resources.get(list);
+        let mut names = at(before, &["resources", list]).as_object().into_iter().flatten().map(|(name, _)| name);
+        if names.any(|name| !now.map().is_some_and(|m| m.contains_key(name))) {
+            errs.forbidden(now.path(), format!("{what} cannot be removed"));
+        }
+    }
+}
+
+fn restore_compute(holder: &mut Value, before: &Value) {
+    if at_mut(holder, &["resources"]).is_none() {
+        return;
+    }
+    for kind in ["requests", "limits"] {
+        for resource in ["cpu", "memory"] {
+            restore(holder, before, &["resources", kind, resource]);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -346,6 +484,141 @@ mod tests {
         assert!(problems(|p| p["spec"]["containers"][0]["image"] = json!("a:2")).is_empty());
         assert!(problems(|p| p["spec"]["activeDeadlineSeconds"] = json!(5)).is_empty());
         assert!(problems(|p| p["spec"]["tolerations"][0]["tolerationSeconds"] = json!(5)).is_empty());
+    }
+
+    /// What a status update of a pod with these fields says.
+    fn status_problems(change: impl FnOnce(&mut Value)) -> Vec<String> {
+        let old = json!({"metadata": {"name": "x"}, "spec": {"restartPolicy": "Never", "containers": [
+            {"name": "a"}, {"name": "b", "restartPolicy": "Never", "restartPolicyRules": [
+                {"action": "Restart", "exitCodes": {"operator": "In", "values": [3]}}]}]},
+            "status": {"qosClass": "BestEffort", "hostIP": "10.0.0.9", "containerStatuses": [
+                {"name": "a", "state": {"terminated": {"exitCode": 3}}}, {"name": "b", "state": {"terminated": {"exitCode": 3}}}]}});
+        let mut new = old.clone();
+        change(&mut new["status"]);
+        status(&new, &old).0.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_status_tells_what_can_be() {
+        assert_eq!(
+            status_problems(|s| {
+                s["containerStatuses"] =
+                    json!([{"name": "a", "state": {"running": {}}}, {"name": "b", "state": {"running": {}}}]);
+            }),
+            ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"]
+        );
+        assert_eq!(
+            status_problems(|s| {
+                s["qosClass"] = json!("Guaranteed");
+                s["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "10.0.0.1"}]);
+                s["hostIPs"] = json!([{"ip": "x"}]);
+                s["conditions"] = json!([{"type": "Ready"}, {"type": "a b"}]);
+                s["resourceClaimStatuses"] = json!([{"name": "c"}]);
+            }),
+            [
+                "metadata.conditions[1].Type: Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', \
+                 '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or \
+                 '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+                "status.qosClass: Invalid value: \"Guaranteed\": field is immutable",
+                "status.resourceClaimStatuses[0].name: Invalid value: \"c\": must match the name of an entry in \
+                 `spec.resourceClaims`",
+                "status.podIPs: Invalid value: [{\"IP\":\"10.0.0.1\"},{\"IP\":\"10.0.0.1\"}]: may specify no more than one IP for \
+                 each IP family",
+                "status.podIPs[1]: Duplicate value: {\"IP\":\"10.0.0.1\"}",
+                "status.hostIPs[0].ip: Invalid value: \"x\": must be equal to `hostIP`",
+                "status.hostIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            ]
+        );
+    }
+
+    /// What a resize of a pod with one container and one init container says.
+    fn resize_problems(change: impl FnOnce(&mut Value)) -> Vec<String> {
+        let asks = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2"}});
+        let mut old = json!({"metadata": {"name": "x", "namespace": "d"}, "spec": {
+            "containers": [{"name": "c", "image": "i", "resources": asks}],
+            "initContainers": [{"name": "i", "image": "i", "resources": asks}]},
+            "status": {"qosClass": "Burstable"}});
+        super::super::defaults::pod(&mut old);
+        let mut new = old.clone();
+        change(&mut new);
+        let features = Features::default();
+        let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: Some("resize"), user: "t", features: &features };
+        resize(&cx, &new, &old).0.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_resize_changes_cpu_and_memory_only() {
+        assert_eq!(
+            resize_problems(|p| p["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("500m")),
+            [""; 0]
+        );
+        assert_eq!(
+            resize_problems(|p| p["spec"]["containers"][0]["resources"]["limits"]["memory"] = json!("2Gi")),
+            [""; 0]
+        );
+        assert_eq!(
+            resize_problems(|p| {
+                p["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}, "limits": {}});
+                p["spec"]["initContainers"][0]["resources"]["requests"]["cpu"] = json!("2");
+            }),
+            [
+                "spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed",
+                "spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed",
+                "spec: Forbidden: resources for non-sidecar init containers are immutable",
+            ]
+        );
+        assert_eq!(
+            resize_problems(|p| p["spec"]["containers"][0]["resources"]["requests"]["ephemeral-storage"] = json!("1")),
+            ["spec: Forbidden: only cpu and memory resources are mutable"]
+        );
+        assert_eq!(
+            resize_problems(|p| {
+                p["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1", "memory": "1Gi"},
+                    "limits": {"cpu": "1", "memory": "1Gi"}});
+                p["spec"]["initContainers"][0]["resources"] = p["spec"]["containers"][0]["resources"].clone();
+            })[0],
+            "spec: Invalid value: \"Burstable\": Pod QOS Class may not change as a result of resizing"
+        );
+    }
+
+    #[test]
+    fn a_pod_at_a_gate_may_be_sent_to_fewer_nodes_only() {
+        let terms = |values: Value| {
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": values}]}}})
+        };
+        let one = json!({"key": "a", "operator": "Exists"});
+        let problems = |change: fn(&mut Value)| {
+            let mut old = json!({"metadata": {"name": "x"}, "spec": {"schedulingGates": [{"name": "g"}],
+                "containers": [{"name": "c", "image": "i"}], "affinity": terms(json!([one]))}});
+            super::super::defaults::pod(&mut old);
+            let mut new = old.clone();
+            change(&mut new["spec"]);
+            let features = Features::default();
+            let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: None, user: "t", features: &features };
+            pod(&cx, &new, &old).0.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        const TERMS: &str = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0";
+        assert_eq!(problems(|s| s["nodeSelector"] = json!({"a": "b"})), [""; 0]);
+        assert_eq!(
+            problems(|s| {
+                let term = s.pointer_mut(TERMS).and_then(|t| t["matchExpressions"].as_array_mut()).expect("terms");
+                term.push(json!({"key": "b", "operator": "Exists"}));
+            }),
+            [""; 0]
+        );
+        assert!(problems(|s| s["affinity"]["podAffinity"] = json!({}))[..].is_empty());
+        assert!(
+            problems(|s| {
+                s["affinity"]["podAntiAffinity"] = json!({"requiredDuringSchedulingIgnoredDuringExecution": [
+                    {"topologyKey": "k", "labelSelector": {}}]});
+            })[0]
+                .starts_with("spec: Forbidden: pod updates may not change fields other than")
+        );
+        assert_eq!(
+            problems(|s| s["schedulingGates"] = json!([{"name": "g"}, {"name": "h"}])),
+            ["spec.schedulingGates[1].name: Forbidden: only deletion is allowed, but found new scheduling gate 'h'"]
+        );
     }
 
     #[test]

@@ -4,50 +4,30 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::field::{ErrorList, Path};
-use crate::object::{View, at, list, same, text};
+use crate::field::{ErrorList, Path, Shown};
+use crate::object::{View, at, same, text};
 use crate::validate::{
-    PROTOCOLS, dns_label_at, ip_address, labels, non_special_ip, one_of, port_number, port_number_or_name,
+    PROTOCOLS, dns_label_at, ip, ip_address, labels, non_special_ip, one_of, port_number, port_number_or_name,
 };
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-const KUBELET_PORT: i64 = 10250;
+const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 const MAX_AFFINITY_SECONDS: i64 = 86400;
 
 /// A service; `old` is what it was before an update.
 pub(super) fn service(obj: &Value, old: Option<&Value>) -> ErrorList {
     let mut errs = ErrorList::new();
     let spec = View::root(obj).get("spec");
-    let (ports, ty, address) = (spec.get("ports"), spec.get("type"), spec.get("clusterIP"));
-    let headless = address.str() == "None";
+    let (ports, ty) = (spec.get("ports"), spec.get("type"));
+    let headless = is_headless(&spec);
+    topology_annotations(&mut errs, &View::root(obj).dig("metadata.annotations"));
     if ports.is_empty() && !headless && ty.str() != "ExternalName" {
         errs.required(ports.path(), "");
     }
     match ty.str() {
-        "LoadBalancer" => {
-            for port in ports.list() {
-                if port.get("port").int() == Some(KUBELET_PORT) {
-                    errs.invalid(
-                        port.path(),
-                        KUBELET_PORT,
-                        "may not expose port 10250 externally since it is used by kubelet",
-                    );
-                }
-            }
-            if headless {
-                errs.invalid(
-                    &spec.get("clusterIPs").path().index(0),
-                    "None",
-                    "may not be set to 'None' for LoadBalancer services",
-                );
-            }
-        }
-        "NodePort" if headless => {
-            errs.invalid(
-                &spec.get("clusterIPs").path().index(0),
-                "None",
-                "may not be set to 'None' for NodePort services",
-            );
+        ty @ ("LoadBalancer" | "NodePort") if headless => {
+            let problem = format!("may not be set to 'None' for {ty} services");
+            errs.invalid(&spec.get("clusterIPs").path().index(0), "None", problem);
         }
         "ExternalName" => external_name(&mut errs, &spec),
         _ => {}
@@ -60,10 +40,8 @@ pub(super) fn service(obj: &Value, old: Option<&Value>) -> ErrorList {
     affinity(&mut errs, &spec);
     cluster_ips(&mut errs, &spec);
     for ip in spec.get("externalIPs").list() {
-        if ip.str().parse::<std::net::IpAddr>().is_ok() {
+        if ip::address(&mut errs, ip.str(), ip.path()).is_some() {
             non_special_ip(&mut errs, ip.str(), ip.path());
-        } else {
-            ip_address(&mut errs, ip.str(), ip.path());
         }
     }
     one_of(&mut errs, &ty, &TYPES);
@@ -80,6 +58,22 @@ pub(super) fn service(obj: &Value, old: Option<&Value>) -> ErrorList {
     load_balancer(&mut errs, &spec, old);
     traffic(&mut errs, &spec);
     errs
+}
+
+/// Whether a service has no address of its own.
+fn is_headless(spec: &View<'_>) -> bool {
+    let addresses = spec.get("clusterIPs").strs();
+    addresses == ["None"] || (addresses.is_empty() && spec.get("clusterIP").str() == "None")
+}
+
+/// The old and the new annotation for the same thing say the same.
+fn topology_annotations(errs: &mut ErrorList, annotations: &View<'_>) {
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    let (hints, mode) = (annotations.get(HINTS), annotations.get(MODE));
+    if hints.is_set() && mode.is_set() && hints.str() != mode.str() {
+        let problem = format!("must match annotations[{HINTS}] when both are specified");
+        errs.invalid(&annotations.path().key(MODE), mode.str(), problem);
+    }
 }
 
 fn external_name(errs: &mut ErrorList, spec: &View<'_>) {
@@ -165,27 +159,11 @@ fn cluster_ips(errs: &mut ErrorList, spec: &View<'_>) {
     let (one, many) = (spec.get("clusterIP"), spec.get("clusterIPs"));
     let first = many.strs().first().copied().unwrap_or_default();
     if one.str().is_empty() && !many.is_empty() {
-        errs.required(one.path(), "must be set when `clusterIPs` has values");
-    } else if !one.str().is_empty() && !many.is_empty() && one.str() != first {
+        errs.invalid(many.path(), many.value(), "must be empty when `clusterIP` is not specified");
+    } else if !one.str().is_empty() && many.is_empty() {
+        errs.required(many.path(), "");
+    } else if one.str() != first {
         errs.invalid(many.path(), many.value(), "first value must match `clusterIP`");
-    } else if !one.str().is_empty()
-        && many.is_empty()
-        && one.str() != "None"
-        && one.str().parse::<std::net::IpAddr>().is_err()
-    {
-        ip_address(errs, one.str(), one.path());
-    }
-    for address in many.list() {
-        if address.str() == "None" {
-            if many.len() > 1 {
-                errs.invalid(address.path(), address.str(), "'None' must be the first and only value");
-            }
-        } else if address.str().parse::<std::net::IpAddr>().is_err() {
-            ip_address(errs, address.str(), address.path());
-        }
-    }
-    if many.len() > 2 {
-        errs.invalid(many.path(), many.value(), "may only hold up to 2 values");
     }
     let families = spec.get("ipFamilies");
     let mut seen = BTreeSet::new();
@@ -202,20 +180,37 @@ fn cluster_ips(errs: &mut ErrorList, spec: &View<'_>) {
     if policy.is_set() && !POLICIES.contains(&policy.str()) {
         errs.not_supported(policy.path(), policy.str(), &POLICIES);
     }
-    for (address, family) in many.list().iter().zip(families.strs()) {
-        let Ok(ip) = address.str().parse::<std::net::IpAddr>() else { continue };
-        if ip.is_ipv6() != (family == "IPv6") {
-            errs.invalid(
-                address.path(),
-                address.str(),
-                format!("expected an {family} value as indicated by `ipFamilies[{}]`", index_of(address.path())),
-            );
+    let mut well_formed = true;
+    for (i, address) in many.list().iter().enumerate() {
+        if i == 0 && address.str() == "None" {
+            if many.len() > 1 {
+                well_formed = false;
+                errs.invalid(many.path(), many.value(), "'None' must be the first and only value");
+            }
+        } else {
+            well_formed &= ip::address(errs, address.str(), address.path()).is_some();
         }
     }
-}
-
-fn index_of(path: &Path) -> &str {
-    path.as_str().rsplit_once('[').map_or("0", |(_, tail)| tail.trim_end_matches(']'))
+    if many.len() > 2 {
+        errs.invalid(many.path(), many.value(), "may only hold up to 2 values");
+    }
+    // What follows makes sense of addresses only.
+    if !well_formed {
+        return;
+    }
+    if many.len() > 1 && !ip::is_dual_stack(many.strs()) {
+        errs.invalid(many.path(), many.value(), "may specify no more than one IP for each IP family");
+    }
+    if is_headless(spec) {
+        return;
+    }
+    for (i, (address, family)) in many.list().iter().zip(families.strs()).enumerate() {
+        let is_v6 = address.str().contains(':');
+        if matches!((family, is_v6), ("IPv4", true) | ("IPv6", false)) {
+            let problem = format!("expected an {family} value as indicated by `ipFamilies[{i}]`");
+            errs.invalid(address.path(), address.str(), problem);
+        }
+    }
 }
 
 fn duplicates(errs: &mut ErrorList, ports: &View<'_>) {
@@ -224,14 +219,19 @@ fn duplicates(errs: &mut ErrorList, ports: &View<'_>) {
         let node = port.get("nodePort");
         let number = node.int().unwrap_or_default();
         if number != 0 && !nodes.insert((port.get("protocol").str(), number)) {
-            errs.duplicate(node.path(), number.to_string().as_str());
+            errs.duplicate(node.path(), number);
         }
     }
     let mut numbers = BTreeSet::new();
     for port in ports.list() {
         let (protocol, number) = (port.get("protocol").str(), port.get("port").int().unwrap_or_default());
         if !numbers.insert((protocol, number)) {
-            errs.duplicate(port.path(), &serde_json::json!({"protocol": protocol, "port": number}));
+            // A `core.ServicePort` that has nothing but these two.
+            let shown = format!(
+                "{{\"Name\":\"\",\"Protocol\":{},\"AppProtocol\":null,\"Port\":{number},\"TargetPort\":0,\"NodePort\":0}}",
+                crate::field::quote(protocol)
+            );
+            errs.duplicate(port.path(), Shown::raw(shown));
         }
     }
 }
@@ -241,20 +241,21 @@ fn source_ranges(errs: &mut ErrorList, obj: &Value, spec: &View<'_>) {
     let ranges = spec.get("loadBalancerSourceRanges");
     let annotation = at(obj, &["metadata", "annotations", ANNOTATION]);
     if !ranges.is_empty() {
+        // Upstream's path begins with a capital here.
+        let path = spec.path().child("LoadBalancerSourceRanges");
         if spec.get("type").str() != "LoadBalancer" {
-            errs.forbidden(ranges.path(), "may only be used when `type` is 'LoadBalancer'");
+            errs.forbidden(&path, "may only be used when `type` is 'LoadBalancer'");
         }
-        for range in ranges.list() {
-            crate::validate::cidr(errs, range.str().trim(), range.path());
+        for (i, range) in ranges.strs().iter().enumerate() {
+            ip::cidr(errs, range.trim(), &path.index(i));
         }
     } else if let Some(text) = annotation.as_str() {
         let path = Path::new("metadata").child("annotations").key(ANNOTATION);
         if spec.get("type").str() != "LoadBalancer" {
             errs.forbidden(&path, "may only be used when `type` is 'LoadBalancer'");
         }
-        let bad = text.split(',').map(str::trim).any(|r| r.parse::<ipnet::IpNet>().is_err());
-        if bad && !text.trim().is_empty() {
-            errs.invalid(&path, text, "must be a list of IP ranges. For example, 10.240.0.0/24,10.250.0.0/24");
+        for range in text.trim().split(',').filter(|_| !text.trim().is_empty()) {
+            ip::cidr(errs, range.trim(), &path);
         }
     }
 }
@@ -268,27 +269,19 @@ fn load_balancer(errs: &mut ErrorList, spec: &View<'_>, old: Option<&Value>) {
     if !balanced && allocate.is_set() {
         errs.forbidden(allocate.path(), "may only be used when `type` is 'LoadBalancer'");
     }
-    if !class.is_set() {
-        if balanced
-            && let Some(old) = old
-            && text(old, &["spec", "type"]) == "LoadBalancer"
-            && !at(old, &["spec", "loadBalancerClass"]).is_null()
-        {
-            errs.invalid(class.path(), class.value(), "may not change once set");
-        }
-        return;
-    }
-    for problem in crate::names::qualified_name(class.str()) {
-        errs.invalid(class.path(), class.str(), problem);
-    }
-    if !balanced {
-        errs.forbidden(class.path(), "may only be used when `type` is 'LoadBalancer'");
-    }
-    if let Some(old) = old
+    if balanced
+        && let Some(old) = old
         && text(old, &["spec", "type"]) == "LoadBalancer"
         && !same(at(old, &["spec", "loadBalancerClass"]), class.value())
     {
         errs.invalid(class.path(), class.value(), "may not change once set");
+    }
+    if balanced && class.is_set() {
+        for problem in crate::names::qualified_name(class.str()) {
+            errs.invalid(class.path(), class.str(), problem);
+        }
+    } else if class.is_set() {
+        errs.forbidden(class.path(), "may only be used when `type` is 'LoadBalancer'");
     }
 }
 
@@ -300,33 +293,24 @@ fn traffic(errs: &mut ErrorList, spec: &View<'_>) {
         _ => false,
     };
     match external.str() {
-        "" => {
-            if exposed {
-                errs.required(external.path(), "");
-            }
+        "" if exposed => errs.required(external.path(), ""),
+        "" => {}
+        policy if !exposed => {
+            errs.invalid(external.path(), policy, "may only be set for externally-accessible services");
         }
-        policy => {
-            if !exposed {
-                errs.invalid(external.path(), policy, "may only be set for externally-accessible services");
-            }
-            if !matches!(policy, "Cluster" | "Local") {
-                errs.not_supported(external.path(), policy, &["Cluster", "Local"]);
-            }
-        }
+        "Cluster" | "Local" => {}
+        other => errs.not_supported(external.path(), other, &["Cluster", "Local"]),
     }
     let health = spec.get("healthCheckNodePort");
-    match health.int().unwrap_or_default() {
-        0 => {}
-        n => {
-            port_number(errs, n, health.path());
-            if spec.get("type").str() != "LoadBalancer" || external.str() != "Local" {
-                errs.invalid(
-                    health.path(),
-                    n,
-                    "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
-                );
-            }
-        }
+    match (health.int().unwrap_or_default(), super::needs_health_check_node_port(spec.value())) {
+        (0, false) => {}
+        (0, true) => errs.required(health.path(), ""),
+        (n, true) => port_number(errs, n, health.path()),
+        (n, false) => errs.invalid(
+            health.path(),
+            n,
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+        ),
     }
     // It may stay on a service that has become an alias: it was not looked at before, and stored objects have it.
     if internal.is_set() && !matches!(internal.str(), "Cluster" | "Local") {
@@ -342,26 +326,78 @@ fn traffic(errs: &mut ErrorList, spec: &View<'_>) {
 /// A changed service: addresses stay while the type has them.
 pub(super) fn update(new: &Value, old: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
-    let has_address = |obj: &Value| text(obj, &["spec", "type"]) != "ExternalName";
-    if has_address(new) && has_address(old) {
-        let first = |obj: &Value| match list(obj, &["spec", "clusterIPs"]).first() {
-            Some(ip) => ip.clone(),
-            None => at(obj, &["spec", "clusterIP"]).clone(),
-        };
-        if !same(&first(old), &Value::Null) && first(new) != first(old) {
-            let path = Path::new("spec").child("clusterIPs").index(0);
-            errs.invalid(&path, &first(new), "may not change once set");
+    let (now, before) = (View::root(new).get("spec"), View::root(old).get("spec"));
+    if now.get("type").str() != "ExternalName" && before.get("type").str() != "ExternalName" {
+        let headless = (is_headless(&before), is_headless(&now));
+        if headless != (true, true) {
+            kept_addresses(&mut errs, &now, &before);
         }
-        let family = list(old, &["spec", "ipFamilies"]).first();
-        if family.is_some() && list(new, &["spec", "ipFamilies"]).first() != family {
-            let path = Path::new("spec").child("ipFamilies");
-            let index = path.index(0);
-            let now = list(new, &["spec", "ipFamilies"]).first().cloned().unwrap_or_default();
-            errs.invalid(&index, &now, "may not change once set");
+        if headless == (false, false) {
+            kept_families(&mut errs, &now, &before);
         }
+    }
+    // The class is looked at as part of the service, and its change here.
+    if super::needs_health_check_node_port(before.value())
+        && super::needs_health_check_node_port(now.value())
+        && !same(before.get("healthCheckNodePort").value(), now.get("healthCheckNodePort").value())
+    {
+        errs.forbidden(now.get("healthCheckNodePort").path(), "field is immutable");
     }
     errs.extend(service(new, Some(old)));
     errs
+}
+
+const RELEASED: &str = "SingleStack";
+
+/// Addresses stay; a second one may come, and go again with the policy that says so.
+/// Upstream: `validateUpgradeDowngradeClusterIPs`.
+fn kept_addresses(errs: &mut ErrorList, now: &View<'_>, before: &View<'_>) {
+    let all = now.get("clusterIPs");
+    let (new, old) = (all.strs(), before.get("clusterIPs").strs());
+    if new.len() == old.len() {
+        for i in (0..old.len()).filter(|i| old.get(*i) != new.get(*i)) {
+            errs.invalid(&all.path().index(i), all.value(), "may not change once set");
+        }
+        return;
+    }
+    let first = all.path().index(0);
+    if new.is_empty() {
+        errs.invalid(&first, all.value(), "primary clusterIP can not be unset");
+    } else if old.first().is_some_and(|ip| Some(ip) != new.first()) {
+        errs.invalid(&first, all.value(), "may not change once set");
+    }
+    let policy = now.get("ipFamilyPolicy");
+    if old.len() > new.len() && new.len() == 1 && policy.str() != RELEASED {
+        let problem = "must be set to 'SingleStack' when releasing the secondary clusterIP";
+        errs.invalid(policy.path(), policy.value(), problem);
+    }
+}
+
+/// The same for the families of the addresses. Upstream: `validateUpgradeDowngradeIPFamilies`.
+fn kept_families(errs: &mut ErrorList, now: &View<'_>, before: &View<'_>) {
+    let all = now.get("ipFamilies");
+    let addresses = now.get("clusterIPs");
+    let (new, old) = (all.strs(), before.get("ipFamilies").strs());
+    let first = all.path().index(0);
+    if new.len() == old.len() {
+        for _ in (0..old.len()).filter(|i| old.get(*i) != new.get(*i)) {
+            errs.invalid(&first, all.value(), "may not change once set");
+        }
+        return;
+    }
+    let released = old.len() > new.len();
+    if released && addresses.is_empty() {
+        errs.invalid(&first, all.value(), "primary ipFamily can not be unset");
+    }
+    if !new.is_empty() && old.first().is_some_and(|family| Some(family) != new.first()) {
+        // Upstream shows the addresses.
+        errs.invalid(&first, addresses.value(), "may not change once set");
+    }
+    let policy = now.get("ipFamilyPolicy");
+    if released && new.len() == 1 && policy.str() != RELEASED {
+        let problem = "must be set to 'SingleStack' when releasing the secondary ipFamily";
+        errs.invalid(policy.path(), policy.value(), problem);
+    }
 }
 
 /// The status of a service: the addresses of its load balancer.
@@ -370,7 +406,8 @@ pub(super) fn status(obj: &Value) -> ErrorList {
     let root = View::root(obj);
     let ingress = root.dig("status.loadBalancer.ingress");
     if !ingress.is_empty() && text(obj, &["spec", "type"]) != "LoadBalancer" {
-        errs.forbidden(ingress.path(), "may only be used when `spec.type` is \"LoadBalancer\"");
+        errs.forbidden(ingress.path(), "may only be used when `spec.type` is 'LoadBalancer'");
+        return errs;
     }
     for entry in ingress.list() {
         let (ip, hostname, mode) = (entry.get("ip"), entry.get("hostname"), entry.get("ipMode"));
@@ -387,7 +424,7 @@ pub(super) fn status(obj: &Value) -> ErrorList {
         }
         if !hostname.str().is_empty() {
             crate::validate::dns_subdomain_at(&mut errs, &hostname);
-            if hostname.str().parse::<std::net::IpAddr>().is_ok() {
+            if ip::sloppy(hostname.str()).is_some() {
                 errs.invalid(hostname.path(), hostname.str(), "must be a DNS name, not an IP address");
             }
         }
@@ -403,25 +440,40 @@ pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
     if old.is_some_and(|old| same(at(old, &["spec"]), spec.value()) && same(hints(old), hints(new))) {
         return warnings;
     }
-    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
     if !at(new, &["metadata", "annotations", HINTS]).is_null() {
         warnings
             .push(format!("annotation {HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"));
     }
-    if spec.get("clusterIP").str() == "None" {
+    let (ty, external) = (spec.get("type").str(), spec.get("externalIPs"));
+    let headless = ty == "ClusterIP" && spec.get("clusterIP").str() == "None";
+    if !headless && ty != "ExternalName" {
+        warnings.extend(spec.items("clusterIPs").iter().flat_map(ip::address_warnings));
+    }
+    if headless {
         if !spec.get("loadBalancerIP").str().is_empty() {
             warnings.push("spec.loadBalancerIP is ignored for headless services".to_owned());
         }
-        if !spec.get("externalIPs").is_empty() {
+        if !external.is_empty() {
             warnings.push("spec.externalIPs is ignored for headless services".to_owned());
         }
-        if spec.get("sessionAffinity").str() == "ClientIP" {
+        if spec.get("sessionAffinity").str() != "None" {
             warnings.push("spec.SessionAffinity is ignored for headless services".to_owned());
         }
     }
+    warnings.extend(external.list().iter().flat_map(ip::address_warnings));
+    if !external.is_empty() && !headless && ty != "ExternalName" {
+        warnings.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
+    }
+    warnings.extend(ip::address_warnings(&spec.get("loadBalancerIP")));
+    warnings.extend(spec.items("loadBalancerSourceRanges").iter().flat_map(ip::cidr_warnings));
+    if ty == "ExternalName" && !external.is_empty() {
+        warnings.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    if ty != "ExternalName" && !spec.get("externalName").is_empty() {
+        warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
     if spec.get("trafficDistribution").str() == "PreferClose" {
-        warnings
-            .push("spec.trafficDistribution: PreferClose is deprecated since v1.35; use PreferSameZone instead".into());
+        warnings.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
     }
     warnings
 }
@@ -454,7 +506,8 @@ mod tests {
             problems(json!({"ports": [{"port": 80}, {"port": 80, "name": "b"}]})),
             [
                 "spec.ports[0].name: Required value",
-                "spec.ports[1]: Duplicate value: {\"port\":80,\"protocol\":\"TCP\"}"
+                "spec.ports[1]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\",\"AppProtocol\":null,\"Port\":80,\
+                 \"TargetPort\":0,\"NodePort\":0}"
             ]
         );
     }
@@ -466,6 +519,93 @@ mod tests {
             "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}]}})
         };
         let texts: Vec<String> = update(&of("10.43.0.8"), &of("10.43.0.7")).0.iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["spec.clusterIPs[0]: Invalid value: \"10.43.0.8\": may not change once set"]);
+        assert_eq!(texts, ["spec.clusterIPs[0]: Invalid value: [\"10.43.0.8\"]: may not change once set"]);
+    }
+
+    /// A service with these addresses, families and policy.
+    fn stacked(addresses: &[&str], families: &[&str], policy: &str) -> Value {
+        json!({"spec": {"type": "ClusterIP", "clusterIP": addresses.first(), "clusterIPs": addresses,
+            "ipFamilies": families, "ipFamilyPolicy": policy, "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
+            "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}]}})
+    }
+
+    #[test]
+    fn a_second_address_comes_and_goes_with_the_policy() {
+        let single = |policy| stacked(&["10.43.0.7"], &["IPv4"], policy);
+        let dual = |policy| stacked(&["10.43.0.7", "fd00::7"], &["IPv4", "IPv6"], policy);
+        let check = |new: &Value, old: &Value, expected: &[&str]| {
+            let texts: Vec<String> = update(new, old).0.iter().map(ToString::to_string).collect();
+            assert_eq!(texts, expected);
+        };
+        check(&dual("PreferDualStack"), &single("SingleStack"), &[]);
+        check(&single("SingleStack"), &dual("PreferDualStack"), &[]);
+        check(
+            &single("PreferDualStack"),
+            &dual("PreferDualStack"),
+            &[
+                "spec.ipFamilyPolicy: Invalid value: \"PreferDualStack\": must be set to 'SingleStack' when releasing the \
+                 secondary clusterIP",
+                "spec.ipFamilyPolicy: Invalid value: \"PreferDualStack\": must be set to 'SingleStack' when releasing the \
+                 secondary ipFamily",
+            ],
+        );
+        check(
+            &stacked(&["10.43.0.7", "fd00::8"], &["IPv4", "IPv6"], "PreferDualStack"),
+            &dual("PreferDualStack"),
+            &["spec.clusterIPs[1]: Invalid value: [\"10.43.0.7\",\"fd00::8\"]: may not change once set"],
+        );
+        check(
+            &stacked(&["fd00::7", "10.43.0.7"], &["IPv4", "IPv6"], "PreferDualStack"),
+            &single("SingleStack"),
+            &[
+                "spec.clusterIPs[0]: Invalid value: [\"fd00::7\",\"10.43.0.7\"]: may not change once set",
+                "spec.clusterIPs[0]: Invalid value: \"fd00::7\": expected an IPv4 value as indicated by `ipFamilies[0]`",
+                "spec.clusterIPs[1]: Invalid value: \"10.43.0.7\": expected an IPv6 value as indicated by `ipFamilies[1]`",
+            ],
+        );
+    }
+
+    #[test]
+    fn addresses_and_ranges_are_well_formed() {
+        assert_eq!(
+            problems(json!({"clusterIP": "None", "clusterIPs": ["None", "x"], "loadBalancerSourceRanges": ["y"],
+                "ports": [{"port": 80}], "loadBalancerClass": "a/b", "externalTrafficPolicy": "Local"})),
+            [
+                "spec.clusterIPs: Invalid value: [\"None\",\"x\"]: 'None' must be the first and only value",
+                "spec.clusterIPs[1]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+                "spec.LoadBalancerSourceRanges[0]: Invalid value: \"y\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or \
+                 2001:db8::/64)",
+                "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'",
+                "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_hardly_meant_is_said() {
+        let of = |spec: Value| warnings(&json!({"spec": spec}), None);
+        assert_eq!(
+            of(
+                json!({"type": "ClusterIP", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "sessionAffinity": "None",
+                "externalIPs": ["010.1.1.1"], "loadBalancerSourceRanges": ["10.1.2.3/8"], "externalName": "x",
+                "trafficDistribution": "PreferClose"})
+            ),
+            [
+                "spec.externalIPs[0]: non-standard IP address \"010.1.1.1\" will be considered invalid in a future Kubernetes \
+                 release: use \"10.1.1.1\"",
+                "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+                "spec.loadBalancerSourceRanges[0]: CIDR value \"10.1.2.3/8\" is ambiguous in this context (should be \
+                 \"10.0.0.0/8\" or \"10.1.2.3/32\"?)",
+                "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+                "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+            ]
+        );
+        assert_eq!(
+            of(
+                json!({"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"], "sessionAffinity": "ClientIP"})
+            ),
+            ["spec.SessionAffinity is ignored for headless services"]
+        );
     }
 }

@@ -16,7 +16,7 @@ pub fn affinity(errs: &mut ErrorList, v: &View<'_>) {
     for preferred in node.items(PREFERRED) {
         let weight = preferred.get("weight");
         self::weight(errs, &weight);
-        node_selector_term(errs, &preferred.get("preference"));
+        node_selector_term(errs, &preferred.get("preference"), false);
     }
     for field in ["podAffinity", "podAntiAffinity"] {
         let pods = v.get(field);
@@ -44,11 +44,12 @@ pub fn node_selector(errs: &mut ErrorList, v: &View<'_>) {
         errs.required(terms.path(), "must have at least one node selector term");
     }
     for term in terms.list() {
-        node_selector_term(errs, &term);
+        node_selector_term(errs, &term, true);
     }
 }
 
-fn node_selector_term(errs: &mut ErrorList, v: &View<'_>) {
+/// Labels of a term that is only preferred are not looked at.
+fn node_selector_term(errs: &mut ErrorList, v: &View<'_>, required: bool) {
     for requirement in v.items("matchExpressions") {
         let (key, operator, values) = (requirement.get("key"), requirement.get("operator"), requirement.get("values"));
         match operator.str() {
@@ -70,6 +71,9 @@ fn node_selector_term(errs: &mut ErrorList, v: &View<'_>) {
             other => errs.invalid(operator.path(), other, "not a valid selector operator"),
         }
         labels::name(errs, key.str(), key.path());
+        if required {
+            values.list().iter().for_each(|value| labels::value(errs, value.str(), value.path()));
+        }
     }
     for requirement in v.items("matchFields") {
         let (key, operator, values) = (requirement.get("key"), requirement.get("operator"), requirement.get("values"));
@@ -103,7 +107,7 @@ fn pod_term(errs: &mut ErrorList, term: &View<'_>) {
         let at_term = View::at(term.path().child("namespace"), namespace.value());
         dns_label_at(errs, &at_term);
     }
-    label_keys(errs, term, &["matchLabelKeys", "mismatchLabelKeys"]);
+    label_keys(errs, term);
     let key = term.get("topologyKey");
     if key.str().is_empty() {
         errs.required(key.path(), "can not be empty");
@@ -112,8 +116,9 @@ fn pod_term(errs: &mut ErrorList, term: &View<'_>) {
 }
 
 /// Keys whose values the pod's own labels give: well formed, only with a selector, and in one list only.
-pub(super) fn label_keys(errs: &mut ErrorList, v: &View<'_>, fields: &[&str]) {
-    for field in fields {
+/// Upstream: `validateMatchLabelKeysAndMismatchLabelKeys`.
+fn label_keys(errs: &mut ErrorList, v: &View<'_>) {
+    for field in ["matchLabelKeys", "mismatchLabelKeys"] {
         let keys = v.get(field);
         if !keys.is_empty() && !v.get("labelSelector").is_set() {
             errs.forbidden(keys.path(), "must not be specified when labelSelector is not set");
@@ -124,6 +129,18 @@ pub(super) fn label_keys(errs: &mut ErrorList, v: &View<'_>, fields: &[&str]) {
         }
     }
     let (a, b) = (v.get("matchLabelKeys"), v.get("mismatchLabelKeys"));
+    // The keys have become requirements already: a key that is there once more was in the selector.
+    let selector = v.get("labelSelector");
+    let mut seen: Vec<&str> = selector.get("matchLabels").entries().iter().map(|(key, _)| *key).collect();
+    for expression in selector.items("matchExpressions") {
+        let key = expression.get("key").str();
+        if let Some(i) = a.strs().iter().position(|k| *k == key)
+            && seen.contains(&key)
+        {
+            errs.invalid(&v.path().index(i), key, "exists in both matchLabelKeys and labelSelector");
+        }
+        seen.push(key);
+    }
     for key in a.list() {
         if b.strs().contains(&key.str()) {
             errs.invalid(key.path(), key.str(), "exists in both matchLabelKeys and mismatchLabelKeys");

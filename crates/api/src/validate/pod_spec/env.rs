@@ -1,5 +1,6 @@
 //! Environment variables. Upstream: `ValidateEnv`, `ValidateEnvFrom`.
 
+use super::resources;
 use crate::field::ErrorList;
 use crate::object::View;
 use crate::validate::config_map_key_problems;
@@ -100,17 +101,24 @@ pub fn field_ref(errs: &mut ErrorList, v: &View<'_>, fields: &[&str]) {
         errs.required(path.path(), "");
         return;
     }
+    if version.str() != "v1" {
+        let problem = format!("error converting fieldPath: unsupported pod version: {}", version.str());
+        errs.invalid(path.path(), path.str(), problem);
+        return;
+    }
     if let Some((field, key)) = subscript(path.str()) {
-        let problems = match field {
-            "metadata.annotations" => crate::names::qualified_name(&key.to_lowercase()),
-            "metadata.labels" => crate::names::qualified_name(key),
+        let key = match field {
+            "metadata.annotations" => key.to_lowercase(),
+            "metadata.labels" => key.to_owned(),
             _ => {
-                errs.invalid(path.path(), path.str(), "does not support subscript");
+                let problem =
+                    format!("error converting fieldPath: field label does not support subscript: {}", path.str());
+                errs.invalid(path.path(), path.str(), problem);
                 return;
             }
         };
-        for problem in problems {
-            errs.invalid(path.path(), path.str(), problem);
+        for problem in crate::names::qualified_name(&key) {
+            errs.invalid(v.path(), &key, problem);
         }
         return;
     }
@@ -132,38 +140,50 @@ fn subscript(path: &str) -> Option<(&str, &str)> {
 /// A reference to a resource of a container. In a volume it names the container.
 /// Upstream: `validateContainerResourceFieldSelector`.
 pub fn resource_ref(errs: &mut ErrorList, v: &View<'_>, volume: bool) {
-    let (container, resource, divisor) = (v.get("containerName"), v.get("resource"), v.get("divisor"));
+    let (container, resource) = (v.get("containerName"), v.get("resource"));
+    let name = resource.str();
+    let huge = name.starts_with("limits.hugepages-") || name.starts_with("requests.hugepages-");
     if volume && container.str().is_empty() {
         errs.required(container.path(), "");
-    }
-    let name = resource.str();
-    if name.is_empty() {
+    } else if name.is_empty() {
         errs.required(resource.path(), "");
-    } else if name.starts_with("limits.hugepages-") || name.starts_with("requests.hugepages-") {
-    } else if !RESOURCES.contains(&name) {
+    } else if !huge && !RESOURCES.contains(&name) {
         errs.not_supported(resource.path(), name, &RESOURCES);
     }
-    let text = divisor.str();
+    divisor(errs, name, huge, &v.get("divisor"));
+}
+
+/// The unit an amount is given in. Upstream: `validateContainerResourceDivisor`.
+fn divisor(errs: &mut ErrorList, resource: &str, huge: bool, v: &View<'_>) {
     const BYTES: [&str; 13] = ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
-    if text.is_empty() || text == "0" {
-        return;
-    }
-    let kind = name.split_once('.').map_or("", |(_, kind)| kind);
-    if kind == "cpu" && !matches!(text, "1m" | "1") {
-        errs.invalid(divisor.path(), "cpu", "only divisor's values 1m and 1 are supported with the cpu resource");
-    } else if matches!(kind, "memory" | "ephemeral-storage") && !BYTES.contains(&text) {
+    let Some(amount) = resources::parsed(v).filter(|amount| !amount.is_zero()) else { return };
+    let (allowed, what) = match resource.split_once('.') {
+        Some((_, "cpu")) => {
+            if !matches!(amount.to_string().as_str(), "1m" | "1") {
+                let problem = "only divisor's values 1m and 1 are supported with the cpu resource";
+                errs.invalid(v.path(), resource, problem);
+            }
+            return;
+        }
+        Some((_, "memory")) => (BYTES, "memory"),
+        Some((_, "ephemeral-storage")) => (BYTES, "local ephemeral storage"),
+        _ if huge => (BYTES, "hugepages"),
+        _ => return,
+    };
+    if !allowed.contains(&amount.to_string().as_str()) {
+        let values = allowed.join(", ");
         errs.invalid(
-            divisor.path(),
-            kind,
-            format!("only divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the {kind} resource"),
+            v.path(),
+            resource,
+            format!("only divisor's values {values} are supported with the {what} resource"),
         );
     }
 }
 
 fn key_ref(errs: &mut ErrorList, v: &View<'_>) {
     let (name, key) = (v.get("name"), v.get("key"));
-    if name.str().is_empty() {
-        errs.required(name.path(), "");
+    for problem in crate::names::dns_subdomain(name.str(), false) {
+        errs.invalid(name.path(), name.str(), problem);
     }
     if key.str().is_empty() {
         errs.required(key.path(), "");
@@ -178,7 +198,7 @@ fn key_ref(errs: &mut ErrorList, v: &View<'_>) {
 pub fn env_from(errs: &mut ErrorList, list: &View<'_>) {
     for from in list.list() {
         let prefix = from.get("prefix");
-        if let Some(problem) = name_problem(prefix.str()) {
+        if let Some(problem) = name_problem(prefix.str()).filter(|_| !prefix.str().is_empty()) {
             errs.invalid(prefix.path(), prefix.str(), problem);
         }
         let mut count = 0;
@@ -186,8 +206,13 @@ pub fn env_from(errs: &mut ErrorList, list: &View<'_>) {
             let v = from.get(field);
             if v.is_set() {
                 count += 1;
-                if v.get("name").str().is_empty() {
-                    errs.required(v.get("name").path(), "");
+                let name = v.get("name");
+                if name.str().is_empty() {
+                    errs.required(name.path(), "");
+                } else {
+                    for problem in crate::names::dns_subdomain(name.str(), true) {
+                        errs.invalid(name.path(), name.str(), problem);
+                    }
                 }
             }
         }
@@ -212,12 +237,24 @@ mod tests {
                 {"name": "A", "value": "x", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
                 {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "spec.nope"}}},
                 {"name": "C", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['a']"}}},
+                {"name": "D", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name['a']"}}},
+                {"name": "E", "valueFrom": {"secretKeyRef": {"name": "S", "key": "k"}}},
+                {"name": "F", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "2"}}},
+                {"name": "G", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1000m"}}},
                 {"name": "a=b"}]})),
             [
                 "spec.containers[0].env[0].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty",
                 "spec.containers[0].env[1].valueFrom.fieldRef.fieldPath: Invalid value: \"spec.nope\": error converting \
                  fieldPath: field label not supported: spec.nope",
-                "spec.containers[0].env[3].name: Invalid value: \"a=b\": a valid environment variable name must consist \
+                "spec.containers[0].env[3].valueFrom.fieldRef.fieldPath: Invalid value: \"metadata.name['a']\": error \
+                 converting fieldPath: field label does not support subscript: metadata.name['a']",
+                "spec.containers[0].env[4].valueFrom.secretKeyRef.name: Invalid value: \"S\": a lowercase RFC 1123 subdomain \
+                 must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an \
+                 alphanumeric character (e.g. 'example.com', regex used for validation is \
+                 '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+                "spec.containers[0].env[5].valueFrom.resourceFieldRef.divisor: Invalid value: \"limits.cpu\": only divisor's \
+                 values 1m and 1 are supported with the cpu resource",
+                "spec.containers[0].env[7].name: Invalid value: \"a=b\": a valid environment variable name must consist \
                  only of printable ASCII characters other than '='",
             ]
         );

@@ -1,5 +1,6 @@
 //! Pods and pod templates, split by subject: [`containers`], [`env`], [`handlers`] (probes and hooks), [`volumes`],
-//! [`resources`], [`security`], [`affinity`], [`scheduling`] (tolerations, spread, gates, names), and [`warnings`].
+//! [`resources`], [`security`], [`os`] (what one system has and the other lacks), [`affinity`], [`scheduling`]
+//! (tolerations, spread, gates, names), and [`warnings`].
 //!
 //! Upstream: `ValidatePodSpec` in `pkg/apis/core/validation/validation.go`; the order of problems is its order.
 
@@ -16,6 +17,7 @@ pub mod affinity;
 pub mod containers;
 pub mod env;
 pub mod handlers;
+pub mod os;
 pub mod resources;
 pub mod scheduling;
 pub mod security;
@@ -37,6 +39,8 @@ pub struct PodContext<'a> {
     pub grace_seconds: i64,
     /// Whether users are those of the host.
     pub host_users: bool,
+    /// `spec.restartPolicy`.
+    pub restart_policy: &'a str,
 }
 
 /// A new pod.
@@ -45,7 +49,7 @@ pub fn pod(_cx: &Cx<'_>, obj: &Value) -> ErrorList {
     let root = View::root(obj);
     let spec = root.get("spec");
     annotations(&mut errs, &root.dig("metadata.annotations"), &spec);
-    self::spec(&mut errs, &spec, true);
+    self::spec(&mut errs, &spec, Some(root.dig("metadata.name").str()));
     if spec.get("serviceAccountName").is_empty() {
         for volume in spec.items("volumes") {
             for source in volume.get("projected").items("sources") {
@@ -57,23 +61,13 @@ pub fn pod(_cx: &Cx<'_>, obj: &Value) -> ErrorList {
         }
     }
     for field in ["containers", "initContainers"] {
-        for container in spec.items(field) {
-            let image = container.get("image");
-            if image.str().trim() != image.str() {
-                errs.invalid(image.path(), image.str(), "must not have leading or trailing whitespace");
-            }
-        }
-    }
-    resources::one_huge_page_size(&mut errs, &spec);
-    let ips = root.dig("status.podIPs");
-    for ip in ips.list() {
-        super::ip_address(&mut errs, ip.get("ip").str(), ip.get("ip").path());
+        spec.items(field).iter().for_each(|container| containers::image_padding(&mut errs, container));
     }
     errs
 }
 
 /// What pods and templates say in annotations. Upstream: `ValidatePodSpecificAnnotations`.
-fn annotations(errs: &mut ErrorList, annotations: &View<'_>, spec: &View<'_>) {
+pub fn annotations(errs: &mut ErrorList, annotations: &View<'_>, spec: &View<'_>) {
     const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
     if let Some(value) = annotations.get(MIRROR).opt_str()
         && spec.get("nodeName").str().is_empty()
@@ -87,72 +81,77 @@ fn annotations(errs: &mut ErrorList, annotations: &View<'_>, spec: &View<'_>) {
             errs.invalid(&annotations.path().key(COST), cost, "must be a 32bit integer");
         }
     }
+    security::annotations(errs, annotations, spec);
 }
 
 /// The template of a workload; `unchanged` when an update leaves it as it was.
 pub fn template(errs: &mut ErrorList, _cx: &Cx<'_>, template: &View<'_>, unchanged: bool) {
     let meta = template.get("metadata");
-    labels::labels(errs, &meta.get("labels"));
-    super::meta::annotations(errs, &meta.get("annotations"));
+    // Upstream's paths have no `metadata` here.
+    let here = |field: &str| View::at(template.path().child(field), meta.get(field).value());
+    labels::labels(errs, &here("labels"));
+    super::meta::annotations(errs, &here("annotations"));
     if unchanged {
         return;
     }
     let spec = template.get("spec");
-    // Upstream's path has no `metadata` here.
-    annotations(errs, &View::at(template.path().child("annotations"), meta.get("annotations").value()), &spec);
-    self::spec(errs, &spec, false);
+    annotations(errs, &here("annotations"), &spec);
+    self::spec(errs, &spec, None);
+    security::annotations_match(errs, &meta.get("annotations"), &spec);
     let ephemeral = spec.get("ephemeralContainers");
     if !ephemeral.is_empty() {
         errs.forbidden(ephemeral.path(), "ephemeral containers not allowed in pod template");
     }
 }
 
-/// A pod spec.
-pub fn spec(errs: &mut ErrorList, spec: &View<'_>, is_pod: bool) {
+/// A pod spec: of the pod of that name, or of a template.
+pub fn spec(errs: &mut ErrorList, spec: &View<'_>, pod_name: Option<&str>) {
     let claims = spec.items("resourceClaims");
     let pod = PodContext {
-        volumes: volumes::volumes(errs, &spec.get("volumes")),
-        claims: claims.iter().map(|c| c.get("name").str()).collect(),
+        volumes: volumes::volumes(errs, &spec.get("volumes"), pod_name),
+        claims: claims.iter().map(|c| c.get("name").str()).filter(|name| !name.is_empty()).collect(),
         grace_seconds: spec.get("terminationGracePeriodSeconds").int().unwrap_or(30),
         host_users: spec.get("hostUsers").bool() != Some(false),
+        restart_policy: spec.get("restartPolicy").str(),
     };
     scheduling::resource_claims(errs, &spec.get("resourceClaims"));
     containers::regular(errs, &spec.get("containers"), &pod);
     containers::init(errs, &spec.get("initContainers"), &spec.get("containers"), &pod);
     containers::ephemeral(errs, spec, &pod);
+    if spec.get("resources").is_set() {
+        resources::of_pod(errs, spec);
+    }
+    containers::host_network(errs, spec, pod_name.is_some());
     let policy = spec.get("restartPolicy");
     super::one_of(errs, &policy, &["Always", "OnFailure", "Never"]);
     let dns = spec.get("dnsPolicy");
     super::one_of(errs, &dns, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     labels::labels(errs, &spec.get("nodeSelector"));
-    security::pod(errs, spec, is_pod);
+    security::pod(errs, spec);
     affinity::affinity(errs, &spec.get("affinity"));
     scheduling::dns_config(errs, spec);
     scheduling::gates(errs, spec);
     scheduling::spread(errs, &spec.get("topologySpreadConstraints"));
+    os::host_process(errs, spec);
+    security::host_users(errs, spec);
     names(errs, spec);
     scheduling::tolerations(errs, &spec.get("tolerations"));
     scheduling::host_aliases(errs, &spec.get("hostAliases"));
     for field in ["priorityClassName", "runtimeClassName"] {
         let v = spec.get(field);
-        if !v.str().is_empty() {
+        if !v.str().is_empty() || (field == "runtimeClassName" && v.is_set()) {
             dns_subdomain_at(errs, &v);
         }
     }
     let preemption = spec.get("preemptionPolicy");
     if preemption.is_set() {
-        super::one_of(errs, &preemption, &["Never", "PreemptLowerPriority"]);
+        super::one_of(errs, &preemption, &["PreemptLowerPriority", "Never"]);
     }
-    for (_, amount) in spec.get("overhead").entries() {
-        resources::amount(errs, &amount);
+    let overhead = spec.get("overhead");
+    if overhead.is_set() {
+        resources::limits_only(errs, &overhead);
     }
-    let os = spec.get("os");
-    if os.is_set() {
-        super::one_of(errs, &os.get("name"), &["linux", "windows"]);
-    }
-    if spec.get("resources").is_set() {
-        resources::of_pod(errs, spec);
-    }
+    os::os(errs, spec);
 }
 
 fn names(errs: &mut ErrorList, spec: &View<'_>) {

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::affinity::label_keys;
 use crate::field::{ErrorList, Path};
 use crate::object::View;
-use crate::validate::{dns_label_at, labels, selector, taint_effect};
+use crate::validate::{dns_label_at, internal, labels, selector, taint_effect};
 
 /// Tolerations. Upstream: `ValidateTolerations`.
 pub fn tolerations(errs: &mut ErrorList, list: &View<'_>) {
@@ -47,8 +46,7 @@ pub fn tolerations(errs: &mut ErrorList, list: &View<'_>) {
 /// Topology spread constraints. Upstream: `validateTopologySpreadConstraints`.
 pub fn spread(errs: &mut ErrorList, list: &View<'_>) {
     let constraints = list.list();
-    let mut seen = BTreeSet::new();
-    for c in &constraints {
+    for (i, c) in constraints.iter().enumerate() {
         let (skew, key, when) = (c.get("maxSkew"), c.get("topologyKey"), c.get("whenUnsatisfiable"));
         if skew.int().unwrap_or_default() <= 0 {
             errs.invalid(skew.path(), skew.int().unwrap_or_default(), "must be greater than zero");
@@ -61,7 +59,10 @@ pub fn spread(errs: &mut ErrorList, list: &View<'_>) {
         if !matches!(when.str(), "DoNotSchedule" | "ScheduleAnyway") {
             errs.not_supported(when.path(), when.str(), &["DoNotSchedule", "ScheduleAnyway"]);
         }
-        if !seen.insert((key.str(), when.str())) {
+        let again = |other: &View<'_>| {
+            other.get("topologyKey").str() == key.str() && other.get("whenUnsatisfiable").str() == when.str()
+        };
+        if constraints.iter().skip(i + 1).any(again) {
             errs.duplicate(
                 &c.path().child("{topologyKey, whenUnsatisfiable}"),
                 format!("{{{}, {}}}", key.str(), when.str()).as_str(),
@@ -86,8 +87,26 @@ pub fn spread(errs: &mut ErrorList, list: &View<'_>) {
                 errs.not_supported(policy.path(), policy.str(), &["Honor", "Ignore"]);
             }
         }
-        label_keys(errs, c, &["matchLabelKeys"]);
+        spread_label_keys(errs, c);
         selector::label_selector(errs, &c.get("labelSelector"));
+    }
+}
+
+/// Keys whose values the pod's own labels give, none of them in the selector. The keys that became requirements when
+/// the pod was made are of no concern. Upstream: `validateMatchLabelKeysInTopologySpread`.
+fn spread_label_keys(errs: &mut ErrorList, c: &View<'_>) {
+    let (keys, chosen) = (c.get("matchLabelKeys"), c.get("labelSelector"));
+    if keys.is_empty() {
+        return;
+    }
+    if !chosen.is_set() {
+        errs.forbidden(keys.path(), "must not be specified when labelSelector is not set");
+    }
+    for key in keys.list() {
+        labels::name(errs, key.str(), key.path());
+        if chosen.get("matchLabels").get(key.str()).is_set() {
+            errs.invalid(key.path(), key.str(), "exists in both matchLabelKeys and labelSelector");
+        }
     }
 }
 
@@ -125,16 +144,17 @@ pub fn resource_claims(errs: &mut ErrorList, list: &View<'_>) {
             .map(|f| claim.get(f))
             .filter(View::is_set)
             .collect();
+        let shown = internal::shown(internal::POD_RESOURCE_CLAIM, claim.value());
         match sources.len() {
             0 => errs.invalid(
                 claim.path(),
-                claim.value(),
+                shown,
                 "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
             ),
             1 => {}
             _ => errs.invalid(
                 claim.path(),
-                claim.value(),
+                shown,
                 "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
             ),
         }
@@ -184,12 +204,12 @@ pub fn dns_config(errs: &mut ErrorList, spec: &View<'_>) {
     }
     for search in searches.list() {
         // A lone dot and a final dot are allowed, and so are underscores.
-        let name = search.str().strip_suffix('.').unwrap_or(search.str()).replace('_', "-");
         if search.str() == "." {
             continue;
         }
-        for problem in crate::names::dns_subdomain(name.trim_matches('-'), false) {
-            errs.invalid(search.path(), search.str(), problem);
+        let name = search.str().strip_suffix('.').unwrap_or(search.str());
+        for problem in crate::names::dns_subdomain_with_underscore(name) {
+            errs.invalid(search.path(), name, problem);
         }
     }
     for option in config.items("options") {
@@ -218,6 +238,26 @@ mod tests {
     use serde_json::json;
 
     use crate::validate::pod_spec::tests::problems;
+
+    #[test]
+    fn searches_and_claims_are_checked() {
+        assert_eq!(
+            problems(json!({"containers": [{"name": "c", "image": "i"}], "resourceClaims": [{"name": "a"}],
+                "dnsConfig": {"searches": [".", "_tcp.example.com.", "-"]},
+                "topologySpreadConstraints": [
+                    {"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule", "matchLabelKeys": ["a"]},
+                    {"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}}]})),
+            [
+                "spec.resourceClaims[0]: Invalid value: {\"Name\":\"a\",\"ResourceClaimName\":null,\
+                 \"ResourceClaimTemplateName\":null}: must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
+                "spec.dnsConfig.searches[2]: Invalid value: \"-\": a lowercase RFC 1123 subdomain must consist of lower case \
+                 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. \
+                 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+                "spec.topologySpreadConstraints[0].{topologyKey, whenUnsatisfiable}: Duplicate value: \"{z, DoNotSchedule}\"",
+                "spec.topologySpreadConstraints[0].matchLabelKeys: Forbidden: must not be specified when labelSelector is not set",
+            ]
+        );
+    }
 
     #[test]
     fn tolerations_and_spread_are_checked() {

@@ -1,0 +1,122 @@
+//! Structs as upstream shows them in errors: what is checked there are its internal types, which have no JSON tags, so that
+//! every field appears under its Go name, in Go's order, whether set or not. Upstream: `field.Error.ErrorBody`.
+//!
+//! Texts, numbers, lists of texts and types of `metav1` look alike on both sides and need nothing of this.
+
+use serde_json::Value;
+
+use crate::field::Shown;
+use crate::object::at;
+
+/// What a field of an internal type shows where nothing is set, and how its value is shown.
+#[derive(Clone, Copy)]
+pub enum Go {
+    /// A text: `""`.
+    Text,
+    /// A pointer, list or map: `null`.
+    Nil,
+    /// A pointer to a struct: `null`, or its fields.
+    Struct(Fields),
+}
+
+/// The fields of an internal type: name in JSON, name in Go, zero value.
+pub type Fields = &'static [(&'static str, &'static str, Go)];
+
+/// `core.Taint`.
+pub const TAINT: Fields = &[
+    ("key", "Key", Go::Text),
+    ("value", "Value", Go::Text),
+    ("effect", "Effect", Go::Text),
+    ("timeAdded", "TimeAdded", Go::Nil),
+];
+/// `core.NodeAddress`.
+pub const NODE_ADDRESS: Fields = &[("type", "Type", Go::Text), ("address", "Address", Go::Text)];
+/// `core.PodIP`, `core.HostIP`.
+pub const IP: Fields = &[("ip", "IP", Go::Text)];
+/// `core.PodResourceClaim`.
+pub const POD_RESOURCE_CLAIM: Fields = &[
+    ("name", "Name", Go::Text),
+    ("resourceClaimName", "ResourceClaimName", Go::Nil),
+    ("resourceClaimTemplateName", "ResourceClaimTemplateName", Go::Nil),
+];
+/// `core.SeccompProfile`, `core.AppArmorProfile`.
+pub const PROFILE: Fields = &[("type", "Type", Go::Text), ("localhostProfile", "LocalhostProfile", Go::Nil)];
+/// `core.SecurityContext`.
+pub const SECURITY_CONTEXT: Fields = &[
+    ("capabilities", "Capabilities", Go::Struct(&[("add", "Add", Go::Nil), ("drop", "Drop", Go::Nil)])),
+    ("privileged", "Privileged", Go::Nil),
+    (
+        "seLinuxOptions",
+        "SELinuxOptions",
+        Go::Struct(&[
+            ("user", "User", Go::Text),
+            ("role", "Role", Go::Text),
+            ("type", "Type", Go::Text),
+            ("level", "Level", Go::Text),
+        ]),
+    ),
+    (
+        "windowsOptions",
+        "WindowsOptions",
+        Go::Struct(&[
+            ("gmsaCredentialSpecName", "GMSACredentialSpecName", Go::Nil),
+            ("gmsaCredentialSpec", "GMSACredentialSpec", Go::Nil),
+            ("runAsUserName", "RunAsUserName", Go::Nil),
+            ("hostProcess", "HostProcess", Go::Nil),
+        ]),
+    ),
+    ("runAsUser", "RunAsUser", Go::Nil),
+    ("runAsGroup", "RunAsGroup", Go::Nil),
+    ("runAsNonRoot", "RunAsNonRoot", Go::Nil),
+    ("readOnlyRootFilesystem", "ReadOnlyRootFilesystem", Go::Nil),
+    ("allowPrivilegeEscalation", "AllowPrivilegeEscalation", Go::Nil),
+    ("procMount", "ProcMount", Go::Nil),
+    ("seccompProfile", "SeccompProfile", Go::Struct(PROFILE)),
+    ("appArmorProfile", "AppArmorProfile", Go::Struct(PROFILE)),
+];
+
+/// A struct of an internal type, as an error shows it.
+pub fn shown(fields: Fields, v: &Value) -> Shown {
+    Shown::raw(text(fields, v))
+}
+
+/// A list of structs of an internal type.
+pub fn shown_list(fields: Fields, list: &Value) -> Shown {
+    let texts: Vec<String> = list.as_array().into_iter().flatten().map(|v| text(fields, v)).collect();
+    Shown::raw(if list.is_array() { format!("[{}]", texts.join(",")) } else { "null".into() })
+}
+
+fn text(fields: Fields, v: &Value) -> String {
+    let field = |(json, go, zero): &(&str, &str, Go)| {
+        let value = at(v, &[json]);
+        let shown = match zero {
+            Go::Text if value.is_null() => "\"\"".to_owned(),
+            Go::Struct(fields) if !value.is_null() => text(fields, value),
+            _ => crate::codec::json::to_string(value),
+        };
+        format!("{}:{shown}", crate::field::quote(go))
+    };
+    format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_field_is_shown_under_its_go_name() {
+        assert_eq!(
+            text(TAINT, &json!({"key": "a", "effect": "NoExecute"})),
+            r#"{"Key":"a","Value":"","Effect":"NoExecute","TimeAdded":null}"#
+        );
+        let context = text(SECURITY_CONTEXT, &json!({"privileged": true, "capabilities": {"add": ["X"]}}));
+        assert!(
+            context.starts_with(
+                r#"{"Capabilities":{"Add":["X"],"Drop":null},"Privileged":true,"SELinuxOptions":null,"WindowsOptions":null,"#
+            ),
+            "{context}"
+        );
+    }
+}
