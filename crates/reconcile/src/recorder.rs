@@ -3,25 +3,38 @@
 //! Follows `k8s.io/client-go/tools/record`: the same event again becomes a higher `count` by a patch; more than ten
 //! that differ in their text only become one "(combined from similar events)" within ten minutes; an object may
 //! cause 25 at once and then one in five minutes. Recording never blocks and never fails the caller: when the
-//! writer cannot keep up, events are dropped.
+//! writers cannot keep up, events are dropped, `Normal` ones first.
+//!
+//! Differs: upstream writes one event after the other and drops the 1,001st that waits. A rollout of thousands of
+//! objects makes more than that in a second, so here several lanes write side by side; all that is said of an object goes
+//! by one lane, and so in order.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use orkd_base::{BoxError, Clock, Supervisor, TaskKind};
+use orkd_base::{Clock, Supervisor, TaskKind};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::{Api, Meta, Patch, Resource, View, time};
+use crate::{Api, ApiError, Meta, Patch, Resource, View, time};
 
 const EVENTS: Resource = Resource::new("", "v1", "events", "Event", true);
 
-/// Events waiting to be written; more are dropped, as upstream's broadcaster does.
-const WAITING: usize = 1000;
-/// How many correlations are remembered.
-const REMEMBERED: usize = 4096;
+/// How many events are written at once.
+const LANES: usize = 4;
+/// Events waiting to be written in a lane; more are dropped, as upstream's broadcaster does.
+const WAITING: usize = 2000;
+/// Of these, places that are kept for warnings.
+const RESERVED: usize = WAITING / 4;
+/// How many correlations a lane remembers.
+const REMEMBERED: usize = 4096 / LANES;
+/// How often an event is sent to a server that cannot be reached, and how long the first wait is; it doubles.
+const TRIES: (u32, Duration) = (6, Duration::from_millis(500));
 /// Distinct texts after which events are combined.
 const MAX_SIMILAR: usize = 10;
 /// How long similar events are remembered, in seconds.
@@ -30,6 +43,9 @@ const SIMILAR_SECONDS: i64 = 600;
 const BURST: f64 = 25.0;
 /// One event is given back in this many seconds.
 const REFILL_SECONDS: f64 = 300.0;
+
+/// How many events this process dropped.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// `Normal` or `Warning`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,7 +132,8 @@ impl ObjectRef {
 /// Records events as one component. Cheap to clone.
 #[derive(Clone)]
 pub struct Recorder {
-    sender: mpsc::Sender<Occurrence>,
+    /// One lane for each writer.
+    lanes: Vec<mpsc::Sender<Occurrence>>,
 }
 
 #[derive(Clone, Debug)]
@@ -132,33 +149,24 @@ impl Recorder {
     /// A recorder for a component such as `deployment-controller` or `kubelet`, on a host that may be empty. Writes
     /// by `api` from a task of `supervisor`.
     pub fn new(api: Api, supervisor: &Supervisor, component: &str, host: &str) -> Self {
-        let (sender, mut receiver) = mpsc::channel::<Occurrence>(WAITING);
-        let mut correlator = Correlator::new(component, host);
-        supervisor.spawn(TaskKind::Worker, format!("events of {component}"), move |stop| async move {
-            let clock = Clock::real();
-            loop {
-                let occurrence = tokio::select! {
+        let lane = |_| {
+            let (sender, receiver) = mpsc::channel::<Occurrence>(WAITING);
+            let (api, correlator) = (api.clone(), Correlator::new(component, host));
+            supervisor.spawn(TaskKind::Worker, format!("events of {component}"), move |stop| async move {
+                tokio::select! {
                     biased;
-                    () = stop.cancelled() => return,
-                    next = receiver.recv() => match next {
-                        Some(occurrence) => occurrence,
-                        None => return,
-                    },
-                };
-                if let Some(write) = correlator.correlate(occurrence, clock.now())
-                    && let Err(err) = send(&api, &write).await
-                {
-                    tracing::debug!(error = %orkd_base::chain(&*err), "an event was not written");
+                    () = stop.cancelled() => {}
+                    () = write_all(&api, correlator, receiver) => {}
                 }
-            }
-        });
-        Recorder { sender }
+            });
+            sender
+        };
+        Recorder { lanes: (0..LANES).map(lane).collect() }
     }
 
     /// A recorder whose events go nowhere, for tests.
     pub fn discarding() -> Self {
-        let (sender, _) = mpsc::channel(1);
-        Recorder { sender }
+        Recorder { lanes: Vec::new() }
     }
 
     /// Records an event.
@@ -170,8 +178,12 @@ impl Recorder {
             reason: reason.to_owned(),
             message: message.into(),
         };
-        if let Err(err) = self.sender.try_send(occurrence) {
-            tracing::debug!(error = %err, reason, "an event was dropped");
+        if !self.lanes.is_empty() && !offer(&self.lanes[lane_of(about, self.lanes.len())], occurrence) {
+            let dropped = DROPPED.fetch_add(1, Ordering::Relaxed) + 1;
+            // A flood of events must not become a flood of warnings.
+            if dropped.is_power_of_two() {
+                tracing::warn!(dropped, reason, "events are dropped: more are made than can be written");
+            }
         }
     }
 
@@ -186,17 +198,53 @@ impl Recorder {
     }
 }
 
-async fn send(api: &Api, write: &Write) -> Result<(), BoxError> {
+/// The lane of an object. Parts of an object go with it: they share its budget.
+fn lane_of(about: &ObjectRef, lanes: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    (&about.kind, &about.namespace, &about.name).hash(&mut hasher);
+    usize::try_from(hasher.finish() % lanes.max(1) as u64).unwrap_or(0)
+}
+
+/// Puts an occurrence into a lane, unless the lane is full; the last places are for warnings.
+fn offer(lane: &mpsc::Sender<Occurrence>, occurrence: Occurrence) -> bool {
+    let needed = if occurrence.event_type == EventType::Normal { RESERVED } else { 0 };
+    lane.capacity() > needed && lane.try_send(occurrence).is_ok()
+}
+
+/// Writes what a lane holds, one after the other.
+async fn write_all(api: &Api, mut correlator: Correlator, mut lane: mpsc::Receiver<Occurrence>) {
+    let clock = Clock::real();
+    while let Some(occurrence) = lane.recv().await {
+        let Some(write) = correlator.correlate(occurrence, clock.now()) else { continue };
+        let (tries, mut wait) = TRIES;
+        for attempt in 1..=tries {
+            match send(api, &write).await {
+                Ok(()) => break,
+                // What the server refused it will refuse again.
+                Err(err) if err.status().is_some() || attempt == tries => {
+                    tracing::debug!(error = %orkd_base::chain(&err), "an event was not written");
+                    break;
+                }
+                Err(_) => {
+                    tokio::time::sleep(wait).await;
+                    wait *= 2;
+                }
+            }
+        }
+    }
+}
+
+async fn send(api: &Api, write: &Write) -> Result<(), ApiError> {
     if let Some(patch) = &write.patch {
         let target = EVENTS.at(&write.namespace, &write.name);
         match api.patch::<IgnoredAny>(&target, &Patch::Strategic(patch.clone())).await {
             Err(err) if err.is_not_found() => {}
-            other => return Ok(other.map(|_| ())?),
+            other => return other.map(|_| ()),
         }
     }
     match api.create::<IgnoredAny>(&EVENTS.collection(&write.namespace), &write.event).await {
         Err(err) if err.is_already_exists() => Ok(()),
-        other => Ok(other.map(|_| ())?),
+        other => other.map(|_| ()),
     }
 }
 
@@ -397,5 +445,58 @@ mod tests {
         assert_eq!(written, 25);
         let after = correlator.correlate(occurrence("x"), at(301)).expect("one is given back");
         assert_eq!(after.event["count"], 41);
+    }
+    #[test]
+    fn warnings_have_places_of_their_own() {
+        let (lane, _receiver) = mpsc::channel(WAITING);
+        let taken = (0..2 * WAITING).filter(|n| offer(&lane, occurrence(&n.to_string()))).count();
+        assert_eq!(taken, WAITING - RESERVED);
+        let warning = || Occurrence { event_type: EventType::Warning, ..occurrence("x") };
+        assert_eq!((0..2 * WAITING).filter(|_| offer(&lane, warning())).count(), RESERVED);
+    }
+
+    #[test]
+    fn what_is_said_of_an_object_goes_by_one_lane() {
+        let about = |name: &str, field: &str| ObjectRef {
+            name: name.into(),
+            kind: "Pod".into(),
+            field_path: field.into(),
+            resource_version: field.into(),
+            ..ObjectRef::default()
+        };
+        assert_eq!(lane_of(&about("a", ""), LANES), lane_of(&about("a", "spec.containers{c}"), LANES));
+        let used: HashSet<usize> = (0..99).map(|n| lane_of(&about(&n.to_string(), ""), LANES)).collect();
+        assert_eq!(used.len(), LANES);
+    }
+
+    /// An API that answers at once or cannot be reached, and remembers what was asked of it.
+    fn api(asked: std::sync::Arc<AtomicU64>, unreachable: u64) -> Api {
+        let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            let n = asked.fetch_add(1, Ordering::SeqCst);
+            async move {
+                if n < unreachable {
+                    return Err(std::io::Error::other("away"));
+                }
+                Ok(http::Response::new(kube::client::Body::from(b"{}".to_vec())))
+            }
+        });
+        Api::new(kube::Client::new(service, "default"), "test")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_of_thousands_loses_nothing_and_a_server_that_was_away_neither() {
+        for unreachable in [0, 5] {
+            let (asked, supervisor) = (std::sync::Arc::<AtomicU64>::default(), Supervisor::new());
+            let recorder = Recorder::new(api(asked.clone(), unreachable), &supervisor, "test", "");
+            for n in 0..4000 {
+                let about = ObjectRef { name: format!("web-{n}"), kind: "Deployment".into(), ..ObjectRef::default() };
+                recorder.normal(&about, "ScalingReplicaSet", "Scaled up");
+            }
+            while asked.load(Ordering::SeqCst) < 4000 + unreachable {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            supervisor.shutdown(Duration::from_secs(1)).await;
+            assert_eq!(asked.load(Ordering::SeqCst), 4000 + unreachable);
+        }
     }
 }
