@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use orkd_reconcile::{Api, ApiError, Resource, Target, null_default};
+use orkd_reconcile::{Api, ApiError, PATIENCE, Resource, Target, null_default};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -122,9 +122,10 @@ pub async fn discover(api: &Api) -> Result<Discovery, ApiError> {
         };
         for (group, version) in versions {
             let path = if group.is_empty() { format!("{root}/{version}") } else { format!("{root}/{group}/{version}") };
-            match api.get::<PlainResources>(&Target::path(path)).await {
-                Ok(list) => list.resources.into_iter().for_each(|r| found.add(&group, &version, r)),
-                Err(err) => found.failed.push((format!("{group}/{version}"), err.message())),
+            match tokio::time::timeout(PATIENCE, api.get::<PlainResources>(&Target::path(path))).await {
+                Ok(Ok(list)) => list.resources.into_iter().for_each(|r| found.add(&group, &version, r)),
+                Ok(Err(err)) => found.failed.push((format!("{group}/{version}"), err.message())),
+                Err(_) => found.failed.push((format!("{group}/{version}"), "it did not answer in time".into())),
             }
         }
     }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{
-    Api, DeleteOptions, Informer, Key, ListOptions, Meta, Outcome, Propagation, Queue, Resource, time, work,
+    Api, DeleteOptions, Gates, Informer, Key, ListOptions, Meta, Outcome, Propagation, Queue, RateLimit, Resource,
+    time, work,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -30,10 +31,15 @@ pub const SPEC: ControllerSpec = ControllerSpec {
 };
 
 const FINALIZER: &str = "kubernetes";
+/// How often a namespace that cannot end is tried at least.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How many namespaces end at once, and how many of them may wait for one group of the API.
+const WORKERS: (usize, usize) = (10, 8);
 
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let namespaces: Informer<Namespace> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let limit = RateLimit { cap: LONGEST_WAIT, ..RateLimit::default() };
+    let queue: Queue<Key> = Queue::with_limit(SPEC.name, limit);
     {
         let queue = queue.clone();
         namespaces.subscribe(move |event| {
@@ -44,10 +50,11 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         });
     }
     namespaces.synced().await;
-    let (api, namespaces) = (&cx.api, &namespaces);
-    work(queue, 10, cx.stop, |key| async move {
+    let gates = Gates::new(WORKERS.1);
+    let (api, namespaces, gates) = (&cx.api, &namespaces, &gates);
+    work(queue, WORKERS.0, cx.stop, |key| async move {
         match namespaces.get(&key).filter(|ns| ns.metadata.is_deleting()) {
-            Some(namespace) => end(api, &namespace).await,
+            Some(namespace) => end(api, gates, &namespace).await,
             None => Ok(Outcome::Done),
         }
     })
@@ -56,7 +63,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
 }
 
 /// One round of ending a namespace.
-async fn end(api: &Api, namespace: &Namespace) -> Result<Outcome, BoxError> {
+async fn end(api: &Api, gates: &Gates, namespace: &Namespace) -> Result<Outcome, BoxError> {
     let meta = &namespace.metadata;
     let target = Resource::of::<Namespace>().at("", &meta.name);
     let live: Namespace = match api.get(&target).await {
@@ -91,12 +98,12 @@ async fn end(api: &Api, namespace: &Namespace) -> Result<Outcome, BoxError> {
         .filter(deletable)
         .partition(|s| s.resource.group.is_empty() && s.resource.plural == "pods");
     for served in &pods {
-        delete_all(api, &meta.name, served, &mut report).await;
+        delete_all(api, gates, &meta.name, served, &mut report).await;
     }
     // Pods may need what else is there in order to end well.
     if report.remaining.is_empty() && report.failures.is_empty() {
         for served in &others {
-            delete_all(api, &meta.name, served, &mut report).await;
+            delete_all(api, gates, &meta.name, served, &mut report).await;
         }
     }
     let conditions = report.conditions(&time(Timestamp::now()));
@@ -138,7 +145,7 @@ struct Left {
     metadata: Meta,
 }
 
-async fn delete_all(api: &Api, namespace: &str, served: &Served, report: &mut Report) {
+async fn delete_all(api: &Api, gates: &Gates, namespace: &str, served: &Served, report: &mut Report) {
     let resource = &served.resource;
     let collection = resource.collection(namespace);
     let list = ListOptions { metadata_only: true, ..ListOptions::default() };
@@ -148,7 +155,8 @@ async fn delete_all(api: &Api, namespace: &str, served: &Served, report: &mut Re
     if !served.can("list") {
         return;
     }
-    let left = match api.list_all::<Left>(&collection, &list).await {
+    // A group that is silent is in the way of this namespace, but of no other and of nothing else in it.
+    let left = match gates.ask(&resource.group, api.list_all::<Left>(&collection, &list)).await {
         Ok(list) => list.items,
         // Not served any more, or not allowed: nothing that we could delete.
         Err(err) if err.is_not_found() || err.code() == 405 => return,
@@ -175,7 +183,7 @@ async fn delete_all(api: &Api, namespace: &str, served: &Served, report: &mut Re
     if let Err(err) = deleted {
         report.failures.push(failed("cannot delete", err));
     }
-    match api.list_all::<Left>(&collection, &list).await {
+    match gates.ask(&resource.group, api.list_all::<Left>(&collection, &list)).await {
         Ok(list) => report.left(resource, &list.items),
         Err(err) => report.failures.push(failed("cannot list", err)),
     }

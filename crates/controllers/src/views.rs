@@ -83,6 +83,13 @@ pub struct PodCondition {
     pub status: String,
     /// When `status` changed.
     pub last_transition_time: Option<Timestamp>,
+    /// Whether it was set by the kubelet that ends the pod. Of reasons only this one is asked about.
+    #[serde(rename = "reason", deserialize_with = "is_by_kubelet")]
+    pub by_kubelet: bool,
+}
+
+fn is_by_kubelet<'de, D: serde::Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+    Ok(Option::<std::borrow::Cow<'de, str>>::deserialize(d)?.as_deref() == Some("TerminationByKubelet"))
 }
 
 impl Typed for PodCondition {

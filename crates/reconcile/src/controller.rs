@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use orkd_base::{BoxError, CancellationToken, Clock, chain};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::Queue;
@@ -74,18 +75,38 @@ pub async fn run<C: Controller>(
     .await;
 }
 
+/// After how long a round counts as slow, and how many times as many rounds there may be as workers, when slow ones are
+/// among them.
+const SLOW: (Duration, usize) = (Duration::from_secs(1), 10);
+
 /// Empties a queue with `workers` rounds at a time until `stop`, then shuts it down and waits for the rounds that
 /// run. An error is logged and brings the key back after its back-off; a good round ends the back-off.
+///
+/// Several workers are not eaten by rounds that wait, such as for a webhook that hangs: a round that is slow leaves its
+/// place to the next key. With one worker rounds never overlap.
 pub async fn work<K, F, Fut>(queue: Queue<K>, workers: usize, stop: CancellationToken, round: F)
 where
     K: QueueKey + Display,
     F: Fn(K) -> Fut,
     Fut: Future<Output = Result<Outcome, BoxError>>,
 {
+    let workers = workers.max(1);
+    let places = Semaphore::new(workers);
     let one = || async {
-        while let Some(key) = queue.get().await {
+        loop {
+            let place = places.acquire().await;
+            let Some(key) = queue.get().await else { return };
             let started = Instant::now();
-            let result = AssertUnwindSafe(round(key.clone())).catch_unwind().await;
+            let round = AssertUnwindSafe(round(key.clone())).catch_unwind();
+            tokio::pin!(round);
+            let result = match tokio::time::timeout(SLOW.0, &mut round).await {
+                Ok(result) => result,
+                Err(_) if workers == 1 => round.await,
+                Err(_) => {
+                    drop(place);
+                    round.await
+                }
+            };
             let result = result.unwrap_or_else(|_| Err("the round panicked".into()));
             ROUNDS.fetch_add(1, Ordering::Relaxed);
             match result {
@@ -113,7 +134,8 @@ where
             tracing::trace!(controller = queue.name(), %key, elapsed = ?started.elapsed(), "round");
         }
     };
-    let rounds = futures_util::future::join_all((0..workers.max(1)).map(|_| one()));
+    let most = if workers == 1 { 1 } else { workers * SLOW.1 };
+    let rounds = futures_util::future::join_all((0..most).map(|_| one()));
     tokio::pin!(rounds);
     tokio::select! {
         biased;
@@ -168,5 +190,54 @@ mod tests {
             .await;
             assert_eq!(*rounds.lock(), ["a"; 4]);
         });
+    }
+    #[tokio::test(start_paused = true)]
+    async fn rounds_that_hang_do_not_eat_the_workers() {
+        let queue: Queue<String> = Queue::new("test");
+        (0..12).for_each(|n| queue.add(format!("hangs-{n}")));
+        queue.add("well".into());
+        let (stop, started) = (CancellationToken::new(), Instant::now());
+        let (served, at_once) = (Mutex::new(None), Mutex::new((0, 0)));
+        work(queue.clone(), 2, stop.clone(), |key| {
+            let (stop, served, at_once) = (stop.clone(), &served, &at_once);
+            async move {
+                {
+                    let (now, most) = &mut *at_once.lock();
+                    *now += 1;
+                    *most = (*now).max(*most);
+                }
+                if key == "well" {
+                    *served.lock() = Some(started.elapsed());
+                } else {
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                    stop.cancel();
+                }
+                at_once.lock().0 -= 1;
+                Ok(Outcome::Done)
+            }
+        })
+        .await;
+        let served = served.lock().expect("it is served");
+        assert!(served <= Duration::from_secs(7), "{served:?}");
+        assert_eq!(at_once.lock().1, 13);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_worker_does_one_thing_at_a_time() {
+        let queue: Queue<u32> = Queue::new("test");
+        (0..3).for_each(|n| queue.add(n));
+        let (stop, started) = (CancellationToken::new(), Instant::now());
+        work(queue.clone(), 1, stop.clone(), |key| {
+            let stop = stop.clone();
+            async move {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                if key == 2 {
+                    stop.cancel();
+                }
+                Ok(Outcome::Done)
+            }
+        })
+        .await;
+        assert_eq!(started.elapsed(), Duration::from_secs(15));
     }
 }

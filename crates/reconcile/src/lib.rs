@@ -77,12 +77,14 @@
 //!
 //! Events go through a [`Recorder`] (`recorder.event(&ObjectRef::of(&pod), EventType::Normal, "Killing", "...")`),
 //! which never blocks; a [`LeaderElector`] runs a future while it holds a Lease.
+//! What may be served by anybody, and not answer, is asked through [`Gates`].
 //!
 //! Where to start reading: [`Informer`], then [`Queue`], then [`Controller`].
 
 mod api;
 mod controller;
 mod error;
+mod gate;
 mod informer;
 mod lease;
 mod meta;
@@ -97,6 +99,7 @@ mod watch;
 pub use api::{Api, DeleteOptions, List, ListMeta, ListOptions, Patch, Propagation, user_agent};
 pub use controller::{Controller, Outcome, run, totals, work};
 pub use error::{ApiError, Status, StatusCause, StatusDetails};
+pub use gate::{Gates, PATIENCE};
 pub use informer::{Event, Informer, Informers, Options};
 pub use lease::{LeaderElection, LeaderElector, Lease, LeaseSpec, LostLease};
 pub use meta::{Key, Meta, OwnerRef, View, null_default};

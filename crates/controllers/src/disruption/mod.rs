@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use orkd_base::{BoxError, Clock};
 use orkd_reconcile::{
-    Api, ApiError, Controller, EventType, Informer, Key, LabelSelector, Meta, ObjectRef, Outcome, OwnerRef, Patch,
-    Queue, Recorder, Resource, View, null_default, run, time, work,
+    Api, ApiError, Controller, EventType, Gates, Informer, Key, LabelSelector, Meta, ObjectRef, Outcome, OwnerRef,
+    Patch, Queue, Recorder, Resource, View, null_default, run, time, work,
 };
 use parking_lot::Mutex;
 use serde::de::IgnoredAny;
@@ -40,6 +40,8 @@ pub const SPEC: ControllerSpec = ControllerSpec {
 
 /// How long a pod may take to go after its eviction was granted, and how long a mark stays on one that does not go.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How many budgets are counted at once, and how many of them may wait for the scales of one group of the API.
+const WORKERS: (usize, usize) = (4, 4);
 
 /// A disruption budget.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -93,6 +95,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         budgets: budgets.clone(),
         pods: pods.clone(),
         recorder: Recorder::new(cx.api.clone(), &cx.supervisor, "controllermanager", ""),
+        gates: Gates::new(WORKERS.1),
         api: cx.api.clone(),
         clock: cx.clock.clone(),
         served: Mutex::default(),
@@ -135,7 +138,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         let cleaner = cleaner.clone();
         async move { cleaner.unmark(&key).await }
     });
-    tokio::join!(run(controller, queue, 1, cx.clock, cx.stop), cleaning);
+    tokio::join!(run(controller, queue, WORKERS.0, cx.clock, cx.stop), cleaning);
     Ok(())
 }
 
@@ -183,6 +186,7 @@ struct Disruption {
     stateful: Informer<StatefulSet>,
     controllers: Informer<ReplicationController>,
     api: Api,
+    gates: Gates,
     recorder: Recorder,
     clock: Clock,
     served: Mutex<Option<Arc<Discovery>>>,
@@ -232,7 +236,7 @@ impl Disruption {
             return Err(format!("no matches for kind {:?} in version {:?}", owner.kind, owner.api_version).into());
         };
         let target = resource.at(namespace, &owner.name);
-        match self.api.get::<Value>(&target.sub("scale")).await {
+        match self.gates.ask(&resource.group, self.api.get::<Value>(&target.sub("scale"))).await {
             Ok(scale) => {
                 let uid = scale["metadata"]["uid"].as_str().unwrap_or_default();
                 let replicas = scale["spec"]["replicas"].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
@@ -314,7 +318,8 @@ fn marked_since(pod: &Pod) -> Option<Timestamp> {
     if pod.metadata.is_deleting() || pods::is_terminal(pod) {
         return None;
     }
-    let mark = condition(&pod.status.conditions, "DisruptionTarget").filter(|c| c.status == "True")?;
+    // The kubelet takes as long as it takes.
+    let mark = condition(&pod.status.conditions, "DisruptionTarget").filter(|c| c.status == "True" && !c.by_kubelet)?;
     mark.last_transition_time
 }
 
@@ -396,5 +401,32 @@ impl Disruption {
             Err(err) if err.is_not_found() => Ok(()),
             other => Ok(other.map(|_| ())?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_stale_unless_the_kubelet_set_it_or_the_pod_goes() {
+        let check = |reason: Value, change: Value, stale: bool| {
+            let mut pod = json!({"metadata": {"name": "p"}, "status": {"phase": "Running", "conditions": [{
+                "type": "DisruptionTarget", "status": "True", "reason": reason,
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+            for (part, fields) in change.as_object().into_iter().flatten() {
+                for (field, value) in fields.as_object().into_iter().flatten() {
+                    pod[part][field] = value.clone();
+                }
+            }
+            let pod: Pod = serde_json::from_value(pod).expect("a pod");
+            assert_eq!(marked_since(&pod).is_some(), stale, "{reason} {change}");
+        };
+        check(json!("EvictionByEvictionAPI"), json!({}), true);
+        check(Value::Null, json!({}), true);
+        check(json!("TerminationByKubelet"), json!({}), false);
+        check(json!("EvictionByEvictionAPI"), json!({"status": {"phase": "Failed"}}), false);
+        let deleted = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        check(json!("EvictionByEvictionAPI"), deleted, false);
     }
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use orkd_base::BoxError;
 use orkd_reconcile::{
-    Api, ApiError, DeleteOptions, Event, Informer, Key, Meta, Options, Outcome, OwnerRef, Patch, Propagation, Queue,
-    Resource, View, work,
+    Api, ApiError, DeleteOptions, Event, Gates, Informer, Key, Meta, Options, Outcome, OwnerRef, Patch, Propagation,
+    Queue, Resource, View, work,
 };
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -35,6 +35,11 @@ pub const SPEC: ControllerSpec = ControllerSpec {
     service_account: "generic-garbage-collector",
     run: |cx| Box::pin(start(cx)),
 };
+
+/// How many objects are looked at at once, and how many of them may wait for one group of the API.
+const WORKERS: (usize, usize) = (20, 20);
+/// How long a change may take: longer than the server lets it.
+const CHANGES: Duration = Duration::from_secs(65);
 
 /// The metadata of any object, without what is not asked about.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -77,6 +82,9 @@ struct Known {
 
 struct Collector {
     api: Api,
+    gates: Gates,
+    /// The same for changes, which admission may slow down.
+    changes: Gates,
     graph: Arc<Mutex<Graph>>,
     queue: Queue<Task>,
     known: Mutex<Known>,
@@ -88,6 +96,8 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let supervisor = cx.supervisor.child();
     let collector = Arc::new(Collector {
         api: cx.api.clone(),
+        gates: Gates::new(WORKERS.1),
+        changes: Gates::new(WORKERS.1).patient(CHANGES),
         graph: Arc::default(),
         queue: Queue::new(SPEC.name),
         known: Mutex::default(),
@@ -117,7 +127,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         }
     };
     let worker = collector.clone();
-    let working = work(collector.queue.clone(), 20, cx.stop.clone(), move |task| {
+    let working = work(collector.queue.clone(), WORKERS.0, cx.stop.clone(), move |task| {
         let collector = worker.clone();
         async move {
             let mut ready = collector.ready.subscribe();
@@ -150,7 +160,8 @@ impl Collector {
             for served in &found.preferred {
                 let resource = &served.resource;
                 let followed = ["list", "watch", "delete"].iter().all(|verb| served.can(verb));
-                if followed && resource.plural != "events" {
+                let told = resource.plural == "events" && matches!(&*resource.group, "" | "events.k8s.io");
+                if followed && !told {
                     wanted.insert((resource.group.to_string(), resource.plural.to_string()), resource.clone());
                 }
             }
@@ -216,7 +227,8 @@ impl Collector {
     }
 
     async fn live(&self, resource: &Resource, key: &Key) -> Result<Option<Meta>, ApiError> {
-        match self.api.get_metadata::<Whole>(&resource.at(&key.namespace, &key.name)).await {
+        let target = resource.at(&key.namespace, &key.name);
+        match self.gates.ask(&resource.group, self.api.get_metadata::<Whole>(&target)).await {
             Ok(object) => Ok(Some(object.metadata)),
             Err(err) if err.is_not_found() => Ok(None),
             Err(err) => Err(err),
@@ -288,7 +300,7 @@ impl Collector {
         } else {
             precise
         };
-        match self.api.delete(&target, &options.propagation(policy)).await {
+        match self.changes.ask(&node.resource.group, self.api.delete(&target, &options.propagation(policy))).await {
             Err(err) if err.is_not_found() => {
                 self.gone(uid);
                 Ok(Outcome::Done)
@@ -396,7 +408,8 @@ impl Collector {
         metadata["uid"] = live.uid.as_str().into();
         metadata["resourceVersion"] = live.resource_version.as_str().into();
         let target = resource.at(&live.namespace, &live.name);
-        match self.api.patch::<IgnoredAny>(&target, &Patch::Merge(json!({"metadata": metadata}))).await {
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        match self.changes.ask(&resource.group, self.api.patch::<IgnoredAny>(&target, &patch)).await {
             Err(err) if err.is_not_found() => Ok(()),
             other => Ok(other.map(|_| ())?),
         }

@@ -122,6 +122,15 @@ impl Source {
         }
     }
 
+    /// The group of the API that measures it.
+    pub(super) fn group(&self) -> &'static str {
+        match self {
+            Source::Resource { .. } => "metrics.k8s.io",
+            Source::Pods { .. } | Source::Object { .. } => "custom.metrics.k8s.io",
+            Source::External { .. } => "external.metrics.k8s.io",
+        }
+    }
+
     /// The reason of conditions and events when it cannot be read.
     pub(super) fn reason(&self) -> &'static str {
         match self {

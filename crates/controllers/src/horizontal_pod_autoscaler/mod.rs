@@ -3,6 +3,9 @@
 //! Follows `pkg/controller/podautoscaler`. Every fifteen seconds each autoscaler reads the scale of its target, the
 //! metrics it names ([`metrics`]) and the pods they are about; how many pods each metric asks for is [`calculator`]'s
 //! to say, how fast the number may change [`pace`]'s. Both are pure.
+//!
+//! Metrics and scales may be served by anybody. What takes a request and does not answer holds a few workers, never all:
+//! see [`Gates`].
 
 mod calculator;
 mod metrics;
@@ -17,8 +20,8 @@ use jiff::Timestamp;
 use orkd_api::selector::LabelSelector;
 use orkd_base::{BoxError, Clock, chain};
 use orkd_reconcile::{
-    Api, EventType, Informer, Key, ListOptions, Meta, ObjectRef, Outcome, Queue, Recorder, Resource, Target, View,
-    time, work,
+    Api, ApiError, EventType, Gates, Informer, Key, ListOptions, Meta, ObjectRef, Outcome, Queue, Recorder, Resource,
+    Target, View, time, work,
 };
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -41,6 +44,12 @@ pub const SPEC: ControllerSpec = ControllerSpec {
 
 /// How often each autoscaler looks (`--horizontal-pod-autoscaler-sync-period`).
 const PERIOD: Duration = Duration::from_secs(15);
+/// How many autoscalers are looked at at once (`--concurrent-horizontal-pod-autoscaler-syncs`).
+const WORKERS: usize = 5;
+/// How many of them may wait for one group of the API.
+const PLACES: usize = 16;
+/// How long a change of a scale may take: longer than the server lets it.
+const CHANGES: Duration = Duration::from_secs(65);
 
 /// An autoscaler. There are few, so they are kept whole.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -57,6 +66,8 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let queue: Queue<Key> = Queue::new(SPEC.name);
     let controller = Arc::new(Scalers {
         recorder: Recorder::new(cx.api.clone(), &cx.supervisor, "horizontal-pod-autoscaler", ""),
+        gates: Gates::new(PLACES),
+        changes: Gates::new(PLACES).patient(CHANGES),
         api: cx.api.clone(),
         clock: cx.clock.clone(),
         scalers: scalers.clone(),
@@ -80,7 +91,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     }
     scalers.synced().await;
     let controller = &controller;
-    work(queue, 5, cx.stop, |key| async move {
+    work(queue, WORKERS, cx.stop, |key| async move {
         let Some(scaler) = controller.scalers.get(&key) else { return Ok(Outcome::Done) };
         if let Err(err) = controller.reconcile(&key, &scaler).await {
             // What is wrong stands in conditions and events; the next look is in its time.
@@ -94,6 +105,9 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
 
 struct Scalers {
     api: Api,
+    gates: Gates,
+    /// The same for changes, which admission may slow down.
+    changes: Gates,
     recorder: Recorder,
     clock: Clock,
     scalers: Informer<Autoscaler>,
@@ -106,6 +120,8 @@ struct Scalers {
 
 /// The scale of a target.
 struct Scale {
+    /// The group that serves it.
+    group: String,
     target: Target,
     object: Value,
 }
@@ -151,9 +167,7 @@ impl Scalers {
                 self.recorder.warning(&round.about, "FailedGetScale", why.clone());
                 let message = format!("the HPA controller was unable to get the target's current scale: {why}");
                 round.conditions.set("AbleToScale", false, "FailedGetScale", message);
-                let standing = &scaler.status;
-                self.write(&round, standing["currentReplicas"].as_i64(), standing["desiredReplicas"].as_i64(), None)
-                    .await?;
+                self.write_failure(&mut round, None).await?;
                 return Err(err);
             }
         };
@@ -177,8 +191,7 @@ impl Scalers {
                 Ok(proposal) => proposal,
                 Err(why) => {
                     self.histories.lock().insert(key.clone(), history);
-                    let desired = scaler.status["desiredReplicas"].as_i64();
-                    self.write(&round, Some(current.into()), desired, None).await?;
+                    self.write_failure(&mut round, Some(current.into())).await?;
                     self.recorder.warning(&round.about, "FailedComputeMetricsReplicas", why.clone());
                     return Err(why.into());
                 }
@@ -217,16 +230,13 @@ impl Scalers {
         desired: i32,
         reason: &str,
     ) -> Result<(), BoxError> {
-        let mut wanted = scale.object.clone();
-        wanted["spec"]["replicas"] = desired.into();
-        if let Err(err) = self.api.update::<Value>(&scale.target, &wanted).await {
+        if let Err(err) = self.changes.ask(&scale.group, self.set_scale(scale, desired)).await {
             let why = err.message();
             let message = format!("New size: {desired}; reason: {reason}; error: {why}");
             self.recorder.warning(&round.about, "FailedRescale", message);
             let message = format!("the HPA controller was unable to update the target scale: {why}");
             round.conditions.set("AbleToScale", false, "FailedUpdateScale", message);
-            let standing = round.scaler.status["desiredReplicas"].as_i64();
-            self.write(round, Some(current.into()), standing, None).await?;
+            self.write_failure(round, Some(current.into())).await?;
             return Err(err.into());
         }
         let message = format!("the HPA controller was able to update the target scale to {desired}");
@@ -234,6 +244,33 @@ impl Scalers {
         let message = format!("New size: {desired}; reason: {reason}");
         self.recorder.event(&round.about, EventType::Normal, "SuccessfulRescale", message);
         self.write(round, Some(current.into()), Some(desired.into()), Some(round.now)).await
+    }
+
+    /// Writes a scale. A target whose status moved meanwhile is asked again; one that was scaled is left to the next look.
+    async fn set_scale(&self, scale: &Scale, desired: i32) -> Result<(), ApiError> {
+        let mut object = scale.object.clone();
+        for _ in 0..3 {
+            object["spec"]["replicas"] = desired.into();
+            match self.api.update::<Value>(&scale.target, &object).await {
+                Err(err) if err.is_conflict() => {
+                    object = self.api.get(&scale.target).await?;
+                    if object["spec"]["replicas"] != scale.object["spec"]["replicas"] {
+                        return Err(err);
+                    }
+                }
+                other => return other.map(|_| ()),
+            }
+        }
+        object["spec"]["replicas"] = desired.into();
+        self.api.update::<Value>(&scale.target, &object).await.map(|_| ())
+    }
+
+    /// Writes the conditions of a round that failed: what was decided and measured before stays.
+    async fn write_failure(&self, round: &mut Round<'_>, current: Option<i64>) -> Result<(), BoxError> {
+        let standing = &round.scaler.status;
+        round.metrics = standing["currentMetrics"].as_array().cloned().unwrap_or_default();
+        let current = current.or_else(|| standing["currentReplicas"].as_i64());
+        self.write(round, current, standing["desiredReplicas"].as_i64(), None).await
     }
 
     /// Writes the status, where it changes.
@@ -276,8 +313,9 @@ impl Scalers {
             return Err(format!("no matches for kind {kind:?} in group {group:?}").into());
         };
         let target = resource.at(namespace, field("name")).sub("scale");
-        let object = self.api.get::<Value>(&target).await?;
-        Ok(Scale { target, object })
+        let group = resource.group.to_string();
+        let object = self.gates.ask(&group, self.api.get::<Value>(&target)).await?;
+        Ok(Scale { group, target, object })
     }
 
     /// The resource of a kind; what is served is asked again when a kind is not known.
@@ -407,7 +445,10 @@ impl Scalers {
                 Some(found.ok_or_else(missing)?)
             }
         };
-        let samples = metrics::read(&self.api, &source, &key.namespace, selector, described.as_ref()).await;
+        let read = async {
+            Ok::<_, ApiError>(metrics::read(&self.api, &source, &key.namespace, selector, described.as_ref()).await)
+        };
+        let samples = self.gates.ask(source.group(), read).await.map_err(|e| e.message()).and_then(|samples| samples);
         calculator::calculate(&source, samples, pods, counts, tolerance, round.now).map_err(failed)
     }
 }
