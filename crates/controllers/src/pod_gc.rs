@@ -130,13 +130,15 @@ fn out_of_service(node: &Node) -> bool {
     !ready && node.spec.taints.iter().any(|t| t.key == OUT_OF_SERVICE)
 }
 
-/// The oldest ended pods beyond a threshold.
+/// The oldest ended pods beyond a threshold, those that were evicted first.
 fn surplus(pods: &Informer<Pod>, threshold: usize) -> Vec<std::sync::Arc<Pod>> {
     let mut ended: Vec<_> = pods.list().into_iter().filter(|p| is_terminal(p)).collect();
     if ended.len() <= threshold {
         return Vec::new();
     }
-    ended.sort_by_key(|p| (p.metadata.creation_timestamp, p.metadata.key()));
+    // What was evicted has been replaced; what ended by itself is still looked at.
+    let evicted = |p: &Pod| p.status.phase == "Failed" && p.status.reason == "Evicted";
+    ended.sort_by_key(|p| (!evicted(p), p.metadata.creation_timestamp, p.metadata.key()));
     ended.truncate(ended.len() - threshold);
     ended
 }
@@ -202,5 +204,13 @@ mod tests {
         pods.replace(vec![ended("new", 9), ended("old", 1), ended("middle", 5)], 1);
         let names: Vec<_> = surplus(&pods, 2).iter().map(|p| p.metadata.name.to_string()).collect();
         assert_eq!(names, ["old"]);
+        let evicted: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "evicted", "creationTimestamp": "2026-01-01T00:00:10Z"},
+            "status": {"phase": "Failed", "reason": "Evicted"},
+        }))
+        .expect("a pod");
+        pods.replace(vec![ended("new", 9), ended("old", 1), evicted], 2);
+        let names: Vec<_> = surplus(&pods, 2).iter().map(|p| p.metadata.name.to_string()).collect();
+        assert_eq!(names, ["evicted"]);
     }
 }

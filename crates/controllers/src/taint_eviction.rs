@@ -1,7 +1,8 @@
 //! Pods leave nodes whose `NoExecute` taints they do not tolerate, when they tolerate them no longer.
 //!
-//! Follows `pkg/controller/tainteviction`. The time runs from when the taint was set, so that a restart of ours
-//! prolongs nothing; for a taint that does not say when, from when the pod was first seen with it.
+//! Follows `pkg/controller/tainteviction`. Upstream's time runs from when it saw pod and taint together. Here it runs from
+//! when the taint was set or the pod came to the node, whichever was later, so that a restart of ours prolongs nothing;
+//! for a taint that does not say when, from when the pod was first seen with it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -60,8 +61,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     }
     nodes.synced().await;
     pods.synced().await;
-    // Since when the pods that are only tolerated for a while are.
-    let since: Mutex<HashMap<Key, (String, Timestamp)>> = Mutex::default();
+    let since: Mutex<HashMap<Key, Stage>> = Mutex::default();
     let (cx_ref, nodes, pods, since) = (&cx, &nodes, &pods, &since);
     work(queue, 8, cx.stop.clone(), |key| async move {
         let pod = pods.get(&key).filter(|p| !p.metadata.is_deleting());
@@ -73,20 +73,19 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         let taints: Vec<&Taint> = executes(&node).collect();
         let now = cx_ref.clock.now();
         let first = {
-            let mut since = since.lock();
-            match since.get(&key) {
-                Some((uid, first)) if *uid == pod.metadata.uid && !taints.is_empty() => *first,
-                _ => {
-                    since.insert(key.clone(), (pod.metadata.uid.clone(), now));
-                    now
-                }
-            }
+            let since = since.lock();
+            since.get(&key).filter(|s| s.uid == pod.metadata.uid).map_or(now, |s| s.first)
         };
-        let stay = decide(&taints, &pod.spec.tolerations, first, now);
+        let stay = decide(&taints, &pod.spec.tolerations, placed_at(&pod), first, now);
         if let Stay::For(left) = stay {
+            since.lock().insert(key, Stage { uid: pod.metadata.uid.clone(), first });
             return Ok(Outcome::RequeueAfter(left));
         }
-        since.lock().remove(&key);
+        let was_to_go = since.lock().remove(&key).is_some();
+        if stay == Stay::ForEver && was_to_go {
+            let text = format!("Cancelling deletion of Pod {key}");
+            cx_ref.recorder.normal(&ObjectRef::of(&*pod), "TaintManagerEviction", text);
+        }
         if stay == Stay::No {
             evict(cx_ref, &pod).await?;
         }
@@ -94,6 +93,19 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     })
     .await;
     Ok(())
+}
+
+/// A pod that is to go when its time is up.
+struct Stage {
+    uid: String,
+    /// When it was first seen with taints that it tolerates for a while only.
+    first: Timestamp,
+}
+
+/// When a pod came to its node.
+fn placed_at(pod: &Pod) -> Timestamp {
+    let scheduled = pod.status.conditions.iter().find(|c| c.kind == "PodScheduled" && c.status == "True");
+    scheduled.and_then(|c| c.last_transition_time).or(pod.metadata.creation_timestamp).unwrap_or(Timestamp::MIN)
 }
 
 async fn evict(cx: &Cx, pod: &Pod) -> Result<(), BoxError> {
@@ -131,19 +143,16 @@ enum Stay {
     No,
 }
 
-/// `first`: when the pod was first seen with taints that it tolerates for a while only.
-fn decide(taints: &[&Taint], tolerations: &[Toleration], first: Timestamp, now: Timestamp) -> Stay {
+/// Of the tolerations of a taint the first counts. `placed`: when the pod came to the node; `first`: when it was first seen
+/// with taints that it tolerates for a while only.
+fn decide(taints: &[&Taint], tolerations: &[Toleration], placed: Timestamp, first: Timestamp, now: Timestamp) -> Stay {
     let mut end: Option<i64> = None;
     for taint in taints {
-        let used: Vec<&Toleration> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
-        if used.is_empty() {
-            return Stay::No;
-        }
-        let since = taint.time_added.unwrap_or(first).as_second();
-        for seconds in used.iter().filter_map(|t| t.toleration_seconds) {
-            let at = since.saturating_add(seconds.max(0));
-            end = Some(end.map_or(at, |e| e.min(at)));
-        }
+        let Some(used) = tolerations.iter().find(|t| tolerates(t, taint)) else { return Stay::No };
+        let Some(seconds) = used.toleration_seconds else { continue };
+        let since = taint.time_added.unwrap_or(first).max(placed).as_second();
+        let at = since.saturating_add(seconds.max(0));
+        end = Some(end.map_or(at, |e| e.min(at)));
     }
     match end {
         None => Stay::ForEver,
@@ -180,7 +189,7 @@ mod tests {
         };
         let tolerations: Vec<Toleration> = serde_json::from_str(tolerations).expect("tolerations");
         let now = Timestamp::from_second(1100).expect("a time");
-        assert_eq!(decide(&[&taint], &tolerations, now, now), expected, "{tolerations:?}");
+        assert_eq!(decide(&[&taint], &tolerations, Timestamp::MIN, now, now), expected, "{tolerations:?}");
     }
 
     #[test]
@@ -189,8 +198,26 @@ mod tests {
         let tolerations: Vec<Toleration> =
             serde_json::from_str(r#"[{"key":"mine","operator":"Exists","tolerationSeconds":5}]"#).expect("tolerations");
         let at = |s| Timestamp::from_second(s).expect("a time");
-        assert_eq!(decide(&[&taint], &tolerations, at(10), at(12)), Stay::For(Duration::from_secs(3)));
-        assert_eq!(decide(&[&taint], &tolerations, at(10), at(15)), Stay::No);
+        let decide = |first, now| decide(&[&taint], &tolerations, Timestamp::MIN, first, now);
+        assert_eq!(decide(at(10), at(12)), Stay::For(Duration::from_secs(3)));
+        assert_eq!(decide(at(10), at(15)), Stay::No);
+    }
+
+    #[test]
+    fn a_pod_that_came_later_has_its_whole_time() {
+        let at = |s| Timestamp::from_second(s).expect("a time");
+        let taint =
+            Taint { key: "mine".into(), effect: "NoExecute".into(), time_added: Some(at(10)), ..Taint::default() };
+        let tolerations: Vec<Toleration> =
+            serde_json::from_str(r#"[{"key":"mine","operator":"Exists","tolerationSeconds":60}]"#)
+                .expect("tolerations");
+        let stay = decide(&[&taint], &tolerations, at(1000), at(1001), at(1001));
+        assert_eq!(stay, Stay::For(Duration::from_secs(59)));
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"creationTimestamp": "1970-01-01T00:00:05Z"},
+            "status": {"conditions": [{"type": "PodScheduled", "status": "True",
+                "lastTransitionTime": "1970-01-01T00:16:40Z"}]}}))
+        .expect("a pod");
+        assert_eq!(placed_at(&pod), at(1000));
     }
 
     #[test]
@@ -203,6 +230,9 @@ mod tests {
         check(&seconds(60), Stay::No);
         check(&seconds(0), Stay::No);
         check(r#"[{"key":"other","operator":"Exists"}]"#, Stay::No);
+        let both = |a: &str, b: &str| format!("[{},{}]", a.trim_matches(['[', ']']), b.trim_matches(['[', ']']));
+        check(&both(r#"[{"operator":"Exists"}]"#, &seconds(60)), Stay::ForEver);
+        check(&both(&seconds(60), r#"[{"operator":"Exists"}]"#), Stay::No);
         check(r#"[{"key":"node.kubernetes.io/unreachable","effect":"NoSchedule","operator":"Exists"}]"#, Stay::No);
     }
 }

@@ -117,6 +117,7 @@ struct CronJobs {
 /// What is known of one cron job.
 pub struct Observed {
     cron: Arc<CronJob>,
+    /// Its jobs: those of the cache, and those that are noted as active and too new for it.
     jobs: Vec<Arc<Job>>,
 }
 
@@ -140,7 +141,18 @@ impl Controller for CronJobs {
 
     async fn observe(&self, key: &Key) -> Result<Option<Observed>, BoxError> {
         let Some(cron) = self.crons.get(key) else { return Ok(None) };
-        let jobs = self.jobs.by_index(BY_CONTROLLER, &cron.metadata.uid);
+        let mut jobs = self.jobs.by_index(BY_CONTROLLER, &cron.metadata.uid);
+        for active in &cron.status.active {
+            if jobs.iter().any(|j| j.metadata.uid == active.uid) {
+                continue;
+            }
+            // The cache may be behind: one that is merely new to it must not be given up.
+            match self.api.get::<Job>(&Resource::of::<Job>().at(&active.namespace, &active.name)).await {
+                Ok(job) if job.metadata.uid == active.uid => jobs.push(Arc::new(job)),
+                Err(err) if !err.is_not_found() => return Err(err.into()),
+                _ => {}
+            }
+        }
         Ok(Some(Observed { cron, jobs }))
     }
 
@@ -174,8 +186,18 @@ impl Controller for CronJobs {
                     self.recorder.normal(&about, "SuccessfulCreate", text);
                     status.active.push(ObjectRef::of(&job));
                 }
-                // Made before, by us and not yet seen.
-                Err(err) if err.is_already_exists() => {}
+                Err(err) if err.is_already_exists() => {
+                    let name = body["metadata"]["name"].as_str().unwrap_or_default();
+                    let job: Job = self.api.get(&resource.at(&about.namespace, name)).await?;
+                    if !job.metadata.is_controlled_by(&cron.metadata.uid) {
+                        // Somebody's job has the name: nothing of ours was served.
+                        return Ok(plan.again.map_or(Outcome::Done, Outcome::RequeueAfter));
+                    }
+                    // Made before, by us and not yet seen.
+                    if job.finished().is_none() && !status.active.iter().any(|r| r.uid == job.metadata.uid) {
+                        status.active.push(ObjectRef::of(&job));
+                    }
+                }
                 Err(err) if err.has_cause("NamespaceTerminating") => return Ok(Outcome::Done),
                 Err(err) => {
                     self.recorder.warning(&about, "FailedCreate", format!("Error creating job: {}", err.message()));
@@ -207,8 +229,12 @@ impl Controller for CronJobs {
 fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let cron = &*observed.cron;
     let mut plan = Plan { status: cron.status.clone(), ..Plan::default() };
-    // Jobs that run, and those that ended meanwhile.
-    plan.status.active.retain(|r| observed.jobs.iter().any(|j| j.metadata.uid == r.uid));
+    // Jobs that run, and those that ended or went meanwhile.
+    let (there, missing) =
+        plan.status.active.into_iter().partition(|r| observed.jobs.iter().any(|j| j.metadata.uid == r.uid));
+    plan.status.active = there;
+    let gone = |r: ObjectRef| (EventType::Normal, "MissingJob", format!("Active job went missing: {}", r.name));
+    plan.events.extend(Vec::into_iter(missing).map(gone));
     for job in &observed.jobs {
         // A job that was made and not noted, because we were interrupted, has served its time all the same.
         let served = job.metadata.annotation(SCHEDULED).and_then(|at| at.parse::<Timestamp>().ok());
@@ -226,8 +252,15 @@ fn plan(observed: &Observed, now: Timestamp) -> Plan {
                     plan.status.last_successful_time = job.status.completion_time;
                 }
             }
-            None if !listed && !job.metadata.is_deleting() => plan.status.active.push(ObjectRef::of(&**job)),
-            None => {}
+            None if listed || job.metadata.is_deleting() => {}
+            None if served.is_some_and(|at| *job.metadata.name == *name_of(cron, at)) => {
+                plan.status.active.push(ObjectRef::of(&**job));
+            }
+            None => {
+                // Such as one that a user made from the template: it is in nobody's way.
+                let text = format!("Saw a job that the controller did not create or forgot: {}", job.metadata.name);
+                plan.events.push((EventType::Warning, "UnexpectedJob", text));
+            }
         }
     }
     history(&mut plan, observed);
@@ -258,7 +291,8 @@ fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let Some(due) = due(&mut plan, cron, last, &schedule, &zone, now) else { return plan };
     let late = cron.spec.starting_deadline_seconds.is_some_and(|d| due.as_second() + d < now.as_second());
     if late {
-        let text = format!("Missed scheduled time to start a job: {}", time(due));
+        let at = due.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S %z");
+        let text = format!("Missed scheduled time to start a job: {at}");
         plan.events.push((EventType::Warning, "MissSchedule", text));
         return plan;
     }
@@ -338,12 +372,17 @@ fn history(plan: &mut Plan, observed: &Observed) {
     }
 }
 
-/// The job that serves a time; its name carries the minute.
+/// The name of the job that serves a time: it carries the minute.
+fn name_of(cron: &CronJob, at: Timestamp) -> String {
+    format!("{}-{}", cron.metadata.name, at.as_second() / 60)
+}
+
+/// The job that serves a time.
 fn job(cron: &CronJob, at: Timestamp, zone: &TimeZone) -> Value {
     let template = &cron.spec.job_template;
     let stamp = at.to_zoned(zone.clone()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string().replace("+00:00", "Z");
     let mut metadata = json!({
-        "name": format!("{}-{}", cron.metadata.name, at.as_second() / 60),
+        "name": name_of(cron, at),
         "namespace": &*cron.metadata.namespace,
         "ownerReferences": [owners::controller_ref(cron)],
     });
@@ -363,6 +402,9 @@ fn job(cron: &CronJob, at: Timestamp, zone: &TimeZone) -> Value {
 mod tests {
     use super::*;
 
+    /// The job of midnight.
+    const RUNNING: &str = "tick-29453760";
+
     fn cron(change: impl FnOnce(&mut Value)) -> Arc<CronJob> {
         let mut json = json!({
             "metadata": {"namespace": "n", "name": "tick", "uid": "c", "creationTimestamp": "2026-01-01T00:00:00Z"},
@@ -374,8 +416,9 @@ mod tests {
 
     fn job_named(name: &str, end: &str) -> Arc<Job> {
         let conditions = if end.is_empty() { json!([]) } else { json!([{"type": end, "status": "True"}]) };
+        let annotations = if name == RUNNING { json!({SCHEDULED: "2026-01-01T00:00:00Z"}) } else { json!({}) };
         let json = json!({
-            "metadata": {"namespace": "n", "name": name, "uid": name},
+            "metadata": {"namespace": "n", "name": name, "uid": name, "annotations": annotations},
             "status": {"conditions": conditions},
         });
         Arc::new(serde_json::from_value(json).expect("a job"))
@@ -404,12 +447,35 @@ mod tests {
 
     #[test]
     fn concurrency_is_as_asked() {
-        let running = || vec![job_named("a", "")];
+        let running = || vec![job_named(RUNNING, "")];
         check(&cron(|_| {}), running(), "2026-01-01T00:11:00Z", "", &[]);
         let replace = cron(|c| c["spec"]["concurrencyPolicy"] = "Replace".into());
-        check(&replace, running(), "2026-01-01T00:11:00Z", "2026-01-01T00:10:00Z", &["a"]);
+        check(&replace, running(), "2026-01-01T00:11:00Z", "2026-01-01T00:10:00Z", &[RUNNING]);
         let allow = cron(|c| c["spec"]["concurrencyPolicy"] = "Allow".into());
         check(&allow, running(), "2026-01-01T00:11:00Z", "2026-01-01T00:10:00Z", &[]);
+    }
+
+    #[test]
+    fn a_job_of_a_user_is_in_nobodys_way() {
+        for policy in ["Forbid", "Replace"] {
+            let cron = cron(|c| c["spec"]["concurrencyPolicy"] = policy.into());
+            let jobs = vec![job_named("by-hand", "")];
+            let plan = check(&cron, jobs, "2026-01-01T00:11:00Z", "2026-01-01T00:10:00Z", &[]);
+            let text = "Saw a job that the controller did not create or forgot: by-hand";
+            assert_eq!(plan.events, [(EventType::Warning, "UnexpectedJob", text.to_owned())]);
+            assert!(plan.status.active.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        let cron = cron(|c| {
+            c["status"] =
+                json!({"active": [{"name": "gone", "uid": "gone"}], "lastScheduleTime": "2026-01-01T00:00:00Z"});
+            c["spec"]["startingDeadlineSeconds"] = 300.into();
+        });
+        let plan = plan(&Observed { cron, jobs: Vec::new() }, "2026-01-01T00:15:01Z".parse().expect("a time"));
+        assert_eq!(plan.events, [(EventType::Normal, "MissingJob", "Active job went missing: gone".to_owned())]);
     }
 
     #[test]

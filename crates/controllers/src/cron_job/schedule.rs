@@ -47,7 +47,11 @@ impl Schedule {
         }
         let fields: Vec<&str> = text.split_whitespace().collect();
         let [minutes, hours, days, months, weekdays] = fields.as_slice() else { return None };
-        let open = |field: &str| field.split(',').any(|p| p.starts_with(['*', '?']));
+        let open = |field: &str| {
+            // With a step it is a choice.
+            let every = |part: &str| part.split_once('/').is_none_or(|(_, step)| step.parse() == Ok(1_u32));
+            field.split(',').any(|part| part.starts_with(['*', '?']) && every(part))
+        };
         Some(Schedule::Fields(Box::new(Fields {
             minutes: bits(minutes, 0, 59, &[])?,
             hours: bits(hours, 0, 23, &[])?,
@@ -70,7 +74,23 @@ impl Schedule {
 impl Fields {
     fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         let start = after.to_zoned(zone.clone()).datetime();
-        let mut at = start.date().at(start.hour(), start.minute(), 0, 0).checked_add(1.minute()).ok()?;
+        let found = self.from(start.checked_add(1.minute()).ok()?, after, zone);
+        // Where the clocks go back an hour comes twice, and what is due in it is due twice.
+        let end = found.unwrap_or(Timestamp::MAX);
+        let back = zone.following(after).take_while(|t| t.timestamp() <= end).take(12).find(|transition| {
+            let before = transition.timestamp().checked_sub(1.nanosecond());
+            before.is_ok_and(|at| zone.to_offset(at) > transition.offset())
+        });
+        let again = back.and_then(|transition| {
+            let at = transition.timestamp();
+            self.from(at.to_zoned(zone.clone()).datetime(), at.checked_sub(1.nanosecond()).ok()?, zone)
+        });
+        found.into_iter().chain(again).min()
+    }
+
+    /// The first time after `after` of which the clock shows `start` or later.
+    fn from(&self, start: DateTime, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        let mut at = start.date().at(start.hour(), start.minute(), 0, 0);
         let last = i32::from(start.year()) + 5;
         while i32::from(at.year()) <= last {
             if !has(self.months, at.month()) {
@@ -84,11 +104,12 @@ impl Fields {
                 at = at.checked_add(1.minute()).ok()?;
             } else {
                 let ambiguous = zone.to_ambiguous_timestamp(at);
-                // A time that the clocks skip is skipped; of one that comes twice the first counts.
+                // A time that the clocks skip is skipped.
                 let gap = matches!(ambiguous.offset(), jiff::tz::AmbiguousOffset::Gap { .. });
-                match ambiguous.earlier().ok() {
-                    Some(time) if !gap && time > after => return Some(time),
-                    _ => at = at.checked_add(1.minute()).ok()?,
+                let both = [ambiguous.earlier(), ambiguous.later()];
+                match both.into_iter().flatten().find(|time| !gap && *time > after) {
+                    Some(time) => return Some(time),
+                    None => at = at.checked_add(1.minute()).ok()?,
                 }
             }
         }
@@ -181,6 +202,7 @@ mod tests {
         check("0 0 1 * *", utc, "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
         check("30 6 * * mon-fri", utc, "2026-01-02T07:00:00Z", "2026-01-05T06:30:00Z");
         check("0 0 13 * fri", utc, "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
+        check("0 0 */10 * wed", utc, "2026-01-01T00:00:00Z", "2026-01-07T00:00:00Z");
         check("0 0 29 feb *", utc, "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z");
         check("0 0 31 feb *", utc, "2026-01-01T00:00:00Z", "");
         check("@hourly", utc, "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z");
@@ -195,5 +217,19 @@ mod tests {
         check("0 9 * * *", "Europe/Berlin", "2026-07-01T00:00:00Z", "2026-07-01T07:00:00Z");
         // 02:30 does not exist on the last Sunday of March.
         check("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00Z", "2026-03-30T00:30:00Z");
+        check("30 * * * *", "Europe/Berlin", "2026-03-29T00:30:00Z", "2026-03-29T01:30:00Z");
+    }
+
+    #[test]
+    fn an_hour_that_comes_twice_is_served_twice() {
+        // In New York 01:00 to 02:00 comes again at 06:00 UTC on the first of November.
+        let zone = "America/New_York";
+        check("*/30 * * * *", zone, "2026-11-01T05:00:00Z", "2026-11-01T05:30:00Z");
+        check("*/30 * * * *", zone, "2026-11-01T05:30:00Z", "2026-11-01T06:00:00Z");
+        check("*/30 * * * *", zone, "2026-11-01T06:00:00Z", "2026-11-01T06:30:00Z");
+        check("*/30 * * * *", zone, "2026-11-01T06:30:00Z", "2026-11-01T07:00:00Z");
+        check("30 1 * * *", zone, "2026-11-01T05:30:00Z", "2026-11-01T06:30:00Z");
+        check("30 1 * * *", zone, "2026-11-01T06:30:00Z", "2026-11-02T06:30:00Z");
+        check("0 3 * * *", zone, "2026-10-31T12:00:00Z", "2026-11-01T08:00:00Z");
     }
 }

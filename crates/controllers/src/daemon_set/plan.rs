@@ -145,6 +145,10 @@ fn manage(
     now: Timestamp,
 ) {
     let set = &*observed.set;
+    // A pod for a node that has gone is never placed, and then nobody else removes it.
+    let gone = by_node.iter().filter(|(node, _)| !node.is_empty() && !fits.contains_key(*node));
+    let lost = gone.flat_map(|(_, pods)| pods).filter(|p| p.spec.node_name.is_empty() && !p.metadata.is_deleting());
+    plan.delete.extend(lost.map(|p| p.metadata.key()));
     let desired = fits.values().filter(|f| f.should_run).count();
     let surges = limits(set, desired).0 > 0;
     for (node, fit) in fits {
@@ -445,6 +449,14 @@ mod tests {
         let mut broken = old([false, true, true]);
         broken.push(named("z-new", "a", "new", false));
         check(&surge(1.into()), nodes(), broken, "create= delete=on-a 3/3/2");
+    }
+
+    #[test]
+    fn a_pod_that_waits_for_a_node_that_has_gone_goes() {
+        let mut bound = (*pod("left", "new", true)).clone();
+        bound.spec.node_name = "left".into();
+        let pods = vec![pod("a", "new", true), pod("gone", "new", false), Arc::new(bound)];
+        check(&set(|_| {}), vec![node("a", |_| {})], pods, "create= delete=on-gone 1/1/1");
     }
 
     #[test]

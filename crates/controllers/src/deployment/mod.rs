@@ -169,7 +169,7 @@ impl Controller for Deployments {
                     Err(err) => {
                         if let Some(message) = err.downcast_ref::<orkd_reconcile::ApiError>().map(|e| e.message()) {
                             let text = format!("Failed to create new replica set {name:?}: {message}");
-                            self.recorder.warning(&about, "FailedCreate", &text);
+                            self.recorder.warning(&about, progress::FAILED_CREATE, &text);
                             status = progress::with_creation_failure(deployment, status, text, Timestamp::now());
                         }
                         failed = Some(err);

@@ -19,7 +19,7 @@ const UPDATED: &str = "ReplicaSetUpdated";
 const CREATED: &str = "NewReplicaSetCreated";
 const FOUND: &str = "FoundNewReplicaSet";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
-const FAILED_CREATE: &str = "ReplicaSetCreateError";
+pub const FAILED_CREATE: &str = "ReplicaSetCreateError";
 const PAUSED: &str = "DeploymentPaused";
 const RESUMED: &str = "DeploymentResumed";
 

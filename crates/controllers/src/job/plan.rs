@@ -57,8 +57,9 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let mut plan = Plan { status: job.status.clone(), ..Plan::default() };
     let own = own(&mut plan, observed);
     if job.finished().is_some() {
-        plan.let_go = own.iter().filter(|p| is_held(p)).map(|p| p.metadata.uid.clone()).collect();
-        return plan;
+        let let_go = own.iter().filter(|p| is_held(p)).map(|p| p.metadata.uid.clone()).collect();
+        // What has ended takes and gives up nothing.
+        return Plan { status: job.status.clone(), let_go, ..Plan::default() };
     }
     if !matches!(job.spec.completion_mode.as_deref(), None | Some("NonIndexed" | "Indexed")) {
         let text = "Skipped Job sync because completion mode is unknown";
@@ -123,7 +124,10 @@ fn own<'a>(plan: &mut Plan, observed: &'a Observed) -> Vec<&'a Arc<Pod>> {
     for pod in &observed.pods {
         match owners::claim(&job.metadata, &job.spec.selector, &pod.metadata) {
             Claim::Keep => own.push(pod),
-            Claim::Adopt => plan.adopt.push(pod.metadata.uid.clone()),
+            Claim::Adopt => {
+                plan.adopt.push(pod.metadata.uid.clone());
+                own.push(pod);
+            }
             Claim::Release => plan.release.push(pod.metadata.uid.clone()),
             Claim::Ignore if pod.metadata.is_controlled_by(&job.metadata.uid) => own.push(pod),
             Claim::Ignore => {}

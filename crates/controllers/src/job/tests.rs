@@ -256,3 +256,22 @@ fn some_indexes_can_be_enough() {
     check(&met, "b:Running:1!", "+ - b; 0/1/0; |; SuccessCriteriaMet SuccessPolicy");
     check(&met, "", "+ - ; 0/1/0; |; Complete SuccessPolicy");
 }
+
+#[test]
+fn what_is_adopted_is_not_made_again() {
+    let orphan = |name: &str| {
+        let mut pod = (*pod_in(&format!("{name}:Running-"))).clone();
+        pod.metadata.owner_references.clear();
+        Arc::new(pod)
+    };
+    let adopting = |change: fn(&mut Value)| {
+        let plan = plan(
+            &Observed { job: job(change), pods: vec![orphan("a"), pod_in("b:Running")] },
+            NOW.parse().expect("a time"),
+        );
+        (plan.adopt, plan.create.len(), plan.delete.len(), plan.status.active)
+    };
+    assert_eq!(adopting(|_| ()), (vec!["a".to_owned()], 0, 0, 2));
+    let ended = |j: &mut Value| j["status"]["conditions"] = json!([{"type": "Complete", "status": "True"}]);
+    assert_eq!(adopting(ended), (Vec::new(), 0, 0, 0));
+}

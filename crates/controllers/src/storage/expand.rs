@@ -23,7 +23,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     {
         let queue = queue.clone();
         claims.subscribe(move |event| {
-            if !event.is_deleted() && wants_to_grow(event.object()) {
+            if !event.is_deleted() && begins_to_grow(event.old().map(|c| &**c), event.object()) {
                 queue.add(event.key());
             }
         });
@@ -49,7 +49,37 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     Ok(())
 }
 
+/// Whether a claim asks for more than it did: what its driver does about it meanwhile is no news.
+fn begins_to_grow(old: Option<&Claim>, claim: &Claim) -> bool {
+    wants_to_grow(claim) && old.is_none_or(|old| !wants_to_grow(old) || old.size() < claim.size())
+}
+
 /// Whether a bound claim asks for more than it has.
 pub(super) fn wants_to_grow(claim: &Claim) -> bool {
     claim.status.phase == "Bound" && claim.size() > storage(&claim.status.capacity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_growing_claim_is_told_once() {
+        let claim = |asked: &str, has: &str, phase: &str| -> Claim {
+            serde_json::from_value(json!({"spec": {"resources": {"requests": {"storage": asked}}},
+                "status": {"phase": phase, "capacity": {"storage": has}}}))
+            .expect("a claim")
+        };
+        let check = |old: Option<Claim>, new: Claim, expected: bool| {
+            assert_eq!(begins_to_grow(old.as_ref(), &new), expected, "{old:?} {new:?}");
+        };
+        let (small, grows) = (|| claim("1Gi", "1Gi", "Bound"), || claim("2Gi", "1Gi", "Bound"));
+        check(None, grows(), true);
+        check(Some(small()), grows(), true);
+        check(Some(grows()), grows(), false);
+        check(Some(grows()), claim("3Gi", "1Gi", "Bound"), true);
+        check(Some(small()), small(), false);
+        check(None, claim("2Gi", "1Gi", "Pending"), false);
+    }
 }
