@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use orkd_base::Supervisor;
+use orkd_base::{Clock, Supervisor};
 use orkd_controllers::views::Pod;
 use orkd_reconcile::{Api, DeleteOptions, Informer, Informers, Patch, Resource, Target};
 use serde::de::IgnoredAny;
@@ -126,7 +126,7 @@ const ALL: &[&str] = &[
 #[tokio::main]
 async fn main() {
     let world = World::empty().await;
-    world.control(&world.supervisor, ALL, &Arc::default());
+    world.control(&world.supervisor, ALL, Clock::real(), &Arc::default());
 
     namespace(&world, "wide").await;
     let wide = share(10_000);
@@ -194,7 +194,12 @@ async fn memory() {
     let before = resident();
     let supervisor = Supervisor::new();
     // Nothing that would act on pods without nodes and owners: their caches are the same.
-    world.control(&supervisor, &["deployment-controller", "replicaset-controller", "job-controller"], &Arc::default());
+    world.control(
+        &supervisor,
+        &["deployment-controller", "replicaset-controller", "job-controller"],
+        Clock::real(),
+        &Arc::default(),
+    );
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut last = resident();
     loop {

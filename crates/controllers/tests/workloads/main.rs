@@ -1,6 +1,7 @@
 //! Controllers of workloads and storage against the real API server on an embedded store, in process, each with its own
 //! identity and no more rights than upstream's roles give it. A small task plays the kubelet.
 
+mod blocked;
 mod jobs;
 mod restart;
 mod stateful;

@@ -1,8 +1,9 @@
-//! An API server, controllers that can be killed, and a kubelet that is played.
+//! An API server, controllers that can be killed, and a kubelet and an attacher that are played.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -12,7 +13,7 @@ use orkd_apiserver::pipeline::ApiServer;
 use orkd_apiserver::security::{self, Guard, Options};
 use orkd_apiserver::user::{InProcess, MASTERS, UserInfo};
 use orkd_base::{Clock, Supervisor, TaskKind};
-use orkd_controllers::{Composition, Config, run_some};
+use orkd_controllers::{Composition, Config, MANAGER, Signers, run_some};
 use orkd_pki::cluster::{ClusterPki, ServerNames};
 use orkd_reconcile::{Api, DeleteOptions, Informers, Patch, Target};
 use orkd_store::backends::embedded;
@@ -24,13 +25,45 @@ use tokio::sync::Notify;
 pub struct Fate {
     /// After how many writes; 0 for never.
     at: usize,
+    /// The namespace of the story; what is written into others does not count.
+    namespace: String,
     writes: AtomicUsize,
+    /// Requests that the server works on.
+    asking: AtomicUsize,
+    /// How many objects were made, by path; shared with the process that goes on.
+    made: Arc<Mutex<BTreeMap<String, usize>>>,
     died: Notify,
 }
 
 impl Fate {
-    pub fn at(write: usize) -> Arc<Fate> {
-        Arc::new(Fate { at: write, ..Fate::default() })
+    pub fn at(write: usize, namespace: &str) -> Arc<Fate> {
+        Arc::new(Fate { at: write, namespace: namespace.to_owned(), ..Fate::default() })
+    }
+
+    /// That of the process that is started after the death of this one, and lives.
+    pub fn reborn(&self) -> Arc<Fate> {
+        Arc::new(Fate { namespace: self.namespace.clone(), made: self.made.clone(), ..Fate::default() })
+    }
+
+    /// How many objects both made, by path, with `NAMESPACE` for the namespace.
+    pub fn made(&self) -> BTreeMap<String, usize> {
+        self.made.lock().expect("a lock").clone()
+    }
+
+    /// Whether a request changes something of the story. Events are told, not decided by; a review changes nothing.
+    fn counts(&self, request: &http::Request<impl Sized>) -> bool {
+        let path = request.uri().path();
+        let of = path.split_once("/namespaces/").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
+        let elsewhere = of.starts_with("run-") && of != self.namespace;
+        request.method() != http::Method::GET && !path.ends_with("/events") && !path.ends_with("reviews") && !elsewhere
+    }
+
+    fn note(&self, path: &str) {
+        if self.namespace.is_empty() {
+            return;
+        }
+        let path = path.replace(&self.namespace, "NAMESPACE");
+        *self.made.lock().expect("a lock").entry(path).or_default() += 1;
     }
 
     pub fn writes(&self) -> usize {
@@ -39,6 +72,13 @@ impl Fate {
 
     fn is_dead(&self) -> bool {
         self.at > 0 && self.writes() >= self.at
+    }
+
+    /// Waits until the server has done what the dead one asked for: the next one comes later than that.
+    pub async fn settled(&self) {
+        while self.asking.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Waits for the death.
@@ -53,21 +93,75 @@ impl Fate {
     }
 }
 
-fn client(server: &ApiServer, user: UserInfo, fate: Arc<Fate>) -> kube::Client {
+/// What is answered instead of the API server.
+#[derive(Clone, Debug)]
+pub enum Stub {
+    /// This.
+    Answer(Value),
+    /// Nothing, ever.
+    Hang,
+}
+
+/// Which paths are not answered by the API server, and how often each was asked. One that ends with a slash stands for all
+/// that begin so.
+#[derive(Clone, Default)]
+pub struct Stubs(Arc<Mutex<BTreeMap<String, (Stub, usize)>>>);
+
+impl Stubs {
+    /// Answers a path from now on.
+    pub fn set(&self, path: &str, stub: Stub) {
+        self.0.lock().expect("a lock").insert(path.to_owned(), (stub, 0));
+    }
+
+    /// How often a path was asked.
+    pub fn asked(&self, path: &str) -> usize {
+        self.0.lock().expect("a lock").get(path).map_or(0, |(_, asked)| *asked)
+    }
+
+    fn of(&self, path: &str) -> Option<Stub> {
+        let mut stubs = self.0.lock().expect("a lock");
+        let (_, (stub, asked)) = stubs
+            .iter_mut()
+            .find(|(of, _)| path == of.as_str() || (of.ends_with('/') && path.starts_with(of.as_str())))?;
+        *asked += 1;
+        Some(stub.clone())
+    }
+}
+
+fn client(server: &ApiServer, user: UserInfo, fate: Arc<Fate>, stubs: Stubs) -> kube::Client {
     let router = server.router();
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
         let mut request = request.map(orkd_apiserver::Body::new);
         request.extensions_mut().insert(InProcess(user.clone()));
-        let (router, fate) = (router.clone(), fate.clone());
+        let (router, fate, stub) = (router.clone(), fate.clone(), stubs.of(request.uri().path()));
         async move {
-            // Events are told, not decided by.
-            let path = request.uri().path();
-            let writes = request.method() != http::Method::GET && !path.ends_with("/events");
+            match stub {
+                Some(Stub::Hang) => std::future::pending::<()>().await,
+                Some(Stub::Answer(answer)) => {
+                    return Ok(http::Response::new(orkd_apiserver::Body::from(answer.to_string())));
+                }
+                None => {}
+            }
+            let counts = fate.counts(&request);
+            let made = (request.method() == http::Method::POST).then(|| request.uri().path().to_owned());
             if fate.is_dead() {
                 std::future::pending::<()>().await;
             }
-            let answer = tower::ServiceExt::oneshot(router, request).await;
-            if writes {
+            // The server does what it was asked for, also when the one who asked dies meanwhile.
+            let life = fate.clone();
+            life.asking.fetch_add(1, Ordering::SeqCst);
+            let done = tokio::spawn(async move {
+                let answer: Result<http::Response<_>, std::convert::Infallible> =
+                    tower::ServiceExt::oneshot(router, request).await;
+                let created = answer.as_ref().is_ok_and(|a| a.status() == http::StatusCode::CREATED);
+                if let Some(path) = made.filter(|_| counts && created) {
+                    life.note(&path);
+                }
+                life.asking.fetch_sub(1, Ordering::SeqCst);
+                answer
+            });
+            let answer = done.await.expect("the server answers");
+            if counts {
                 fate.writes.fetch_add(1, Ordering::SeqCst);
                 if fate.is_dead() {
                     fate.died.notify_waiters();
@@ -84,6 +178,8 @@ pub struct World {
     pub api: Api,
     pub supervisor: Supervisor,
     pub server: ApiServer,
+    pub stubs: Stubs,
+    config: Config,
     _guard: Guard,
     _dir: tempfile::TempDir,
 }
@@ -119,15 +215,25 @@ impl World {
         };
         guard.bootstrap(&server, &facts).await.expect("bootstrap");
         let supervisor = Supervisor::new();
-        let admin = client(&server, UserInfo::new("admin", &[MASTERS]), Arc::default());
-        World { api: Api::new(admin, "test"), supervisor, server, _guard: guard, _dir: dir }
+        let stubs = Stubs::default();
+        let admin = client(&server, UserInfo::new("admin", &[MASTERS]), Arc::default(), Stubs::default());
+        let signer = orkd_pki::jwt::Signer::new(&pki.service_account_key, "test").expect("a signer");
+        let ca = Arc::new(pki.ca);
+        let config = Config {
+            cluster_cidrs: vec!["10.42.0.0/16".parse().expect("cidr")],
+            root_ca_pem: ca.certificate().to_pem(),
+            signers: Some(Signers { client: ca.clone(), serving: ca, longest: orkd_pki::cert::LEAF_LIFETIME }),
+            token_signer: Some(Arc::new(signer)),
+            ..Config::default()
+        };
+        World { api: Api::new(admin, "test"), supervisor, server, stubs, config, _guard: guard, _dir: dir }
     }
 
     /// An API server with the controllers of these names.
     pub async fn start(names: &'static [&'static str]) -> World {
         let world = World::empty().await;
         world.account("default").await;
-        world.control(&world.supervisor, names, &Arc::default());
+        world.control(&world.supervisor, names, Clock::real(), &Arc::default());
         world
     }
 
@@ -138,16 +244,20 @@ impl World {
     }
 
     /// Runs controllers until the supervisor ends, or their fate is fulfilled.
-    pub fn control(&self, supervisor: &Supervisor, names: &'static [&'static str], fate: &Arc<Fate>) {
-        let admin = client(&self.server, UserInfo::new("admin", &[MASTERS]), Arc::default());
-        let (server, fate) = (self.server.clone(), fate.clone());
+    pub fn control(&self, supervisor: &Supervisor, names: &'static [&'static str], clock: Clock, fate: &Arc<Fate>) {
+        let admin = client(&self.server, UserInfo::new("admin", &[MASTERS]), Arc::default(), Stubs::default());
+        let (server, fate, stubs) = (self.server.clone(), fate.clone(), self.stubs.clone());
         let composition = Composition {
             informers: Informers::new(admin, supervisor.clone()),
             supervisor: supervisor.clone(),
-            clock: Clock::real(),
-            config: Config::default(),
+            clock,
+            config: self.config.clone(),
             client: Box::new(move |account| {
-                client(&server, UserInfo::service_account("kube-system", account), fate.clone())
+                let user = match account {
+                    MANAGER => UserInfo::new(MANAGER, &[]),
+                    account => UserInfo::service_account("kube-system", account),
+                };
+                client(&server, user, fate.clone(), stubs.clone())
             }),
         };
         run_some(composition, |name| names.contains(&name));
@@ -216,6 +326,24 @@ impl World {
                     let _ = api.patch::<Value>(&Target::path(format!("{path}/status")), &patch).await;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+
+    /// Plays the attacher of every driver: what is asked for is attached.
+    pub fn play_attacher(&self) {
+        let api = self.api.clone();
+        self.supervisor.spawn(TaskKind::Node, "attacher", move |stop| async move {
+            const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
+            while !stop.is_cancelled() {
+                let all: Value = api.get(&Target::path(ATTACHMENTS)).await.unwrap_or_default();
+                for asked in all["items"].as_array().into_iter().flatten().filter(|a| a["status"]["attached"] != true) {
+                    let name = asked["metadata"]["name"].as_str().unwrap_or_default();
+                    let patch = Patch::Merge(json!({"status": {"attached": true}}));
+                    // It may have gone meanwhile.
+                    let _ = api.patch::<Value>(&Target::path(format!("{ATTACHMENTS}/{name}/status")), &patch).await;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
     }

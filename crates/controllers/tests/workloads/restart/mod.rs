@@ -1,0 +1,269 @@
+//! Convergence, and survival of restart at every write.
+//!
+//! A [`Scenario`] is a small world of objects and a story about it. It is told once undisturbed, and must come to its
+//! end; then once for each write of the controllers, which are killed right after it (the write is done, the answer never
+//! arrives) and started anew. Every time it must end in the same state, and no time may more objects be made on the way
+//! than in the first: a pod too many that is removed again is a pod too many.
+//!
+//! [`inventory`](every_controller_has_a_scenario) compares the scenarios with the list of controllers.
+
+mod cluster;
+mod network;
+mod storage;
+mod workloads;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use orkd_base::{Clock, Supervisor};
+use orkd_reconcile::{DeleteOptions, Propagation};
+use serde_json::{Value, json};
+
+use crate::world::{Fate, World, running, soon};
+
+/// Whether an answer is right.
+type Right = fn(&Value) -> bool;
+
+/// What is done from outside.
+enum Change {
+    Merge(Value),
+    Delete(Propagation),
+}
+
+/// One step of a story.
+enum Step {
+    /// Waits until what a path answers is right.
+    Until(&'static str, Right),
+    /// Changes what is at a path.
+    Do(&'static str, Change),
+}
+use Step::{Do, Until};
+
+/// What is told. `NAMESPACE` in objects and paths stands for the namespace of the run; a path that begins with a slash is
+/// whole, `group/version:rest` and `rest` are below the namespace.
+struct Scenario {
+    controllers: &'static [&'static str],
+    /// What the kubelet makes of a pod.
+    kubelet: fn(&Value) -> Option<Value>,
+    /// Objects to make, by the path of their collection.
+    objects: Vec<(&'static str, Value)>,
+    /// Whether they are there before the controllers.
+    early: bool,
+    story: Vec<Step>,
+    /// What is compared.
+    compared: &'static [&'static str],
+    /// How far the controllers' clock is ahead of the API server's.
+    ahead: Duration,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Scenario {
+            controllers: &[],
+            kubelet: running,
+            objects: Vec::new(),
+            early: false,
+            story: Vec::new(),
+            compared: &[],
+            ahead: Duration::ZERO,
+        }
+    }
+}
+
+/// Lists the scenarios of a file and makes a test of each.
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        /// The scenarios of this file.
+        pub(super) fn all() -> Vec<super::Scenario> {
+            vec![$($name()),*]
+        }
+
+        mod told {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::super::survives(super::$name()).await;
+                }
+            )*
+        }
+    };
+}
+use scenarios;
+
+#[test]
+fn every_controller_has_a_scenario() {
+    let scenarios = [workloads::all(), storage::all(), network::all(), cluster::all()].into_iter().flatten();
+    let told: BTreeSet<&str> = scenarios.flat_map(|s| s.controllers).copied().collect();
+    let listed: BTreeSet<&str> = orkd_controllers::all().iter().map(|c| c.name).collect();
+    let missing: Vec<_> = listed.difference(&told).collect();
+    let unknown: Vec<_> = told.difference(&listed).collect();
+    assert!(missing.is_empty(), "no scenario tells of {missing:?}");
+    assert!(unknown.is_empty(), "scenarios tell of {unknown:?}, which are not listed");
+}
+
+/// About how many kills a scenario gets: more writes than that are sampled evenly, unless `ORKD_LONG` is set.
+const KILLS: usize = 14;
+
+/// What a run ends with.
+struct End {
+    state: BTreeMap<String, Vec<Value>>,
+    /// How many objects the controllers made, by path.
+    made: BTreeMap<String, usize>,
+}
+
+async fn survives(scenario: Scenario) {
+    let world = World::empty().await;
+    world.play_kubelet(scenario.kubelet);
+    world.play_attacher();
+    // What controllers do once for the whole cluster is not part of the story.
+    run(&world, &scenario, 0, 0).await;
+    let (expected, writes) = run(&world, &scenario, 1, 0).await;
+    assert!(writes > 0, "nothing is written");
+    let step = if std::env::var_os("ORKD_LONG").is_some() { 1 } else { writes.div_ceil(KILLS).max(1) };
+    for (n, kill) in (1..=writes).step_by(step).enumerate() {
+        let (end, _) = run(&world, &scenario, n + 2, kill).await;
+        assert_eq!(end.state, expected.state, "killed after write {kill} of {writes}");
+        for (path, made) in end.made {
+            let allowed = expected.made.get(&path).copied().unwrap_or(0);
+            assert!(made <= allowed, "killed after write {kill} of {writes}, it makes {made} and not {allowed} {path}");
+        }
+    }
+    world.stop().await;
+}
+
+/// The namespace of a run, and paths and objects in it.
+struct Place(String);
+
+impl Place {
+    fn path(&self, path: &str) -> String {
+        let namespace = &self.0;
+        let path = path.replace("NAMESPACE", namespace);
+        match path.split_once(':') {
+            _ if path.starts_with('/') => path,
+            Some((group, rest)) => format!("/apis/{group}/namespaces/{namespace}/{rest}"),
+            None => format!("/api/v1/namespaces/{namespace}/{path}"),
+        }
+    }
+
+    fn named(&self, body: &Value) -> Value {
+        serde_json::from_str(&body.to_string().replace("NAMESPACE", &self.0)).expect("an object")
+    }
+}
+
+/// Tells a scenario in a namespace of its own. Returns how it ends and how many writes that took.
+async fn run(world: &World, scenario: &Scenario, number: usize, kill: usize) -> (End, usize) {
+    let place = Place(format!("run-{number:03}"));
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place.0}});
+    world.create("/api/v1/namespaces", namespace).await;
+    world.account(&place.0).await;
+    let clock = match scenario.ahead {
+        Duration::ZERO => Clock::real(),
+        ahead => {
+            let clock = Clock::fake(Timestamp::now());
+            clock.advance(ahead);
+            clock
+        }
+    };
+    let fate = Fate::at(kill, &place.0);
+    let supervisor = Supervisor::new();
+    if !scenario.early {
+        world.control(&supervisor, scenario.controllers, clock.clone(), &fate);
+    }
+    for (path, body) in &scenario.objects {
+        world.create(&place.path(path), place.named(body)).await;
+    }
+    if scenario.early {
+        world.control(&supervisor, scenario.controllers, clock.clone(), &fate);
+    }
+    let story = async {
+        for step in &scenario.story {
+            match step {
+                Until(path, right) => drop(world.eventually("the story", &place.path(path), right).await),
+                Do(path, Change::Merge(body)) => drop(world.merge(&place.path(path), place.named(body)).await),
+                Do(path, Change::Delete(policy)) => {
+                    world.delete(&place.path(path), DeleteOptions::default().propagation(*policy)).await;
+                }
+            }
+        }
+    };
+    let mut next = None;
+    {
+        tokio::pin!(story);
+        let died = tokio::select! {
+            () = &mut story => false,
+            () = fate.death() => true,
+        };
+        if died {
+            supervisor.shutdown(Duration::from_millis(1)).await;
+            fate.settled().await;
+            let again = Supervisor::new();
+            world.control(&again, scenario.controllers, clock, &fate.reborn());
+            next = Some(again);
+            soon("the story after a kill", story).await;
+        }
+    }
+    // What was begun is let come to its end: the state must be the same several times.
+    let mut state = look(world, scenario, &place).await;
+    let mut quiet = 0;
+    while quiet < 5 {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        let now = look(world, scenario, &place).await;
+        quiet = if now == state { quiet + 1 } else { 0 };
+        state = now;
+    }
+    supervisor.shutdown(Duration::from_millis(1)).await;
+    if let Some(next) = next {
+        next.shutdown(Duration::from_millis(1)).await;
+    }
+    for (path, body) in &scenario.objects {
+        let target = format!("{}/{}", place.path(path), place.named(body)["metadata"]["name"].as_str().unwrap_or(""));
+        if world.get(&target).await.is_some() {
+            world.delete(&target, DeleteOptions::default()).await;
+        }
+    }
+    (End { state, made: fate.made() }, fate.writes())
+}
+
+async fn look(world: &World, scenario: &Scenario, place: &Place) -> BTreeMap<String, Vec<Value>> {
+    let mut state = BTreeMap::new();
+    for path in scenario.compared {
+        let answer = world.get(&place.path(path)).await.unwrap_or(Value::Null);
+        let items = answer["items"].as_array().cloned();
+        let mut items: Vec<Value> = items.unwrap_or_else(|| vec![answer]).iter().map(essence).collect();
+        items.sort_by_key(Value::to_string);
+        state.insert((*path).to_owned(), items);
+    }
+    state
+}
+
+/// An object without what differs from run to run: names that are made up, times, versions.
+fn essence(object: &Value) -> Value {
+    let list = |v: &Value| v.as_array().cloned().unwrap_or_default();
+    let meta = &object["metadata"];
+    let text = meta["name"].as_str().unwrap_or_default();
+    let made_up = !meta["generateName"].is_null() || text.contains("run-") || text.starts_with("csi-");
+    let (spec, status) = (&object["spec"], &object["status"]);
+    let conditions: Vec<Value> = list(&status["conditions"])
+        .iter()
+        .filter(|c| c["type"] != "Progressing")
+        .map(|c| json!([c["type"], c["status"], c["reason"]]))
+        .collect();
+    let counts: BTreeMap<&String, &Value> =
+        status.as_object().into_iter().flatten().filter(|(k, v)| v.is_number() && *k != "observedGeneration").collect();
+    let addresses: Vec<Value> = list(&object["endpoints"]).iter().map(|e| e["addresses"].clone()).collect();
+    let taints: Vec<Value> = list(&spec["taints"]).iter().map(|t| json!([t["key"], t["effect"]])).collect();
+    let data: Vec<&String> = object["data"].as_object().into_iter().flatten().map(|(key, _)| key).collect();
+    json!({
+        "name": if made_up { Value::Null } else { meta["name"].clone() },
+        "owners": list(&meta["ownerReferences"]).len(),
+        "finalizers": meta["finalizers"],
+        "deleting": !meta["deletionTimestamp"].is_null(),
+        "spec": [spec["replicas"], taints, spec["podCIDRs"].is_array(), spec["finalizers"]],
+        "counts": counts,
+        "status": [status["phase"], status["completedIndexes"], status["failedIndexes"], conditions, status["hard"],
+            status["used"], list(&status["active"]).len(), list(&status["volumesAttached"]).len(),
+            status["certificate"].is_string()],
+        "rest": [addresses, data, object["rules"], list(&object["secrets"]).len(), list(&object["subsets"]).len()],
+    })
+}
