@@ -15,7 +15,6 @@ pub mod gates;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
-pub mod names;
 pub mod object;
 pub mod patch;
 pub mod quota;
@@ -49,8 +48,8 @@ pub mod resource;
 pub mod scheduling;
 pub mod storage;
 
-/// Amounts of resources.
-pub use orkd_cel::quantity;
+/// Rules for names, and amounts of resources; expressions know both.
+pub use orkd_cel::{names, quantity};
 
 /// An API object or a part of one. Maps are kept sorted by key in memory; [`schema`] gives the order in
 /// which struct fields are written.

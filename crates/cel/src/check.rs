@@ -36,6 +36,7 @@ pub(crate) fn check(env: &Env, text: &str, expr: &Expr, count: usize) -> Result<
         text,
         bindings: Bindings::default(),
         scopes: Vec::new(),
+        formats: 0,
         types: vec![Type::Error; count],
         meanings: vec![None; count],
         issues: Vec::new(),
@@ -57,6 +58,8 @@ struct Checker<'e> {
     bindings: Bindings,
     /// Variables of comprehensions, innermost last.
     scopes: Vec<(String, Type)>,
+    /// How many calls of `format`, whose arguments may be of several types, are around.
+    formats: usize,
     types: Vec<Type>,
     meanings: Vec<Option<Meaning>>,
     issues: Vec<Issue>,
@@ -174,9 +177,11 @@ impl Checker<'_> {
         if function == op::OPT_SELECT {
             return self.optional_select(e, args);
         }
+        self.formats += usize::from(function == "format");
         for arg in args {
             self.check(arg);
         }
+        self.formats -= usize::from(function == "format");
         let Some(target) = target else {
             let name = function.strip_prefix('.').unwrap_or(function);
             return self.resolve(e, name, None, args, false);
@@ -259,11 +264,15 @@ impl Checker<'_> {
         (overload.params.iter().map(put_in).collect(), put_in(&overload.result))
     }
 
-    /// The common type of what came before and one more element: literals of lists and maps are of one type.
+    /// The common type of what came before and one more element: literals of lists and maps are of one type
+    /// (`ValidateHomogeneousAggregateLiterals`), but for what is to be formatted.
     fn join(&mut self, at: usize, before: Option<Type>, now: Type) -> Type {
         let Some(before) = before else { return now };
         if self.bindings.assign(&before, &now) {
             return most_general(&before, &now);
+        }
+        if self.formats > 0 {
+            return Type::Dyn;
         }
         let (before, now) = (self.bindings.resolve(&before, true), self.bindings.resolve(&now, true));
         self.issue(at, format!("expected type '{before}' but found '{now}'"));

@@ -23,7 +23,7 @@ pub struct Env(Arc<Parts>);
 #[derive(Clone, Debug, Default)]
 struct Parts {
     syntax: Syntax,
-    functions: Functions,
+    functions: Arc<Functions>,
     variables: BTreeMap<String, Shape>,
     types: BTreeMap<String, Type>,
 }
@@ -36,7 +36,7 @@ impl Env {
     /// With the functions and operators of the language and nothing else.
     pub fn builder() -> EnvBuilder {
         let mut parts = Parts::default();
-        library::standard::declare(&mut parts.functions);
+        library::standard::declare(Arc::make_mut(&mut parts.functions));
         for ty in library::standard::types() {
             parts.types.insert(ty.name().to_owned(), ty);
         }
@@ -75,7 +75,7 @@ impl Env {
 impl EnvBuilder {
     /// With the functions, types and macros of a library.
     pub fn library(mut self, library: library::Library) -> Self {
-        library.declare(&mut self.0.functions);
+        library.declare(Arc::make_mut(&mut self.0.functions));
         for ty in library.types() {
             self.0.types.insert(ty.name().to_owned(), ty);
         }
@@ -121,6 +121,11 @@ impl Program {
     /// What an evaluation costs at least and at most, as far as the bounds of the variables tell.
     pub fn estimate(&self) -> Cost {
         self.0.cost
+    }
+
+    /// Whether the expression names a variable.
+    pub fn uses(&self, variable: &str) -> bool {
+        self.0.plan.variables.iter().any(|v| v == variable)
     }
 
     /// The value for these variables; what it costs is taken from the budget.

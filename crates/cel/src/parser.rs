@@ -12,7 +12,7 @@ pub(crate) const MAX_LENGTH: usize = 100_000;
 pub(crate) const MAX_DEPTH: usize = 250;
 
 /// Identifiers that are no identifiers (`parser.go`, `reservedIds`).
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 21] = [
     "as",
     "break",
     "const",
@@ -26,13 +26,15 @@ const RESERVED: [&str; 18] = [
     "in",
     "let",
     "loop",
-    "package",
     "namespace",
     "null",
+    "package",
     "return",
     "true",
+    "var",
+    "void",
+    "while",
 ];
-const RESERVED_TOO: [&str; 3] = ["var", "void", "while"];
 
 /// What may begin an expression, as the generated parser lists it.
 const EXPRESSION: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, \
@@ -40,7 +42,14 @@ const EXPRESSION: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null'
 
 /// Whether a word cannot name a variable.
 pub(crate) fn is_reserved(word: &str) -> bool {
-    RESERVED.contains(&word) || RESERVED_TOO.contains(&word)
+    RESERVED.contains(&word)
+}
+
+/// Whether a text can name a variable.
+pub fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && !is_reserved(text)
 }
 
 /// Which syntax an environment knows.

@@ -233,12 +233,12 @@ impl Shape {
         Shape { ty, max, parts: Parts::Map(Arc::new(key), Arc::new(value)) }
     }
 
-    /// An object.
+    /// An object. It has no size of its own, as upstream: comparing two of them is taken to cost nothing.
     pub fn object(name: &str, fields: impl IntoIterator<Item = (String, Shape)>) -> Shape {
         let shapes: BTreeMap<String, Shape> = fields.into_iter().collect();
         let fields = shapes.iter().map(|(name, shape)| (name.clone(), shape.ty.clone())).collect();
         let ty = Type::Object(Arc::new(ObjectType { name: name.to_owned(), fields }));
-        Shape { ty, max: None, parts: Parts::Object(Arc::new(shapes)) }
+        Shape { ty, max: Some(0), parts: Parts::Object(Arc::new(shapes)) }
     }
 
     /// The type alone.

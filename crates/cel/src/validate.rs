@@ -13,14 +13,14 @@ pub(crate) fn literals(text: &str, expr: &Expr) -> Result<(), Issues> {
 }
 
 fn visit(text: &str, e: &Expr, issues: &mut Vec<Issue>) {
-    if let Kind::Call { function, args, .. } = &e.kind
+    if let Kind::Call { target, function, args } = &e.kind
         && let Some(last) = args.last()
         && let Kind::Literal(Literal::String(value)) = &last.kind
     {
-        let valid = match (function.as_str(), args.len()) {
-            ("duration", 1) => Duration::parse(value).is_some(),
-            ("timestamp", 1) => Timestamp::parse(value).is_some(),
-            ("matches", 1 | 2) => pattern(value).is_ok(),
+        let valid = match (function.as_str(), args.len(), target.is_some()) {
+            ("duration", 1, false) => Duration::parse(value).is_some(),
+            ("timestamp", 1, false) => Timestamp::parse(value).is_some(),
+            ("matches", 1, true) | ("matches", 2, false) => pattern(value).is_ok(),
             _ => true,
         };
         if !valid {

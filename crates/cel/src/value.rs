@@ -113,14 +113,28 @@ pub enum List<'a> {
     Json(&'a [Json]),
     /// Made by an expression, or handed in.
     Shared(Arc<Vec<Value<'a>>>),
+    /// Two lists, one after the other: joining them costs one whatever their lengths are.
+    Joined(Arc<(List<'a>, List<'a>)>),
 }
 
 impl<'a> List<'a> {
+    /// One after the other.
+    pub(crate) fn join(self, other: List<'a>) -> List<'a> {
+        if self.is_empty() {
+            other
+        } else if other.is_empty() {
+            self
+        } else {
+            List::Joined(Arc::new((self, other)))
+        }
+    }
+
     /// How many items there are.
     pub fn len(&self) -> usize {
         match self {
             List::Json(items) => items.len(),
             List::Shared(items) => items.len(),
+            List::Joined(parts) => parts.0.len() + parts.1.len(),
         }
     }
 
@@ -134,12 +148,20 @@ impl<'a> List<'a> {
         match self {
             List::Json(items) => items.get(n).map(Value::from),
             List::Shared(items) => items.get(n).cloned(),
+            List::Joined(parts) => match n.checked_sub(parts.0.len()) {
+                None => parts.0.get(n),
+                Some(n) => parts.1.get(n),
+            },
         }
     }
 
     /// The items.
-    pub fn iter(&self) -> impl Iterator<Item = Value<'a>> + '_ {
-        (0..self.len()).filter_map(|n| self.get(n))
+    pub fn iter(&self) -> Box<dyn Iterator<Item = Value<'a>> + '_> {
+        match self {
+            List::Json(items) => Box::new(items.iter().map(Value::from)),
+            List::Shared(items) => Box::new(items.iter().cloned()),
+            List::Joined(parts) => Box::new(parts.0.iter().chain(parts.1.iter())),
+        }
     }
 }
 
@@ -276,11 +298,11 @@ impl<'a> Map<'a> {
     }
 
     /// The keys in their order.
-    pub fn keys(&self) -> Vec<Value<'a>> {
+    pub fn keys(&self) -> Box<dyn Iterator<Item = Value<'a>> + '_> {
         match self {
-            Map::Json(map) => map.keys().map(|k| Value::from(k.as_str())).collect(),
-            Map::Fields(fields) => fields.names().into_iter().map(Value::from).collect(),
-            Map::Shared(map) => map.keys().cloned().map(Value::from).collect(),
+            Map::Json(map) => Box::new(map.keys().map(|k| Value::from(k.as_str()))),
+            Map::Fields(fields) => Box::new(fields.names().into_iter().map(Value::from)),
+            Map::Shared(map) => Box::new(map.keys().cloned().map(Value::from)),
         }
     }
 

@@ -426,6 +426,8 @@ fn library(cx: &Coster<'_>, function: &str, overload: &str, target: Option<&Expr
             (cost, None)
         }
         "validate" => (size(0).scaled(TRAVERSAL).scaled(MAX_NAME_PATTERN as f64 * PATTERN), None),
+        "sets.contains" | "sets.intersects" => (size(0).times(size(1)).plus(one), None),
+        "sets.equivalent" => (size(0).times(size(1)).scaled(2.0).plus(one), None),
         "includes" => (Cost::fixed(MAX_ATTRIBUTE_VALUES), None),
         op::EQUALS => (opaque_equality(cx, args)?, None),
         function if is_nominal(function) => (one, None),

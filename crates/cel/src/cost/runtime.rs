@@ -52,6 +52,8 @@ fn library(function: &str, overload: Option<&str>, args: &[Value<'_>], result: O
             scale(2 * size(args, 0), TRAVERSAL) + read(args, 0) + 1 + parse
         }
         "validate" => search(size(args, 1), args.first()?.as_opaque::<Format>()?.max_pattern),
+        "sets.contains" | "sets.intersects" => size(args, 0).saturating_mul(size(args, 1)).saturating_add(1),
+        "sets.equivalent" => size(args, 0).saturating_mul(size(args, 1)).saturating_mul(2).saturating_add(1),
         "includes" => super::estimate::MAX_ATTRIBUTE_VALUES,
         "_==_" if matches!(args.first(), Some(Value::Opaque(_))) => 1,
         function if is_nominal(function) => 1,

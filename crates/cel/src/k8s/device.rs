@@ -31,8 +31,8 @@ static ENV: LazyLock<Env> = LazyLock::new(|| {
     let fields = [
         ("driver".to_owned(), text(MAX_DOMAIN)),
         ("attributes".to_owned(), by_name(Shape::bounded(Type::Dyn, MAX_ATTRIBUTE))),
-        ("capacity".to_owned(), by_name(library::quantity::ty().into())),
-        ("allowMultipleAllocations".to_owned(), Type::Bool.into()),
+        ("capacity".to_owned(), by_name(Shape::bounded(library::quantity::ty(), 0))),
+        ("allowMultipleAllocations".to_owned(), Shape::bounded(Type::Bool, 0)),
     ];
     base()
         .extend()

@@ -5,17 +5,28 @@ use std::sync::LazyLock;
 use crate::env::{Env, EnvBuilder};
 use crate::library;
 
+pub mod admission;
 mod device;
+pub mod schema;
 
 pub use device::{DEVICE_COST_LIMIT, Device, compile_device_selector, device_selector};
 
 /// What every expression may use (`apiserver/pkg/cel/environment/base.go`).
 static BASE: LazyLock<Env> = LazyLock::new(|| {
     let libraries = [
+        library::cidr::LIBRARY,
         library::comprehensions::LIBRARY,
+        library::format::LIBRARY,
+        library::ip::LIBRARY,
+        library::jsonpatch::LIBRARY,
+        library::lists::LIBRARY,
         library::optional::LIBRARY,
         library::quantity::LIBRARY,
+        library::regex::LIBRARY,
         library::semver::NORMALIZING,
+        library::sets::LIBRARY,
+        library::strings::LIBRARY,
+        library::url::LIBRARY,
     ];
     libraries.into_iter().fold(Env::builder(), EnvBuilder::library).build()
 });

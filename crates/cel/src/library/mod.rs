@@ -6,13 +6,22 @@ use crate::parser::Syntax;
 use crate::types::Type;
 use crate::value::{Opaque, Value};
 
+pub mod authorizer;
 pub mod bindings;
+pub mod cidr;
 pub mod comprehensions;
 pub mod format;
+pub mod ip;
+pub mod jsonpatch;
+pub mod lists;
 pub mod optional;
 pub mod quantity;
+pub mod regex;
 pub mod semver;
+pub mod sets;
 pub(crate) mod standard;
+pub mod strings;
+pub mod url;
 
 /// Functions, types and syntax that an environment may have.
 #[derive(Clone, Copy, Debug)]
@@ -55,13 +64,23 @@ impl Library {
 }
 
 /// Every library.
-pub const ALL: [Library; 6] = [
+pub const ALL: [Library; 16] = [
+    authorizer::LIBRARY,
     bindings::LIBRARY,
+    cidr::LIBRARY,
     comprehensions::LIBRARY,
+    format::LIBRARY,
+    ip::LIBRARY,
+    jsonpatch::LIBRARY,
+    lists::LIBRARY,
     optional::LIBRARY,
     quantity::LIBRARY,
+    regex::LIBRARY,
     semver::LIBRARY,
     semver::NORMALIZING,
+    sets::LIBRARY,
+    strings::LIBRARY,
+    url::LIBRARY,
 ];
 
 pub(crate) type Result<'a> = std::result::Result<Value<'a>, EvalError>;
@@ -71,9 +90,25 @@ pub(crate) fn text<'v>(args: &'v [Value<'_>], n: usize) -> std::result::Result<&
     args.get(n).and_then(Value::as_str).ok_or_else(EvalError::no_such_overload)
 }
 
+/// The whole number an argument is.
+pub(crate) fn int(args: &[Value<'_>], n: usize) -> std::result::Result<i64, EvalError> {
+    match args.get(n) {
+        Some(Value::Int(n)) => Ok(*n),
+        _ => Err(EvalError::no_such_overload()),
+    }
+}
+
 /// The opaque value an argument is.
 pub(crate) fn opaque<'v, T: Opaque>(args: &'v [Value<'_>], n: usize) -> std::result::Result<&'v T, EvalError> {
     args.get(n).and_then(Value::as_opaque).ok_or_else(EvalError::no_such_overload)
+}
+
+/// The items of the list an argument is.
+pub(crate) fn items<'a>(args: &[Value<'a>], n: usize) -> std::result::Result<Vec<Value<'a>>, EvalError> {
+    match args.get(n) {
+        Some(Value::List(list)) => Ok(list.iter().collect()),
+        _ => Err(EvalError::no_such_overload()),
+    }
 }
 
 #[cfg(test)]

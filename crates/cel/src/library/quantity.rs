@@ -47,6 +47,7 @@ fn declare(f: &mut Functions) {
     f.global("isQuantity", "is_quantity_string", [Type::String], Type::Bool, |a| {
         Ok(Value::Bool(text(a, 0)?.parse::<Quantity>().is_ok()))
     });
+    // Upstream documents the method and declares the function.
     let sign: Native = |a| Ok(Value::Int(opaque::<Quantity>(a, 0)?.sign().into()));
     f.global("sign", "quantity_sign", [ty()], Type::Int, sign);
     f.member("sign", "quantity_sign", [ty()], Type::Int, sign);

@@ -3,6 +3,7 @@
 mod checker;
 mod costs;
 mod language;
+mod libraries;
 mod robustness;
 
 use crate::env::{Env, EnvBuilder};
@@ -29,7 +30,7 @@ fn show(value: &Value<'_>) -> String {
                 let value = map.get(key).expect("a value").expect("a value");
                 format!("{}: {}", show(key), show(&value))
             };
-            format!("{{{}}}", map.keys().iter().map(one).collect::<Vec<_>>().join(", "))
+            format!("{{{}}}", map.keys().map(|k| one(&k)).collect::<Vec<_>>().join(", "))
         }
         Value::Optional(None) => "none".to_owned(),
         Value::Optional(Some(value)) => format!("some({})", show(value)),

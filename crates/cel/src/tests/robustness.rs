@@ -62,6 +62,10 @@ fn long_texts_are_bounded() {
 
 #[test]
 fn nothing_grows_without_end() {
+    let product = "('x'.replace('x', s)).replace('', s).replace('', s).replace('', s).replace('', s).size() > 0";
+    let program = env().variable("s", Type::String).build().compile(product).expect("it compiles");
+    let result = program.eval(&Bindings::new().with("s", "x".repeat(3000)), &mut Budget::new(u64::MAX));
+    assert_eq!(result.map(|_| ()).map_err(|e| e.to_string()), Err("the resulting string is too long".into()));
     // Doubling a text costs what it is long.
     let doubling = (0..60).fold("s".to_owned(), |e, n| format!("cel.bind(x{n}, {e}, x{n} + x{n})"));
     run(&doubling);
@@ -71,6 +75,17 @@ fn nothing_grows_without_end() {
         result.map(|_| ()).map_err(|e| e.to_string()),
         Err("operation cancelled: actual cost limit exceeded".into())
     );
+}
+
+#[test]
+fn joined_lists_are_bounded() {
+    let size = |times: usize| {
+        let doubled = (0..times).fold("[1, 2]".to_owned(), |e, n| format!("cel.bind(x{n}, {e}, x{n} + x{n})"));
+        let program = env().build().compile(&format!("({doubled}).size()")).expect("it compiles");
+        program.eval(&Bindings::new(), &mut Budget::new(1000)).map(|size| size.to_string())
+    };
+    assert_eq!(size(20), Ok((2 << 20).to_string()));
+    assert_eq!(size(60).map_err(|e| e.to_string()), Err("the resulting list is too long".to_owned()));
 }
 
 proptest! {
