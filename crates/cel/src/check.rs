@@ -154,6 +154,7 @@ impl Checker<'_> {
             Type::Map(_, value) => Type::clone(value),
             Type::Object(object) => match object.fields.get(field) {
                 Some(ty) => ty.clone(),
+                None if object.open => Type::Dyn,
                 None => {
                     self.issue(e.at, format!("undefined field '{field}'"));
                     Type::Error
@@ -339,6 +340,9 @@ impl Checker<'_> {
             }
             let Some(object) = &declared else { continue };
             let Some(wanted) = object.fields.get(&field.name) else {
+                if object.open {
+                    continue;
+                }
                 self.issue(field.at, format!("undefined field '{}'", field.name));
                 continue;
             };

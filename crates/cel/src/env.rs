@@ -53,7 +53,15 @@ impl Env {
     }
 
     pub(crate) fn named_type(&self, name: &str) -> Option<Type> {
-        self.0.types.get(name).cloned()
+        if let Some(ty) = self.0.types.get(name) {
+            return Some(ty.clone());
+        }
+        // A part of an open object: `Object.spec.template`.
+        let (root, _) = name.split_once('.')?;
+        match self.0.types.get(root) {
+            Some(Type::Object(object)) if object.open => Some(Type::open_object(name)),
+            _ => None,
+        }
     }
 
     pub(crate) fn function(&self, name: &str) -> Option<(&'static str, &[Overload])> {

@@ -53,6 +53,8 @@ pub struct ObjectType {
     pub name: String,
     /// The fields by the names expressions use.
     pub fields: BTreeMap<String, Type>,
+    /// Whether it has any other field too, of any type, and types of its parts that are named `NAME.PART`.
+    pub open: bool,
 }
 
 const OPTIONAL: &str = "optional_type";
@@ -71,6 +73,11 @@ impl Type {
     /// A value that may be absent.
     pub fn optional(of: Type) -> Type {
         Type::Opaque(OPTIONAL, Arc::new([of]))
+    }
+
+    /// An object with any fields.
+    pub fn open_object(name: &str) -> Type {
+        Type::Object(Arc::new(ObjectType { name: name.to_owned(), fields: BTreeMap::new(), open: true }))
     }
 
     /// A type with functions only.
@@ -237,7 +244,7 @@ impl Shape {
     pub fn object(name: &str, fields: impl IntoIterator<Item = (String, Shape)>) -> Shape {
         let shapes: BTreeMap<String, Shape> = fields.into_iter().collect();
         let fields = shapes.iter().map(|(name, shape)| (name.clone(), shape.ty.clone())).collect();
-        let ty = Type::Object(Arc::new(ObjectType { name: name.to_owned(), fields }));
+        let ty = Type::Object(Arc::new(ObjectType { name: name.to_owned(), fields, open: false }));
         Shape { ty, max: Some(0), parts: Parts::Object(Arc::new(shapes)) }
     }
 

@@ -1,5 +1,6 @@
 //! What mutating and validating webhooks have in common.
 
+use orkd_cel::k8s::admission::Has;
 use serde_json::{Value, json};
 
 use super::rules;
@@ -118,7 +119,7 @@ fn one(errs: &mut ErrorList, hook: &View<'_>, strict: &Strictness, mutating: boo
         enumerated(errs, &hook.get("reinvocationPolicy"), &["IfNeeded", "Never"]);
     }
     webhook::client_config(errs, &hook.get("clientConfig"));
-    rules::conditions(errs, &hook.get("matchConditions"));
+    rules::conditions(errs, &hook.get("matchConditions"), Has { params: false, authorizer: true });
 }
 
 /// Name, number of webhooks, age.

@@ -1,7 +1,7 @@
 //! The API group `admissionregistration.k8s.io`: who may change and refuse objects on their way in.
 //!
-//! Upstream: `pkg/apis/admissionregistration/{v1/defaults.go,validation}`. CEL expressions are checked for being
-//! there only; they are compiled where they are evaluated.
+//! Upstream: `pkg/apis/admissionregistration/{v1/defaults.go,validation}`. Expressions in CEL are compiled; the
+//! fields of objects that mutations make are checked when the kind is known.
 
 use crate::kind::Kind;
 

@@ -1,8 +1,10 @@
 //! `MutatingAdmissionPolicy`. Upstream: `pkg/registry/admissionregistration/mutatingadmissionpolicy`.
 
+use orkd_cel::k8s::admission::Mutations;
+use orkd_cel::{Env, Type};
 use serde_json::{Value, json};
 
-use super::{hooks, policy};
+use super::{hooks, policy, rules};
 use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, facts};
@@ -43,7 +45,9 @@ impl Kind for MutatingAdmissionPolicy {
         if mutations.is_empty() {
             errs.required(mutations.path(), "mutations must contain at least one item");
         }
-        mutations.list().iter().for_each(|m| mutation(&mut errs, m));
+        let types = Mutations::new();
+        let env = types.extend(&policy::environment(&spec, true));
+        mutations.list().iter().for_each(|m| mutation(&mut errs, m, &types, &env));
         one_of(&mut errs, &spec.get("reinvocationPolicy"), &["Never", "IfNeeded"]);
         errs
     }
@@ -58,12 +62,12 @@ impl Kind for MutatingAdmissionPolicy {
     }
 }
 
-fn mutation(errs: &mut ErrorList, m: &View<'_>) {
+fn mutation(errs: &mut ErrorList, m: &View<'_>, types: &Mutations, env: &Env) {
     let ty = m.get("patchType");
     one_of(errs, &ty, &["ApplyConfiguration", "JSONPatch"]);
-    let (wanted, other) = match ty.str() {
-        "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
-        "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+    let (wanted, other, result) = match ty.str() {
+        "ApplyConfiguration" => ("applyConfiguration", "jsonPatch", types.object.clone()),
+        "JSONPatch" => ("jsonPatch", "applyConfiguration", Type::list(types.json_patch.clone())),
         _ => return,
     };
     let (body, unwanted) = (m.get(wanted), m.get(other));
@@ -76,6 +80,8 @@ fn mutation(errs: &mut ErrorList, m: &View<'_>) {
         errs.required(body.path(), format!("{wanted} must be specified when patchType is {}", ty.str()));
     } else if expression.str().trim().is_empty() {
         errs.required(expression.path(), "expression is not specified");
+    } else {
+        rules::compiled(errs, env, &expression, &[result]);
     }
 }
 
@@ -97,6 +103,20 @@ mod tests {
                 "spec.mutations[2].patchType: Required value",
                 "spec.reinvocationPolicy: Unsupported value: \"x\": supported values: \"Never\", \"IfNeeded\"",
             ]
+        );
+    }
+
+    #[test]
+    fn mutations_are_compiled() {
+        let apply = |expression: &str| json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}});
+        let mut obj = json!({"metadata": {"name": "p"}, "spec": {"reinvocationPolicy": "Never",
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+                "resources": ["pods"]}]}, "variables": [{"name": "n", "expression": "object.metadata.name"}],
+            "mutations": [apply("Object{metadata: Object.metadata{labels: {'n': string(variables.n)}}}"), apply("1")]}});
+        MutatingAdmissionPolicy.default(&mut obj);
+        assert_eq!(
+            problems(&MutatingAdmissionPolicy, &obj),
+            ["spec.mutations[1].applyConfiguration.expression: Invalid value: \"1\": must evaluate to Object"]
         );
     }
 }

@@ -1,5 +1,7 @@
 //! What mutating and validating policies and their bindings have in common.
 
+use orkd_cel::Env;
+use orkd_cel::k8s::admission::{Has, Variables};
 use serde_json::{Value, json};
 
 use super::rules;
@@ -52,48 +54,34 @@ pub(super) fn head(errs: &mut ErrorList, spec: &View<'_>) {
     } else {
         errs.required(constraints.path(), "");
     }
-    rules::conditions(errs, &spec.get("matchConditions"));
+    let has = Has { params: kind.is_set(), authorizer: true };
+    rules::conditions(errs, &spec.get("matchConditions"), has);
+    let mut variables = Variables::new(has);
     for variable in spec.items("variables") {
         let (name, expression) = (variable.get("name"), variable.get("expression"));
         if name.str().trim().is_empty() {
             errs.required(name.path(), "name is not specified");
-        } else if !is_identifier(name.str()) {
+        } else if !orkd_cel::is_identifier(name.str()) {
             errs.invalid(name.path(), name.str(), "name is not a valid CEL identifier");
         }
         if expression.str().trim().is_empty() {
             errs.required(expression.path(), "expression is not specified");
+            continue;
+        }
+        if let Err(message) = variables.add(name.str(), expression.str()) {
+            errs.invalid(expression.path(), expression.str(), message);
         }
     }
 }
 
-/// An identifier of CEL: no reserved word.
-fn is_identifier(name: &str) -> bool {
-    const RESERVED: [&str; 21] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-        && !RESERVED.contains(&name)
+/// The environment of the expressions of a policy, which see its variables.
+pub(super) fn environment(spec: &View<'_>, authorizer: bool) -> Env {
+    let mut variables = Variables::new(Has { params: spec.get("paramKind").is_set(), authorizer });
+    for v in spec.items("variables") {
+        // What is wrong with it is told where it stands.
+        let _ = variables.add(v.get("name").str(), v.get("expression").str());
+    }
+    variables.env()
 }
 
 fn param_kind(errs: &mut ErrorList, v: &View<'_>) {

@@ -1,5 +1,7 @@
 //! Which requests are meant: operations, groups, versions, resources. Upstream: `validateRuleWithOperations`.
 
+use orkd_cel::k8s::admission::{self, Has};
+use orkd_cel::{Env, Type};
 use serde_json::Value;
 
 use crate::field::ErrorList;
@@ -90,15 +92,18 @@ fn resources(errs: &mut ErrorList, list: &View<'_>) {
 }
 
 /// Conditions in CEL, each with a name of its own.
-pub(super) fn conditions(errs: &mut ErrorList, list: &View<'_>) {
+pub(super) fn conditions(errs: &mut ErrorList, list: &View<'_>, has: Has) {
     if list.len() > 64 {
         errs.too_many(list.path(), list.len(), 64);
     }
+    let env = admission::admission(has).build();
     let mut seen = std::collections::BTreeSet::new();
     for condition in list.list() {
         let (name, expression) = (condition.get("name"), condition.get("expression"));
         if expression.str().trim().is_empty() {
             errs.required(expression.path(), "");
+        } else {
+            compiled(errs, &env, &expression, &[Type::Bool]);
         }
         if name.is_empty() {
             errs.required(name.path(), "");
@@ -110,5 +115,12 @@ pub(super) fn conditions(errs: &mut ErrorList, list: &View<'_>) {
         if !seen.insert(name.str()) {
             errs.duplicate(name.path(), name.str());
         }
+    }
+}
+
+/// An expression that must compile, and give one of these types.
+pub(super) fn compiled(errs: &mut ErrorList, env: &Env, v: &View<'_>, wanted: &[Type]) {
+    if let Err(message) = admission::compile(env, v.str(), wanted) {
+        errs.invalid(v.path(), v.str(), message);
     }
 }

@@ -1,8 +1,9 @@
 //! `ValidatingAdmissionPolicy`. Upstream: `pkg/registry/admissionregistration/validatingadmissionpolicy`.
 
+use orkd_cel::{Env, Type};
 use serde_json::{Value, json};
 
-use super::{hooks, policy};
+use super::{hooks, policy, rules};
 use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
@@ -74,7 +75,8 @@ fn validate(obj: &Value) -> ErrorList {
         }
         return errs;
     }
-    validations.list().iter().for_each(|v| validation(&mut errs, v));
+    let (env, of_messages) = (policy::environment(&spec, true), policy::environment(&spec, false));
+    validations.list().iter().for_each(|v| validation(&mut errs, v, &env, &of_messages));
     if annotations.len() > 20 {
         errs.invalid(annotations.path(), annotations.value(), "must not have more than 20 auditAnnotations");
     }
@@ -95,6 +97,8 @@ fn validate(obj: &Value) -> ErrorList {
             errs.required(value.path(), "valueExpression is not specified");
         } else if expression.len() > 5 * 1024 {
             errs.required(value.path(), "must not exceed 5120 bytes in length");
+        } else {
+            rules::compiled(&mut errs, &env, &value, &[Type::String, Type::Null]);
         }
         if !seen.insert(key.str()) {
             errs.duplicate(key.path(), key.str());
@@ -103,14 +107,19 @@ fn validate(obj: &Value) -> ErrorList {
     errs
 }
 
-fn validation(errs: &mut ErrorList, v: &View<'_>) {
+/// Messages are made without asking the authorizer.
+fn validation(errs: &mut ErrorList, v: &View<'_>, env: &Env, of_messages: &Env) {
     let (expression, message, of_message, reason) =
         (v.get("expression"), v.get("message"), v.get("messageExpression"), v.get("reason"));
     if expression.str().trim().is_empty() {
         errs.required(expression.path(), "expression is not specified");
+    } else {
+        rules::compiled(errs, env, &expression, &[Type::Bool]);
     }
     if !of_message.is_empty() && of_message.str().trim().is_empty() {
         errs.invalid(of_message.path(), of_message.str(), "must be non-empty if specified");
+    } else if !of_message.is_empty() {
+        rules::compiled(errs, of_messages, &of_message, &[Type::String]);
     }
     let said = message.str().trim();
     if !message.is_empty() && said.is_empty() {
@@ -184,6 +193,41 @@ mod tests {
             &[
                 "spec.auditAnnotations[1].valueExpression: Required value: valueExpression is not specified",
                 "spec.auditAnnotations[1].key: Duplicate value: \"a\"",
+            ],
+        );
+    }
+
+    #[test]
+    fn expressions() {
+        let check = |spec: Value, parts: &[&str]| {
+            let found = problems(&ValidatingAdmissionPolicy, &policy(spec.clone()));
+            assert_eq!(found.len(), parts.len(), "{spec}: {found:?}");
+            for (problem, part) in found.iter().zip(parts) {
+                assert!(problem.starts_with(part), "{problem}, not {part}");
+            }
+        };
+        check(
+            json!({"paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+                "variables": [{"name": "most", "expression": "int(params.data.most)"}, {"name": "ok", "expression": "variables.most > 1"}],
+                "matchConditions": [{"name": "a", "expression": "request.operation == 'CREATE'"}],
+                "validations": [{"expression": "variables.ok && object.spec.replicas <= variables.most",
+                    "messageExpression": "'at most ' + string(variables.most)"},
+                    {"expression": "authorizer.group('').resource('pods').check('get').allowed()"}]}),
+            &[],
+        );
+        check(
+            json!({"variables": [{"name": "bad", "expression": "nope"}],
+                "matchConditions": [{"name": "a", "expression": "1"}],
+                "validations": [{"expression": "variables.bad > 1 && params.x", "messageExpression": "authorizer"},
+                    {"expression": "object."}],
+                "auditAnnotations": [{"key": "a", "valueExpression": "1"}]}),
+            &[
+                "spec.matchConditions[0].expression: Invalid value: \"1\": must evaluate to bool",
+                "spec.variables[0].expression: Invalid value: \"nope\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'nope'",
+                "spec.validations[0].expression: Invalid value: \"variables.bad > 1 && params.x\": compilation failed: ERROR: <input>:1:22: undeclared reference to 'params'",
+                "spec.validations[0].messageExpression: Invalid value: \"authorizer\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'authorizer'",
+                "spec.validations[1].expression: Invalid value: \"object.\": compilation failed: ERROR: <input>:1:8: Syntax error: mismatched input '<EOF>'",
+                "spec.auditAnnotations[0].valueExpression: Invalid value: \"1\": must evaluate to one of [string null_type]",
             ],
         );
     }

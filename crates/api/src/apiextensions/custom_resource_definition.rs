@@ -1,8 +1,8 @@
 //! `CustomResourceDefinition`.
 //!
 //! Upstream: `pkg/registry/customresourcedefinition/strategy.go` and `pkg/apis/apiextensions/v1/defaults.go` of
-//! `k8s.io/apiextensions-apiserver`. CEL rules are not compiled here, and default values are not validated by their
-//! schema.
+//! `k8s.io/apiextensions-apiserver`. Rules in CEL are compiled ([`super::expressions`]); default values are not validated
+//! by their schema.
 
 use serde_json::{Value, json};
 

@@ -2,6 +2,7 @@
 
 use crate::kind::Kind;
 pub mod custom_resource_definition;
+mod expressions;
 mod rules;
 mod structural;
 mod validate;

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::{rules, structural};
+use super::{expressions, rules, structural};
 use crate::field::{ErrorList, Path};
 use crate::names::{dns_subdomain, dns1035_label};
 use crate::object::{View, at, list, same, text};
@@ -315,8 +315,13 @@ fn validation(errs: &mut ErrorList, validation: &View<'_>, has_status: bool) {
     if schema.get("nullable").is_true() {
         errs.forbidden(schema.get("nullable").path(), "nullable cannot be true at the root");
     }
+    let before = errs.0.len();
     structural::validate(errs, &schema);
     rules::validate(errs, &schema);
+    if errs.0.len() == before {
+        // Types are those of a schema that holds together.
+        expressions::validate(errs, &schema);
+    }
 }
 
 fn scale(errs: &mut ErrorList, subresources: &View<'_>) {

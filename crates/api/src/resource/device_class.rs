@@ -74,4 +74,30 @@ mod tests {
             ],
         );
     }
+
+    #[test]
+    fn selectors() {
+        let check = |expression: &str, expected: &[&str]| {
+            let spec = json!({"selectors": [{"cel": {"expression": expression}}]});
+            assert_eq!(problems(&DeviceClass, &json!({"spec": spec})), expected);
+        };
+        check("device.driver == 'gpu.example.com' && device.attributes['gpu.example.com'].memory > 5", &[]);
+        check(
+            "device.nope",
+            &[
+                "spec.selectors[0].cel.expression: Invalid value: \"device.nope\": compilation failed: ERROR: <input>:1:7: \
+             undefined field 'nope'\n | device.nope\n | ......^",
+            ],
+        );
+        check(
+            "1",
+            &[
+                "spec.selectors[0].cel.expression: Invalid value: \"1\": must evaluate to bool or the unknown type, not int",
+            ],
+        );
+        check(
+            "device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, device.attributes.all(d, a + b < c + d))))",
+            &["spec.selectors[0].cel.expression: Forbidden: too complex, exceeds cost limit"],
+        );
+    }
 }

@@ -1,7 +1,8 @@
 //! The API group `resource.k8s.io`: devices, who offers them and who wants them.
 //!
-//! Upstream: `pkg/apis/resource/validation`. CEL expressions are checked for length only.
+//! Upstream: `pkg/apis/resource/validation`. Selectors are compiled, and refused if they may cost too much.
 
+use orkd_cel::k8s;
 use std::collections::BTreeSet;
 
 use serde_json::Value;
@@ -186,8 +187,21 @@ fn selectors(errs: &mut ErrorList, list: &View<'_>, stored: bool) {
             errs.too_long(expression.path(), MAX);
         } else if expression.is_empty() {
             errs.required(expression.path(), "");
+        } else if !stored {
+            selector_expression(errs, &expression);
         }
     });
+}
+
+/// An expression that selects devices.
+fn selector_expression(errs: &mut ErrorList, v: &View<'_>) {
+    match k8s::compile_device_selector(v.str()) {
+        Err(message) => errs.invalid(v.path(), v.str(), message),
+        Ok(program) if program.estimate().max > k8s::DEVICE_COST_LIMIT => {
+            errs.forbidden(v.path(), "too complex, exceeds cost limit");
+        }
+        Ok(_) => {}
+    }
 }
 
 const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];

@@ -7,6 +7,7 @@ use super::base;
 use crate::env::{Env, EnvBuilder, Program};
 use crate::library::authorizer;
 use crate::types::{Shape, Type};
+use crate::unify::Bindings;
 
 /// Which variables an expression has beside `object`, `oldObject`, `request` and `namespaceObject`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,6 +89,36 @@ pub fn admission(has: Has) -> EnvBuilder {
     env
 }
 
+/// The types that mutations are made of (`admission/plugin/policy/mutating/patch`): `Object{spec: Object.spec{..}}`, whose
+/// fields are checked when the kind is known, and `JSONPatch{op: .., path: .., value: ..}`.
+#[derive(Clone, Debug)]
+pub struct Mutations {
+    /// What a configuration to be applied is.
+    pub object: Type,
+    /// One operation of a patch.
+    pub json_patch: Type,
+}
+
+impl Mutations {
+    /// The types.
+    pub fn new() -> Mutations {
+        let texts = ["op", "path", "from"].map(|name| (name.to_owned(), Shape::from(Type::String)));
+        let fields = texts.into_iter().chain([("value".to_owned(), Type::Dyn.into())]);
+        Mutations { object: Type::open_object("Object"), json_patch: Shape::object("JSONPatch", fields).ty().clone() }
+    }
+
+    /// An environment with the types added to it.
+    pub fn extend(&self, env: &Env) -> Env {
+        env.extend().named_type(self.object.clone()).named_type(self.json_patch.clone()).build()
+    }
+}
+
+impl Default for Mutations {
+    fn default() -> Self {
+        Mutations::new()
+    }
+}
+
 /// The variables of a policy, each of which sees those before it as `variables`.
 #[derive(Clone, Debug)]
 pub struct Variables {
@@ -119,10 +150,15 @@ impl Variables {
 pub fn compile(env: &Env, expression: &str, wanted: &[Type]) -> Result<Program, String> {
     let program = env.compile(expression).map_err(|issues| format!("compilation failed: {issues}"))?;
     let given = program.result_type();
-    if wanted.is_empty() || matches!(given, Type::Dyn) || wanted.contains(given) {
+    let fits = |wanted: &Type| match wanted {
+        Type::List(_) => Bindings::default().assign(given, wanted),
+        _ => given == wanted,
+    };
+    if wanted.is_empty() || matches!(given, Type::Dyn) || wanted.iter().any(fits) {
         return Ok(program);
     }
-    let names: Vec<&str> = wanted.iter().map(Type::name).collect();
+    let name = |ty: &Type| if matches!(ty, Type::List(_)) { ty.to_string() } else { ty.name().to_owned() };
+    let names: Vec<String> = wanted.iter().map(name).collect();
     Err(match names.as_slice() {
         [one] => format!("must evaluate to {one}"),
         all => format!("must evaluate to one of [{}]", all.join(" ")),
@@ -132,6 +168,27 @@ pub fn compile(env: &Env, expression: &str, wanted: &[Type]) -> Result<Program, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mutations_make_objects_and_patches() {
+        let types = Mutations::new();
+        let env = types.extend(&admission(Has::default()).build());
+        let apply = "Object{metadata: Object.metadata{labels: {'a': 'b'}}, spec: Object.spec{replicas: object.spec.replicas + 1}}";
+        let patch = "[JSONPatch{op: 'add', path: '/metadata/labels/' + jsonpatch.escapeKey('a/b'), value: 'c'}]";
+        let check = |expression: &str, wanted: Type| compile(&env, expression, &[wanted]).map(|_| ());
+        let patches = || Type::list(types.json_patch.clone());
+        assert_eq!(check(apply, types.object.clone()), Ok(()));
+        assert_eq!(check(patch, patches()), Ok(()));
+        assert_eq!(check("[]", patches()), Ok(()));
+        assert_eq!(check("1", types.object.clone()), Err("must evaluate to Object".to_owned()));
+        assert_eq!(check("[1]", patches()), Err("must evaluate to list(JSONPatch)".to_owned()));
+        assert!(check("Object.spec{}", types.object.clone()).is_err());
+        assert!(check("[JSONPatch{what: 1}]", patches()).is_err_and(|e| e.contains("undefined field 'what'")));
+        assert!(
+            check("[JSONPatch{op: 1}]", patches())
+                .is_err_and(|e| e.contains("expected type of field 'op' is 'string'"))
+        );
+    }
 
     #[test]
     fn expressions_of_policies_are_checked() {
