@@ -64,6 +64,45 @@ fn estimates_follow_the_bounds() {
     }
 }
 
+/// As upstream's `library/cost_test.go` expects them.
+#[test]
+fn libraries_are_estimated_as_upstream() {
+    let strings = "['012345678901', '012345678901', '012345678901', '012345678901', '012345678901']";
+    let check = |expression: &str, want: (u64, u64)| assert_eq!(estimate(expression, &[]), want, "{expression}");
+    for (list, want) in [
+        ("[1, 2, 3, 4, 5]", (15, 15)),
+        ("[uint(1), uint(2), uint(3), uint(4), uint(5)]", (20, 20)),
+        ("[1.0, 2.0, 3.0, 4.0, 5.0]", (15, 15)),
+        ("[duration('1s'), duration('2s'), duration('3s'), duration('4s'), duration('5s')]", (20, 20)),
+        (strings, (15, 25)),
+    ] {
+        for call in ["isSorted()", "max()", "min()"] {
+            check(&format!("{list}.{call}"), want);
+        }
+    }
+    check("[1, 2, 3, 4, 5].sum()", (15, 15));
+    check("[1, 2, 3, 4, 5].indexOf(3)", (15, 15));
+    check("'01234567890123456789012345678901234567890123456789'.lastIndexOf('123')", (5, 5));
+    for call in ["getScheme()", "getHostname()", "getHost()", "getPort()", "getEscapedPath()", "getQuery()"] {
+        check(&format!("url('https:://kubernetes.io/').{call}"), (4, 4));
+    }
+    for (address, base) in [("ip('192.168.0.1')", 2), ("ip('2001:db8:3333:4444:5555:6666:7777:8888')", 4)] {
+        check(address, (base, base));
+        for call in ["family()", "isUnspecified()", "isLoopback()", "isLinkLocalUnicast()", "isGlobalUnicast()"] {
+            check(&format!("{address}.{call}"), (base + 1, base + 1));
+        }
+        check(&format!("{address} == ip('192.168.0.1')"), (base + 3, base + 3));
+    }
+    check("ip.isCanonical('192.168.0.1')", (3, 3));
+    check("ip.isCanonical('2001:db8:3333:4444:5555:6666:7777:8888')", (8, 8));
+    check("cidr('192.168.0.0/16').masked()", (3, 3));
+    check("cidr('192.168.0.0/16') == cidr('2001:db8::/32')", (5, 5));
+    check("cidr('192.168.0.0/16').containsCIDR(cidr('192.0.0.0/30'))", (7, 11));
+    check("cidr('192.168.0.0/16').containsCIDR('192.0.0.0/30')", (7, 11));
+    check("cidr('192.168.0.0/16').containsIP(ip('192.0.0.1'))", (4, 7));
+    check("cidr('192.168.0.0/16').containsIP('192.169.0.1')", (5, 8));
+}
+
 #[test]
 fn what_was_spent_is_counted() {
     let env = env().variable("list", Type::list(Type::Int)).variable("s", Type::String).build();

@@ -15,9 +15,9 @@ fn run(expression: &str) {
     }
 }
 
-/// On a stack like those of the runtime's threads.
+/// On half the stack that the runtime's threads have.
 fn on_small_stack(run: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(run).expect("a thread");
+    let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(run).expect("a thread");
     thread.join().expect("no panic");
 }
 
