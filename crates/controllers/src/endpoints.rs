@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{Informer, Key, Meta, ObjectRef, Outcome, Queue, Resource, View, null_default, work};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::endpoint_slice::{HEADLESS, is_headless, selects, subscribe_pods, target_port};
+use crate::freshness::Freshness;
 use crate::pods;
 use crate::views::{Pod, Service, view};
 use crate::{ControllerSpec, Cx};
@@ -69,11 +70,13 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
             queue.add(endpoints.metadata.key());
         }
     }
-    let (cx_ref, services, pods, all) = (&cx, &services, &pods, &all);
+    let freshness = Freshness::default();
+    let (cx_ref, services, pods, all, freshness) = (&cx, &services, &pods, &all, &freshness);
     work(queue, 5, cx.stop.clone(), |key| async move {
         let resource = Resource::of::<Endpoints>();
         let target = resource.at(&key.namespace, &key.name);
         let Some(service) = services.get(&key) else {
+            freshness.forget(&key);
             // Services take their endpoints with them; leader election records of old are not ours.
             let left =
                 all.get(&key).filter(|e| e.metadata.annotation("control-plane.alpha.kubernetes.io/leader").is_none());
@@ -91,11 +94,16 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         let mut of_service = pods.list_namespace(&key.namespace);
         of_service.retain(|pod| selects(&service, pod));
         let of_service: Vec<&Pod> = of_service.iter().map(|p| &**p).collect();
+        // What is compared must be what we wrote last, or a change back would look as if it were done already
+        // (`staleEndpointsTracker`).
+        if !freshness.is_fresh(&key, all.seen(), std::iter::empty(), Timestamp::now()) {
+            return Ok(Outcome::Requeue);
+        }
         let current = all.get(&key);
         let Some(body) = wanted(&service, &of_service, current.as_deref()) else { return Ok(Outcome::Done) };
         let written = match current {
-            None => cx_ref.api.create::<IgnoredAny>(&resource.collection(&key.namespace), &body).await,
-            Some(_) => cx_ref.api.update::<IgnoredAny>(&target, &body).await,
+            None => cx_ref.api.create::<Endpoints>(&resource.collection(&key.namespace), &body).await,
+            Some(_) => cx_ref.api.update::<Endpoints>(&target, &body).await,
         };
         match written {
             Err(err) if err.has_cause("NamespaceTerminating") => {}
@@ -110,7 +118,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
                 cx_ref.recorder.warning(&ObjectRef::of(&*service), reason, text);
                 return Err(err.into());
             }
-            Ok(_) => {}
+            Ok(written) => freshness.wrote(&key, written.metadata.rv(), Timestamp::now()),
         }
         Ok(Outcome::Done)
     })

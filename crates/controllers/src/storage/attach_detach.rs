@@ -146,8 +146,9 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     {
         let (queue, attachments) = (queue.clone(), attachments.clone());
         nodes.subscribe(move |event| {
-            // Heartbeats are many: only nodes that are new or have attachments are looked at.
-            if event.old().is_none() || !attachments.by_index(BY_NODE, &event.key().name).is_empty() {
+            // Heartbeats are many: only nodes that are new or have attachments, or say so, are looked at.
+            let says = !event.object().status.volumes_attached.is_empty();
+            if says || event.old().is_none() || !attachments.by_index(BY_NODE, &event.key().name).is_empty() {
                 queue.add(event.key());
             }
         });
