@@ -2,8 +2,10 @@
 //!
 //! Follows `pkg/controller/resourceclaim`: a claim that is made for a pod carries the pod's name for it as an annotation,
 //! by which it is found again after a crash; the pod's status says what the claim is called. Pods that ended, or are gone,
-//! are taken out of `reservedFor`; a claim that nobody reserves any more loses its allocation and the finalizer that
-//! protected it, and goes if it was made for a pod that is done.
+//! are taken out of `reservedFor`; a claim that the last of them used loses its allocation and the finalizer that
+//! protected it, and goes if it was made for a pod that is done. A claim that is allocated and that nobody reserves is left
+//! alone, and so is the finalizer of one that is not allocated yet: the scheduler is about to use it. A pod that was sent
+//! to its node past the scheduler gets its reservations here.
 
 use std::sync::Arc;
 
@@ -14,10 +16,10 @@ use orkd_reconcile::{
 };
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::replica_set::{BY_CONTROLLER, add_owner_indexes};
-use crate::views::{Pod, PodClaim, view};
+use crate::views::{Pod, PodClaim, PodClaimStatus, view};
 use crate::{ControllerSpec, Cx, owners, pods};
 
 /// How the list of controllers names it.
@@ -176,6 +178,71 @@ fn is_done(pod: &Pod) -> bool {
     pods::is_terminal(pod) || pod.metadata.is_deleting() && pod.spec.node_name.is_empty()
 }
 
+/// Whether a claim is reserved for a pod.
+fn is_reserved_for(claim: &ResourceClaim, pod: &Pod) -> bool {
+    claim.status.reserved_for.iter().any(|c| c.uid == pod.metadata.uid)
+}
+
+/// What is to be done about a claim.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    /// The UIDs of those that have no use for it any more.
+    leave: Vec<String>,
+    /// Whether its devices are free then.
+    deallocate: bool,
+    /// Whether it needs no protection then.
+    unprotect: bool,
+    /// Whether it may be removed then, if its pod is done.
+    is_free: bool,
+}
+
+/// What is to be done about a claim of which `done` have no use any more (`syncClaim`).
+fn plan(claim: &ResourceClaim, done: &[&str]) -> Plan {
+    let held = claim.metadata.finalizers.iter().any(|f| f == FINALIZER);
+    let is_free = claim.status.reserved_for.iter().all(|c| done.contains(&c.uid.as_str()));
+    let last_left = is_free && !done.is_empty();
+    let goes = is_free && claim.metadata.is_deleting();
+    Plan {
+        leave: done.iter().map(|uid| (*uid).to_owned()).collect(),
+        deallocate: held && claim.status.allocation.is_some() && (last_left || goes),
+        unprotect: held && (last_left || goes),
+        is_free,
+    }
+}
+
+/// Takes users out of a claim's status, and its devices with the last of them. Whoever came meanwhile stays, and keeps
+/// the devices. Returns whether there is something to write.
+fn take_out(status: &mut Map<String, Value>, plan: &Plan) -> bool {
+    let before = status.get("reservedFor").and_then(Value::as_array).cloned().unwrap_or_default();
+    let leaves = |c: &Value| plan.leave.iter().any(|uid| c["uid"] == uid.as_str());
+    let after: Vec<Value> = before.iter().filter(|c| !leaves(c)).cloned().collect();
+    let frees = plan.deallocate && after.is_empty() && status.contains_key("allocation");
+    if after.len() == before.len() && (!frees || !plan.leave.is_empty()) {
+        return false;
+    }
+    if frees {
+        status.remove("allocation");
+        status.remove("devices");
+    }
+    if after.is_empty() {
+        status.remove("reservedFor");
+    } else {
+        status.insert("reservedFor".into(), after.into());
+    }
+    true
+}
+
+/// The beginning of the name of a claim that is made for a pod: both names, shortened alike where they are too long.
+fn base_name(pod: &str, claim: &str) -> String {
+    const MOST: usize = 57;
+    let whole = format!("{pod}-{claim}-");
+    if whole.len() <= MOST {
+        return whole;
+    }
+    let part = |text: &str| text.get(..text.len() * MOST / whole.len()).unwrap_or(text).to_owned();
+    format!("{}-{}", part(pod), part(claim))
+}
+
 struct ResourceClaims {
     pods: Informer<Pod>,
     claims: Informer<ResourceClaim>,
@@ -189,22 +256,26 @@ impl ResourceClaims {
         let Some(pod) = self.pods.get(key).filter(|p| !p.metadata.is_deleting() && !is_done(p)) else {
             return Ok(Outcome::Done);
         };
-        let own = self.claims.by_index(BY_CONTROLLER, &pod.metadata.uid);
         let mut statuses = Vec::new();
         let mut changed = false;
         for wanted in pod.spec.resource_claims.iter().filter(|c| c.resource_claim_template_name.is_some()) {
             let known = pod.status.resource_claim_statuses.iter().find(|s| s.name == wanted.name);
-            let name = match known.and_then(|s| s.resource_claim_name.clone()) {
-                Some(name) => name,
-                None => {
+            let name = match known {
+                // It was found before that no claim is needed.
+                Some(PodClaimStatus { resource_claim_name: None, .. }) => None,
+                Some(PodClaimStatus { resource_claim_name: Some(name), .. }) if self.is_own(&pod, name) => {
+                    Some(name.clone())
+                }
+                _ => {
                     changed = true;
-                    match own.iter().find(|c| c.metadata.annotation(POD_CLAIM) == Some(&wanted.name)) {
-                        Some(claim) => claim.metadata.name.to_string(),
-                        None => self.make(&pod, wanted).await?,
-                    }
+                    Some(self.find_or_make(&pod, wanted).await?)
                 }
             };
-            statuses.push(json!({"name": wanted.name, "resourceClaimName": name}));
+            let mut status = json!({"name": wanted.name});
+            if let Some(name) = name {
+                status["resourceClaimName"] = name.into();
+            }
+            statuses.push(status);
         }
         if changed {
             let body = json!({
@@ -219,11 +290,20 @@ impl ResourceClaims {
                 other => drop(other?),
             }
         }
+        if !pod.spec.node_name.is_empty() {
+            self.reserve(&pod).await?;
+        }
         Ok(Outcome::Done)
     }
 
-    /// Makes a claim from a template. Returns its name.
-    async fn make(&self, pod: &Arc<Pod>, wanted: &PodClaim) -> Result<String, BoxError> {
+    /// Whether a claim is there and was made for a pod.
+    fn is_own(&self, pod: &Pod, claim: &str) -> bool {
+        let claim = self.claims.get_named(&pod.metadata.namespace, claim);
+        claim.is_some_and(|c| c.metadata.is_controlled_by(&pod.metadata.uid))
+    }
+
+    /// The claim of a pod that was made from a template, or would have been. Returns its name.
+    async fn find_or_make(&self, pod: &Arc<Pod>, wanted: &PodClaim) -> Result<String, BoxError> {
         let meta = &pod.metadata;
         let template_name = wanted.resource_claim_template_name.as_deref().unwrap_or("");
         let failed = |why: String| {
@@ -231,15 +311,18 @@ impl ResourceClaims {
             self.recorder.warning(&ObjectRef::of(&**pod), "FailedResourceClaimCreation", text.clone());
             BoxError::from(text)
         };
+        let ours = |c: &ResourceClaim| {
+            c.metadata.is_controlled_by(&meta.uid) && c.metadata.annotation(POD_CLAIM) == Some(&wanted.name)
+        };
+        if let Some(claim) = self.claims.by_index(BY_CONTROLLER, &meta.uid).iter().find(|c| ours(c)) {
+            return Ok(claim.metadata.name.to_string());
+        }
         // Another round may have made it and not yet be seen: only the API knows.
         let live: orkd_reconcile::List<ResourceClaim> = self
             .api
             .list_all(&Resource::of::<ResourceClaim>().collection(&meta.namespace), &Default::default())
             .await?;
-        let ours = |c: &&ResourceClaim| {
-            c.metadata.is_controlled_by(&meta.uid) && c.metadata.annotation(POD_CLAIM) == Some(&wanted.name)
-        };
-        if let Some(claim) = live.items.iter().find(ours) {
+        if let Some(claim) = live.items.iter().find(|c| ours(c)) {
             return Ok(claim.metadata.name.to_string());
         }
         let Some(template) = self.templates.get_named(&meta.namespace, template_name) else {
@@ -250,53 +333,54 @@ impl ResourceClaims {
         let collection = Resource::of::<ResourceClaim>().collection(&meta.namespace);
         match self.api.create::<ResourceClaim>(&collection, &body).await {
             Ok(claim) => Ok(claim.metadata.name.to_string()),
-            Err(err) => Err(failed(format!("create ResourceClaim: {}", err.message()))),
+            // The claim's name is not known yet: upstream's text has a gap there as well.
+            Err(err) => Err(failed(format!("create ResourceClaim : {}", err.message()))),
         }
+    }
+
+    /// Reserves the claims of a pod that has a node and that the scheduler did not reserve them for.
+    async fn reserve(&self, pod: &Pod) -> Result<(), BoxError> {
+        let meta = &pod.metadata;
+        for name in names(pod) {
+            let Some(claim) = self.claims.get_named(&meta.namespace, name) else { continue };
+            if claim.status.allocation.is_none() || claim.metadata.is_deleting() || is_reserved_for(&claim, pod) {
+                continue;
+            }
+            let user = json!({"resource": "pods", "name": &*meta.name, "uid": meta.uid});
+            let body = json!({"metadata": {"uid": claim.metadata.uid}, "status": {"reservedFor": [user]}});
+            let target = Resource::of::<ResourceClaim>().at(&meta.namespace, name).sub("status");
+            let reserved = self.api.patch::<IgnoredAny>(&target, &Patch::Strategic(body)).await;
+            reserved.map_err(|e| format!("reserve claim {} for pod: {e}", claim.metadata.key()))?;
+        }
+        Ok(())
     }
 
     async fn claim(&self, key: &Key) -> Result<Outcome, BoxError> {
         let Some(claim) = self.claims.get(key) else { return Ok(Outcome::Done) };
-        let mut valid = Vec::new();
+        let mut done = Vec::new();
         for consumer in &claim.status.reserved_for {
-            if self.is_in_use(key, consumer).await? {
-                valid.push(consumer.uid.clone());
+            if !self.is_in_use(key, consumer).await? {
+                done.push(consumer.uid.as_str());
             }
         }
+        let plan = plan(&claim, &done);
         let target = Resource::of::<ResourceClaim>().at(&key.namespace, &key.name);
         let same = |live: &Value| live["metadata"]["uid"] == claim.metadata.uid.as_str();
-        let free = valid.is_empty();
-        let held = claim.metadata.finalizers.iter().any(|f| f == FINALIZER);
-        if valid.len() < claim.status.reserved_for.len() || free && held && claim.status.allocation.is_some() {
-            let seen: Vec<&str> = claim.status.reserved_for.iter().map(|c| c.uid.as_str()).collect();
+        if !plan.leave.is_empty() || plan.deallocate {
             let changed = self.api.modify(&target, "status", |live| {
-                if !same(live) {
-                    return false;
-                }
-                let Some(status) = live["status"].as_object_mut() else { return false };
-                let before = status.get("reservedFor").and_then(Value::as_array).cloned().unwrap_or_default();
-                // Whoever came meanwhile stays.
-                let stays = |c: &Value| {
-                    let uid = c["uid"].as_str().unwrap_or("");
-                    valid.iter().any(|v| v == uid) || !seen.contains(&uid)
-                };
-                let after: Vec<Value> = before.iter().filter(|c| stays(c)).cloned().collect();
-                if after.is_empty() {
-                    status.remove("reservedFor");
-                    status.remove("allocation");
-                    status.remove("devices");
-                } else {
-                    status.insert("reservedFor".into(), after.into());
-                }
-                true
+                same(live) && live["status"].as_object_mut().is_some_and(|status| take_out(status, &plan))
             });
             match changed.await {
                 Err(err) if err.is_not_found() => return Ok(Outcome::Done),
                 other => drop(other?),
             }
-            return Ok(Outcome::Done);
         }
-        if held && claim.status.allocation.is_none() {
+        if plan.unprotect {
             let freed = self.api.modify(&target, "", |live| {
+                let in_use = !live["status"]["allocation"].is_null() || !live["status"]["reservedFor"].is_null();
+                if !same(live) || in_use {
+                    return false;
+                }
                 let Some(finalizers) = live["metadata"]["finalizers"].as_array_mut() else { return false };
                 let before = finalizers.len();
                 finalizers.retain(|f| f != FINALIZER);
@@ -307,7 +391,7 @@ impl ResourceClaims {
                 other => drop(other?),
             }
         }
-        if free && !claim.metadata.is_deleting() && self.is_of_done_pod(&claim) {
+        if plan.is_free && !claim.metadata.is_deleting() && self.is_of_done_pod(&claim) {
             match self.api.delete(&target, &DeleteOptions::default().uid(&claim.metadata.uid)).await {
                 Err(err) if err.is_not_found() || err.is_conflict() => {}
                 other => other?,
@@ -333,22 +417,21 @@ impl ResourceClaims {
         }
     }
 
-    /// Whether a claim was made for a pod that is done.
+    /// Whether a claim was made for a pod that is done, or was replaced. Those of pods that are gone are collected.
     fn is_of_done_pod(&self, claim: &ResourceClaim) -> bool {
         let meta = &claim.metadata;
         let Some(owner) = meta.controller().filter(|o| o.kind == "Pod" && o.group().is_empty()) else { return false };
         let pod = self.pods.get(&Key::new(&meta.namespace, &owner.name));
-        pod.is_some_and(|p| p.metadata.uid == owner.uid && is_done(&p))
+        pod.is_some_and(|p| p.metadata.uid != owner.uid || is_done(&p))
     }
 }
 
 /// A claim of a template, for a pod.
 fn body(pod: &Pod, wanted: &PodClaim, template: &Value) -> Value {
     let meta = &pod.metadata;
-    let prefix = format!("{}-{}-", meta.name, wanted.name);
-    let prefix = prefix.get(..58).unwrap_or(&prefix);
     let mut metadata = json!({
-        "generateName": prefix, "namespace": &*meta.namespace, "ownerReferences": [owners::controller_ref(pod)],
+        "generateName": base_name(&meta.name, &wanted.name), "namespace": &*meta.namespace,
+        "ownerReferences": [owners::controller_ref(pod)],
     });
     let of = &template["metadata"];
     if of["labels"].is_object() {
@@ -358,4 +441,74 @@ fn body(pod: &Pod, wanted: &PodClaim, template: &Value) -> Value {
     metadata["annotations"][POD_CLAIM] = wanted.name.as_str().into();
     json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": metadata,
         "spec": template["spec"]})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(users: &[&str], allocated: bool, held: bool, deleting: bool) -> ResourceClaim {
+        let users: Vec<Value> = users.iter().map(|u| json!({"resource": "pods", "name": u, "uid": u})).collect();
+        let mut claim = json!({"metadata": {"name": "c", "uid": "c"}, "status": {"reservedFor": users}});
+        if allocated {
+            claim["status"]["allocation"] = json!({"devices": {}});
+        }
+        if held {
+            claim["metadata"]["finalizers"] = json!([FINALIZER]);
+        }
+        if deleting {
+            claim["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        }
+        serde_json::from_value(claim).expect("a claim")
+    }
+
+    #[test]
+    fn the_last_user_takes_the_devices_along() {
+        let check = |claim: ResourceClaim, done: &[&str], expected: &str| {
+            let Plan { leave, deallocate, unprotect, is_free } = plan(&claim, done);
+            let mut told = leave;
+            for (is, word) in [(deallocate, "deallocate"), (unprotect, "unprotect"), (is_free, "free")] {
+                if is {
+                    told.push(word.to_owned());
+                }
+            }
+            assert_eq!(told.join(" "), expected);
+        };
+        check(claim(&["a", "b"], true, true, false), &["a"], "a");
+        check(claim(&["a", "b"], true, true, false), &["a", "b"], "a b deallocate unprotect free");
+        check(claim(&["a"], true, true, true), &[], "");
+        // Chosen in advance, or about to be: not ours.
+        check(claim(&[], true, true, false), &[], "free");
+        check(claim(&[], false, true, false), &[], "free");
+        check(claim(&[], true, true, true), &[], "deallocate unprotect free");
+        check(claim(&[], false, true, true), &[], "unprotect free");
+        // What nobody protected is not ours either.
+        check(claim(&["a"], true, false, false), &["a"], "a free");
+    }
+
+    #[test]
+    fn whoever_came_meanwhile_stays() {
+        let user = |uid: &str| json!({"resource": "pods", "name": uid, "uid": uid});
+        let plan = plan(&claim(&["a"], true, true, false), &["a"]);
+        let check = |users: &[&str], expected: Option<Value>| {
+            let users: Vec<Value> = users.iter().map(|u| user(u)).collect();
+            let mut status = json!({"reservedFor": users, "allocation": {}, "devices": []});
+            let map = status.as_object_mut().expect("an object");
+            let writes = take_out(map, &plan);
+            assert_eq!(writes.then_some(status), expected);
+        };
+        check(&["a"], Some(json!({})));
+        check(&["a", "b"], Some(json!({"reservedFor": [user("b")], "allocation": {}, "devices": []})));
+        check(&["b"], None);
+        // Someone else took the user out and left the devices: they are not ours to take.
+        check(&[], None);
+    }
+
+    #[test]
+    fn long_names_are_shortened_alike() {
+        assert_eq!(base_name("web", "gpu"), "web-gpu-");
+        let long = base_name(&"p".repeat(60), &"c".repeat(40));
+        assert_eq!(long, format!("{}-{}", "p".repeat(33), "c".repeat(22)));
+        assert!(base_name(&"p".repeat(63), "c").len() <= 57);
+    }
 }

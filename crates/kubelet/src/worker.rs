@@ -280,6 +280,14 @@ impl Worker {
         if cx.hollow {
             return None;
         }
+        if pod::needs_devices(pod) {
+            // Without them its containers would run and not have what they were promised.
+            let text = "Failed to prepare dynamic resources: this kubelet does not call the drivers of devices";
+            cx.event(pod, EventType::Warning, "FailedPrepareDynamicResources", text);
+            let wait = self.mount_wait;
+            self.mount_wait = (wait * 2).min(Duration::from_secs(122));
+            return Some(wait);
+        }
         let told = (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
         let fresh = self.refreshed.elapsed() < VOLUME_REFRESH && told == self.refreshed_for;
         if self.mounted.is_some() && (!Volumes::can_change(pod) || fresh) {

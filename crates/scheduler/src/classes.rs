@@ -19,7 +19,7 @@ const MOST: usize = 128;
 #[derive(Debug, Default)]
 pub struct Class {
     seen: u64,
-    epoch: (u64, usize),
+    epoch: (u64, usize, u64),
     stale: Vec<bool>,
     /// What local filters hold against nodes that are not stale.
     pub verdicts: Verdicts,
@@ -47,7 +47,7 @@ impl Classes {
         let key = (profile.0, pod.template.id);
         let mut class = self.all.remove(&key).unwrap_or_default();
         let nodes = &cluster.nodes;
-        let epoch = (nodes.images_changed(), nodes.len());
+        let epoch = (nodes.images_changed(), nodes.len(), cluster.devices.classes_changed());
         let begun = class.used > 0;
         if !begun {
             for i in profile.1.at(Point::Score).iter().copied().filter(|i| profile.1.plugin(*i).is_local()) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use orkd_reconcile::Key;
 
+use crate::devices::Devices;
 use crate::model::DisruptionBudget;
 use crate::nodes::Nodes;
 use crate::pod::PodInfo;
@@ -64,6 +65,8 @@ pub struct Cluster {
     pub nodes: Nodes,
     /// Claims, volumes, classes.
     pub storage: Storage,
+    /// Devices, and claims of them.
+    pub devices: Devices,
     /// Selectors of services and controllers.
     pub workloads: Workloads,
     /// Disruption budgets.

@@ -143,7 +143,7 @@ impl Algorithm {
         self.classes.put(profile, pod, class);
         match result {
             Ok(feasible) => Ok(Found { feasible, prepared }),
-            Err(unfit) => Err((NotFound::Unfit(unfit), prepared)),
+            Err(not_found) => Err((not_found, prepared)),
         }
     }
 
@@ -219,7 +219,7 @@ impl Algorithm {
         prepared: &Prepared,
         only: Option<(BTreeSet<String>, Vec<&'static str>)>,
         class: &mut Class,
-    ) -> Result<Vec<u32>, Unfit> {
+    ) -> Result<Vec<u32>, NotFound> {
         let profile = &self.profiles[profile];
         let cluster = &mut self.cluster;
         let scratch = &mut self.scratch;
@@ -298,6 +298,9 @@ impl Algorithm {
             debug_assert!(feasible.len() >= before);
         }
         self.start = (self.start + looked) % total;
+        if let Some(why) = scratch.failure().filter(|_| uses_scratch) {
+            return Err(NotFound::Failed(why.clone()));
+        }
         if !feasible.is_empty() {
             return Ok(feasible);
         }
@@ -319,7 +322,7 @@ impl Algorithm {
             plugins.retain(|p| !unfit.plugins.contains(p));
             unfit.plugins.extend(plugins);
         }
-        Err(unfit)
+        Err(NotFound::Unfit(unfit))
     }
 
     /// Rates the nodes that will do: for each the weighted sum of all plugins.
@@ -397,7 +400,7 @@ impl Algorithm {
         for plugin in profile.calls(Point::PostFilter) {
             let mut trial = Trial { cluster: &mut self.cluster, profile, pod, prepared, seed };
             match plugin.post_filter(&mut trial, unfit) {
-                PostFilter::Room(candidates) => return PostFilter::Room(candidates),
+                found @ (PostFilter::Room(_) | PostFilter::Doing(..)) => return found,
                 PostFilter::Nothing(text) => texts.push(text),
                 PostFilter::Hopeless(text) => {
                     hopeless = true;
@@ -551,7 +554,9 @@ mod tests {
                         let node = algorithm.cluster.nodes.rows.name(candidate.node as usize);
                         return format!("{node} without {}", victims.join(" "));
                     }
-                    PostFilter::Nothing(why) | PostFilter::Hopeless(why) => unfit.after = why,
+                    PostFilter::Nothing(why) | PostFilter::Hopeless(why) | PostFilter::Doing(why, _) => {
+                        unfit.after = why
+                    }
                 }
                 unfit.message()
             }

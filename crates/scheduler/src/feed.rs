@@ -6,8 +6,8 @@ use orkd_reconcile::{Event as Change, Informer, Informers, Options, View};
 use tokio::sync::{mpsc, watch};
 
 use crate::model::{
-    Claim, CsiCapacity, CsiDriver, CsiNode, DisruptionBudget, Labelled, Namespace, Node, PersistentVolume, ReplicaSet,
-    ReplicationController, Service, StatefulSet, StorageClass,
+    Claim, CsiCapacity, CsiDriver, CsiNode, DeviceClass, DisruptionBudget, Labelled, Namespace, Node, PersistentVolume,
+    ReplicaSet, ReplicationController, ResourceClaim, ResourceSlice, Service, StatefulSet, StorageClass,
 };
 use crate::pod::PodInfo;
 
@@ -29,6 +29,14 @@ pub enum Message {
     CsiDriver(Change<CsiDriver>),
     /// Free capacity.
     CsiCapacity(Change<CsiCapacity>),
+    /// Devices that a driver offers.
+    Slice(Change<ResourceSlice>),
+    /// A class of devices.
+    DeviceClass(Change<DeviceClass>),
+    /// A claim of devices.
+    DeviceClaim(Change<ResourceClaim>),
+    /// What a write to a claim of devices answered.
+    DeviceClaimWritten(Arc<ResourceClaim>),
     /// A namespace.
     Namespace(Change<Namespace>),
     /// A service.
@@ -53,6 +61,10 @@ pub struct Feed {
     pub volumes: Informer<PersistentVolume>,
     /// Changes whenever a pod, a claim or a volume does.
     pub changed: watch::Receiver<u64>,
+    /// Claims of devices.
+    pub device_claims: Informer<ResourceClaim>,
+    /// Changes whenever one of them does.
+    pub device_claims_changed: watch::Receiver<u64>,
     /// For messages of the scheduler's own tasks.
     pub messages: mpsc::UnboundedSender<Message>,
     /// The messages.
@@ -93,6 +105,15 @@ impl Feed {
         owners::<ReplicaSet>(informers, to);
         owners::<StatefulSet>(informers, to);
         follow(&informers.informer(), to, Message::Budget);
+        follow(&informers.informer(), to, Message::DeviceClass);
+        follow(&informers.informer(), to, Message::Slice);
+        let device_claims: Informer<ResourceClaim> = informers.informer();
+        let claim_sender = watch::Sender::new(0);
+        let device_claims_changed = claim_sender.subscribe();
+        follow(&device_claims, to, move |change| {
+            claim_sender.send_modify(|n| *n += 1);
+            Message::DeviceClaim(change)
+        });
         let volumes: Informer<PersistentVolume> = informers.informer();
         let claims: Informer<Claim> = informers.informer();
         // Pods that have ended hold nothing: they are not read at all.
@@ -120,6 +141,6 @@ impl Feed {
             }
             Message::Pod(change)
         });
-        Feed { pods, claims, volumes, changed, messages, inbox }
+        Feed { pods, claims, volumes, changed, device_claims, device_claims_changed, messages, inbox }
     }
 }

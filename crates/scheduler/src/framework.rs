@@ -18,6 +18,7 @@ use futures_util::future::BoxFuture;
 
 use crate::cluster::Cluster;
 use crate::cycle::{Trial, Unfit};
+use crate::model::ResourceClaim;
 use crate::nodes::NodeChange;
 use crate::pod::{PodInfo, Template};
 
@@ -85,12 +86,14 @@ pub struct Verdicts {
     refusals: Vec<Refusal>,
     /// By position: bit `b` is set for refusal `b`.
     of: Vec<u64>,
+    /// Why nothing can be said of any node.
+    failure: Option<String>,
 }
 
 impl Verdicts {
     /// Nothing refused yet, for so many nodes.
     pub fn new(nodes: usize) -> Verdicts {
-        Verdicts { refusals: Vec::new(), of: vec![0; nodes] }
+        Verdicts { of: vec![0; nodes], ..Verdicts::default() }
     }
 
     /// Forgets everything; for so many nodes.
@@ -98,6 +101,17 @@ impl Verdicts {
         self.refusals.clear();
         self.of.clear();
         self.of.resize(nodes, 0);
+        self.failure = None;
+    }
+
+    /// A plugin can say nothing of any node: the pod is to be tried again.
+    pub fn fail(&mut self, plugin: &'static str, why: impl std::fmt::Display) {
+        self.failure.get_or_insert_with(|| format!("running {plugin:?} filter plugin: {why}"));
+    }
+
+    /// Why nothing can be said of any node.
+    pub fn failure(&self) -> Option<&String> {
+        self.failure.as_ref()
     }
 
     /// Makes room for so many nodes.
@@ -224,6 +238,8 @@ pub struct Candidate {
 pub enum PostFilter {
     /// Room can be made on one of these nodes.
     Room(Vec<Candidate>),
+    /// This, after which it is tried again; the text tells what was done.
+    Doing(String, Deed),
     /// Nothing; the text tells why. The pod's nomination stays.
     Nothing(String),
     /// Nothing; the text tells why. The pod's nomination is of no use.
@@ -276,8 +292,13 @@ pub enum Event<'a> {
     CsiCapacity,
     /// A volume was detached.
     Detached,
-    /// A claim for devices came or changed: namespace and name.
-    DeviceClaim(&'a str, &'a str),
+    /// A claim of devices came or changed.
+    DeviceClaim {
+        /// The claim.
+        claim: &'a ResourceClaim,
+        /// What it was before.
+        old: Option<&'a ResourceClaim>,
+    },
     /// Devices or classes of devices came or changed.
     Devices,
     /// A namespace has other labels.
@@ -296,6 +317,15 @@ impl Event<'_> {
 
 /// What is asked of the API while a pod is on its way.
 pub type Act = BoxFuture<'static, Result<(), String>>;
+
+/// What is asked of the API when no node does.
+pub struct Deed(pub Act);
+
+impl std::fmt::Debug for Deed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Deed")
+    }
+}
 
 /// A plugin. Each method is one extension point and is called only if [`Plugin::points`] names it.
 pub trait Plugin: Send + Sync {

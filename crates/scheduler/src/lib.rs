@@ -13,11 +13,13 @@
 //!
 //! Invariant: what is tried out on the cluster is put back before the cycle ends.
 
+pub mod bind_claims;
 pub mod bind_volumes;
 pub mod classes;
 pub mod cluster;
 pub mod config;
 pub mod cycle;
+pub mod devices;
 mod extender;
 pub mod feed;
 pub mod framework;

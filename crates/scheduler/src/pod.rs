@@ -16,6 +16,7 @@ use orkd_reconcile::{Key, Meta, View};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
 
+use crate::devices::extended::{Needs, needs};
 use crate::model::{
     Condition, Pod, PodAffinityTerm, PodResourceClaim, ResourceClaimStatus, SpreadConstraint, Toleration, Volume,
 };
@@ -229,6 +230,8 @@ pub struct Body {
     pub volumes: Vec<PodVolume>,
     /// Claims for devices.
     pub resource_claims: Vec<PodResourceClaim>,
+    /// What containers ask for of resources that classes of devices may stand for.
+    pub extended: Vec<Needs>,
     /// The controller.
     pub owner: Option<Owner>,
 }
@@ -283,6 +286,7 @@ impl Body {
             images,
             volumes: spec.volumes.iter().filter_map(PodVolume::of).collect(),
             resource_claims: spec.resource_claims.clone(),
+            extended: needs(&spec.init_containers, &spec.containers),
             owner,
             namespace,
         }

@@ -99,6 +99,14 @@ impl Queue {
         self.insert(Entry { pod, place: Place::Gated, attempts: 0, arrived, retry_at: None });
     }
 
+    /// Keeps a pod that a plugin does not let into the line yet, until an event may help it.
+    pub fn hold(&mut self, pod: Arc<PodInfo>, plugin: &'static str, now: Instant) {
+        self.remove_entry(pod.uid());
+        let arrived = self.arrive();
+        let place = Place::Unschedulable { since: now, plugins: vec![plugin], helped: false };
+        self.insert(Entry { pod, place, attempts: 0, arrived, retry_at: None });
+    }
+
     fn arrive(&mut self) -> u64 {
         self.arrivals += 1;
         self.arrivals

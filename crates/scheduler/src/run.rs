@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use orkd_base::{BoxError, Supervisor, TaskKind};
 use orkd_reconcile::{Api, Event as Change, EventType, Informer, Informers, Recorder};
 use tokio::sync::Semaphore;
@@ -11,12 +12,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::bind_claims::ClaimBinder;
 use crate::bind_volumes::Binder;
 use crate::config::Config;
 use crate::cycle::{Algorithm, Found, NotFound, Prepared, Unfit, best, cheapest};
 use crate::extender::Extender;
 use crate::feed::{Feed, Message};
-use crate::framework::{Candidate, Denied, Event, Point, PostFilter};
+use crate::framework::{Candidate, Deed, Denied, Event, Point, PostFilter};
+use crate::model::{DeviceClaimStatus, ResourceClaim};
 use crate::plugins::Doors;
 use crate::pod::PodInfo;
 use crate::queue::Queue;
@@ -66,7 +69,16 @@ pub async fn run(
         pods: feed.pods.clone(),
         changed: feed.changed.clone(),
     };
-    let profiles = config.profiles(&Doors { api: Some(api.clone()), binder: Some(binder) })?;
+    let claims = ClaimBinder {
+        api: api.clone(),
+        claims: feed.device_claims.clone(),
+        changed: feed.device_claims_changed.clone(),
+        messages: feed.messages.clone(),
+        recorder: recorder.clone(),
+        supervisor: supervisor.clone(),
+    };
+    let doors = Doors { api: Some(api.clone()), binder: Some(binder), claims: Some(claims) };
+    let profiles = config.profiles(&doors)?;
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = informers.synced() => {}
@@ -177,6 +189,26 @@ impl Scheduler {
                 keep(&mut cluster.storage.capacities, &change, |c| c.metadata.key());
                 self.tell(Event::CsiCapacity);
             }
+            Message::Slice(Change::Deleted(slice)) => cluster.devices.catalogue.remove(&slice.metadata.name),
+            Message::Slice(change) => {
+                cluster.devices.catalogue.set(change.object());
+                self.tell(Event::Devices);
+            }
+            Message::DeviceClass(Change::Deleted(class)) => cluster.devices.remove_class(&class.metadata.name),
+            Message::DeviceClass(change) => {
+                cluster.devices.set_class(change.object());
+                self.tell(Event::Devices);
+            }
+            Message::DeviceClaim(Change::Deleted(claim)) => self.device_claim_gone(&claim),
+            Message::DeviceClaim(change) => {
+                let claim = change.object();
+                let before = cluster.devices.set_claim(claim);
+                self.device_claim(claim, before);
+            }
+            Message::DeviceClaimWritten(claim) => {
+                let before = cluster.devices.written(&claim);
+                self.device_claim(&claim, before);
+            }
             Message::Namespace(change) => {
                 let meta = &change.object().metadata;
                 let labels = (!change.is_deleted()).then_some(&meta.labels);
@@ -194,6 +226,7 @@ impl Scheduler {
             Message::Bound(pod, None) => {
                 self.queue.remove(pod.uid());
                 cluster.storage.forget(pod.uid(), true);
+                cluster.devices.forget(pod.uid());
                 if self.pods.get(&pod.key()).is_none_or(|p| p.node_name.is_empty()) {
                     self.assumed.insert(pod.uid().to_owned(), Instant::now() + ASSUMED_MOST);
                 }
@@ -204,6 +237,21 @@ impl Scheduler {
                 self.queue.let_go(&uid, !done, Instant::now());
             }
         }
+    }
+
+    /// A claim of devices came or changed; `before` is what was known of it, `None` if nothing changed.
+    fn device_claim(&mut self, claim: &Arc<ResourceClaim>, before: Option<Option<Arc<ResourceClaim>>>) {
+        if let Some(old) = before {
+            self.tell(Event::DeviceClaim { claim, old: old.as_deref() });
+        }
+    }
+
+    fn device_claim_gone(&mut self, claim: &ResourceClaim) {
+        self.algorithm.cluster.devices.remove_claim(claim);
+        // Whatever it had is free.
+        let mut freed = claim.clone();
+        freed.status = DeviceClaimStatus::default();
+        self.tell(Event::DeviceClaim { claim: &freed, old: Some(claim) });
     }
 
     fn pod(&mut self, pod: &Arc<PodInfo>, old: Option<&Arc<PodInfo>>) {
@@ -260,13 +308,17 @@ impl Scheduler {
         let algorithm = &self.algorithm;
         let mut plugins = algorithm.profiles[profile].calls(Point::PreEnqueue);
         // A pod that has something to wait for waits in its place.
-        let gate = plugins.find_map(|p| p.pre_enqueue(&algorithm.cluster, &pod));
+        let gate = plugins.find_map(|p| Some((p.name(), p.pre_enqueue(&algorithm.cluster, &pod)?)));
         match gate {
-            Some(reason) if !pod.gates.is_empty() => {
+            Some((_, reason)) if !pod.gates.is_empty() => {
                 debug!(pod = %pod.key(), reason, "pod may not be scheduled yet");
                 self.queue.gate(pod);
             }
             Some(_) if self.queue.get(pod.uid()).is_some() => self.queue.refresh(pod),
+            Some((plugin, reason)) => {
+                debug!(pod = %pod.key(), reason, "pod cannot be scheduled yet");
+                self.queue.hold(pod, plugin, Instant::now());
+            }
             _ => self.queue.add(pod),
         }
     }
@@ -302,6 +354,9 @@ impl Scheduler {
     async fn cycle(&mut self, now: Instant, permit: tokio::sync::OwnedSemaphorePermit) {
         let Some(pod) = self.queue.pop(now) else { return };
         let Some(profile) = self.algorithm.profile_of(&pod.template.scheduler_name) else { return };
+        if !pod.template.resource_claims.is_empty() {
+            self.algorithm.cluster.devices.now = Timestamp::now();
+        }
         let mut found = self.algorithm.find(profile, &pod);
         if !self.extenders.is_empty()
             && let Ok(nodes) = found
@@ -395,6 +450,16 @@ impl Scheduler {
                 }
                 None => self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Keep, plugins, now),
             },
+            PostFilter::Doing(what, Deed(act)) => {
+                unfit.after = match act.await {
+                    Ok(()) => what,
+                    Err(why) => {
+                        warn!(pod = %pod.key(), why, "cannot help the pod");
+                        String::new()
+                    }
+                };
+                self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Keep, plugins, now);
+            }
             PostFilter::Nothing(why) => {
                 unfit.after = why;
                 self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Keep, plugins, now);

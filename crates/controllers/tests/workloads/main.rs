@@ -2,6 +2,7 @@
 //! identity and no more rights than upstream's roles give it. A small task plays the kubelet.
 
 mod blocked;
+mod claims;
 mod jobs;
 mod restart;
 mod stateful;

@@ -1,5 +1,7 @@
 //! Arguments of plugins. Upstream: `pkg/scheduler/apis/config/validation/validation_pluginargs.go`.
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -25,7 +27,7 @@ pub fn read(said: &[PluginConfig]) -> Result<Args, String> {
             "InterPodAffinity" => all.inter_pod_affinity = decode(&path, one)?,
             "VolumeBinding" => all.volume_binding = decode(&path, one)?,
             "DefaultPreemption" => all.default_preemption = decode(&path, one)?,
-            "DynamicResources" => {}
+            "DynamicResources" => all.dynamic_resources = decode(&path, one)?,
             other => return Err(format!("{path}: plugin {other:?} takes no arguments")),
         }
     }
@@ -70,6 +72,14 @@ fn check(args: &Args) -> Result<(), String> {
     if args.volume_binding.bind_timeout_seconds < 0 {
         let n = args.volume_binding.bind_timeout_seconds;
         return invalid("bindTimeoutSeconds", n, "invalid BindTimeoutSeconds, should not be a negative value");
+    }
+    let devices = &args.dynamic_resources;
+    if let Some(limit) = devices.filter_timeout.filter(kube::core::Duration::is_negative) {
+        return Err(format!("filterTimeout: Invalid value: {limit:?}: must be zero or positive"));
+    }
+    let too_short = |t: &kube::core::Duration| t.is_negative() || Duration::from(*t) < Duration::from_secs(1);
+    if let Some(limit) = devices.binding_timeout.filter(too_short) {
+        return Err(format!("bindingTimeout: Invalid value: {limit:?}: must be at least 1 second"));
     }
     let spread = &args.pod_topology_spread;
     if spread.defaulting_type == Defaulting::System && !spread.default_constraints.is_empty() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use orkd_reconcile::{LabelSelector, Meta, null_default};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A pod.
 #[derive(Debug, Default, Deserialize)]
@@ -365,7 +365,7 @@ pub struct NodeAffinity {
 }
 
 /// A node selector: one of the terms must hold.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeSelector {
     /// Terms.
@@ -384,19 +384,19 @@ pub struct PreferredTerm {
 }
 
 /// A term: all of its requirements must hold; an empty one holds nowhere.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeSelectorTerm {
     /// Requirements on labels.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub match_expressions: Vec<Requirement>,
     /// Requirements on fields: only `metadata.name`.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub match_fields: Vec<Requirement>,
 }
 
 /// A requirement.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Requirement {
     /// Key.
@@ -404,7 +404,7 @@ pub struct Requirement {
     /// `In NotIn Exists DoesNotExist Gt Lt`.
     pub operator: String,
     /// Values.
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<String>,
 }
 

@@ -3,7 +3,7 @@
 pub mod balanced_allocation;
 mod default_binder;
 pub mod default_preemption;
-mod dynamic_resources;
+pub mod dynamic_resources;
 mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
@@ -23,7 +23,9 @@ mod volume_zone;
 use orkd_reconcile::Api;
 pub use taint_toleration::tolerates_all;
 
+use crate::bind_claims::ClaimBinder;
 use crate::bind_volumes::Binder;
+use crate::devices::Cel;
 use crate::framework::Plugin;
 
 /// Arguments of plugins.
@@ -41,6 +43,8 @@ pub struct Args {
     pub inter_pod_affinity: inter_pod_affinity::Args,
     /// Of `VolumeBinding`.
     pub volume_binding: volume_binding::Args,
+    /// Of `DynamicResources`.
+    pub dynamic_resources: dynamic_resources::Args,
     /// Of `DefaultPreemption`.
     pub default_preemption: default_preemption::Args,
 }
@@ -52,6 +56,8 @@ pub struct Doors {
     pub api: Option<Api>,
     /// What binds volumes.
     pub binder: Option<Binder>,
+    /// What binds claims of devices.
+    pub claims: Option<ClaimBinder>,
 }
 
 /// A plugin of a profile and its default weight; 0 for none.
@@ -74,7 +80,14 @@ pub fn all(args: Args, doors: &Doors) -> Vec<Weighted> {
         (Box::new(volume_zone::VolumeZone), 0),
         (Box::new(pod_topology_spread::PodTopologySpread::new(&args.pod_topology_spread)), 2),
         (Box::new(inter_pod_affinity::InterPodAffinity::new(args.inter_pod_affinity)), 2),
-        (Box::new(dynamic_resources::DynamicResources), 0),
+        (
+            Box::new(dynamic_resources::DynamicResources::new(
+                &args.dynamic_resources,
+                Box::new(Cel),
+                doors.claims.clone(),
+            )),
+            0,
+        ),
         (Box::new(default_preemption::DefaultPreemption::new(args.default_preemption)), 0),
         (Box::new(balanced_allocation::BalancedAllocation::new(args.balanced_allocation)), 1),
         (Box::new(image_locality::ImageLocality), 1),

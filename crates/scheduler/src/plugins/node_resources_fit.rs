@@ -166,6 +166,11 @@ pub(super) fn has_and_used(
     }
 }
 
+/// Whether a resource that a node has none of is given as devices there.
+fn is_of_devices(cluster: &Cluster, pod: &PodInfo, resource: &str, has: i64) -> bool {
+    has == 0 && !pod.template.extended.is_empty() && cluster.devices.class_for(resource).is_some()
+}
+
 impl Plugin for NodeResourcesFit {
     fn name(&self) -> &'static str {
         "NodeResourcesFit"
@@ -201,7 +206,7 @@ impl Plugin for NodeResourcesFit {
             }
             for (resource, wanted, column) in &requests {
                 let (has, used) = column.map_or((0, 0), |c| (rows.allocatable[c][i], rows.used[c][i]));
-                if *wanted > has - used {
+                if *wanted > has - used && !is_of_devices(cx.cluster, cx.pod, resource, has) {
                     // What the empty node does not have, no eviction gives.
                     let refusal = verdicts.refusal(self.name(), format!("Insufficient {resource}"), *wanted > has);
                     verdicts.refuse(i, refusal);
@@ -241,9 +246,12 @@ impl Plugin for NodeResourcesFit {
             Event::Node { position, change } => {
                 (change.added || change.allocatable)
                     && pod.template.requests.iter().filter(|(r, _)| self.counts(r)).all(|(resource, wanted)| {
-                        nodes.resource(resource).is_some_and(|c| *wanted <= nodes.rows.allocatable[c][position])
+                        let has = nodes.resource(resource).map_or(0, |c| nodes.rows.allocatable[c][position]);
+                        *wanted <= has || is_of_devices(cluster, pod, resource, has)
                     })
             }
+            // A class may stand for what no node has.
+            Event::Devices => !pod.template.extended.is_empty(),
             // At least its place among the node's pods is free now.
             Event::PodGone(_) => true,
             Event::PodChanged { old, new } => {
