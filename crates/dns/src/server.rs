@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::{DNSClass, Name, Record};
+use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use parking_lot::RwLock;
 use rand::seq::SliceRandom;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -123,8 +123,8 @@ impl Server {
 struct Elsewhere {
     query: Message,
     bytes: Vec<u8>,
-    /// An alias already found; what it stands for is to be asked.
-    alias: Option<(Record, Name)>,
+    /// Aliases already found; what the last one stands for is to be asked.
+    alias: Option<(Vec<Record>, Name)>,
 }
 
 enum Reply {
@@ -182,17 +182,18 @@ impl Responder {
                 if records.is_empty() {
                     answer.add_authority(zone.soa());
                 }
-                // Clients take the first address: each gets another one.
-                records.shuffle(&mut rand::rng());
+                // Clients take the first address: each gets another one. Aliases lead there, in their order.
+                let aliases = records.iter().take_while(|r| r.record_type() == RecordType::CNAME).count();
+                records[aliases..].shuffle(&mut rand::rng());
                 answer.add_answers(records);
             }
             Answer::NoSuchName => {
                 answer.metadata.response_code = ResponseCode::NXDomain;
                 answer.add_authority(zone.soa());
             }
-            Answer::Alias(alias) => {
+            Answer::Alias(way, target) => {
                 drop(zone);
-                let alias = Some(*alias);
+                let alias = Some((way, target));
                 return Reply::Elsewhere(Box::new(Elsewhere { query, bytes: bytes.to_vec(), alias }));
             }
             Answer::NotOurs => {
@@ -204,7 +205,7 @@ impl Responder {
     }
 
     async fn elsewhere(&self, ask: Elsewhere, tcp: bool) -> Vec<u8> {
-        let Some((record, target)) = ask.alias else {
+        let Some((way, target)) = ask.alias else {
             return match self.forwarder.ask(&ask.bytes, tcp).await {
                 Some(answer) => answer,
                 None => finish(answer_to(&ask.query, ResponseCode::ServFail), &ask.query, tcp),
@@ -212,7 +213,7 @@ impl Responder {
         };
         let mut answer = answer_to(&ask.query, ResponseCode::NoError);
         answer.metadata.authoritative = true;
-        answer.add_answer(record);
+        answer.add_answers(way);
         let mut inner = ask.query.clone();
         if let Some(question) = inner.queries.first_mut() {
             question.set_name(target);
@@ -270,7 +271,6 @@ mod tests {
     use std::net::IpAddr;
 
     use hickory_proto::op::Query;
-    use hickory_proto::rr::RecordType;
 
     use super::*;
     use crate::zone::ServiceNames;

@@ -9,6 +9,9 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 /// Seconds for which answers may be kept.
 pub const TTL: u32 = 5;
 
+/// How many aliases are followed from a name: more are a circle.
+const ALIASES: usize = 8;
+
 /// What one service contributes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServiceNames {
@@ -59,8 +62,8 @@ impl Endpoint {
 pub enum Answer {
     /// Records; an empty list: the name exists, this type of record does not.
     Found(Vec<Record>),
-    /// An alias for a name outside: its own addresses are the forwarder's to find.
-    Alias(Box<(Record, Name)>),
+    /// Aliases that lead to a name outside: its addresses are the forwarder's to find.
+    Alias(Vec<Record>, Name),
     /// No such name.
     NoSuchName,
     /// Not a name of the cluster.
@@ -149,8 +152,31 @@ impl Zone {
         Record::from_rdata(self.domain.clone(), TTL, RData::SOA(soa))
     }
 
-    /// Answers a question.
+    /// Answers a question. Who asks follows no alias of its own, so an answer has the whole way: the aliases in their
+    /// order, and what the last one leads to. One that leads to nothing is an answer by itself, as CoreDNS has it.
     pub fn answer(&self, name: &Name, ty: RecordType) -> Answer {
+        let mut way = Vec::new();
+        let mut at = name.clone();
+        loop {
+            return match self.lookup(&at, ty) {
+                Answer::Alias(alias, target) => {
+                    way.extend(alias);
+                    if ty != RecordType::CNAME && way.len() < ALIASES {
+                        at = target;
+                        continue;
+                    }
+                    Answer::Found(way)
+                }
+                answer if way.is_empty() => answer,
+                Answer::Found(records) => Answer::Found([way, records].concat()),
+                Answer::NoSuchName => Answer::Found(way),
+                Answer::NotOurs => Answer::Alias(way, at),
+            };
+        }
+    }
+
+    /// What one name has.
+    fn lookup(&self, name: &Name, ty: RecordType) -> Answer {
         let all = labels(name);
         if let Some(ip) = arpa(&all) {
             return self.pointer(name, ty, ip);
@@ -221,7 +247,7 @@ impl Zone {
             return match Name::from_ascii(format!("{}.", target.trim_end_matches('.'))) {
                 Ok(target) if before.is_empty() => {
                     let record = Record::from_rdata(name.clone(), TTL, RData::CNAME(CNAME(target.clone())));
-                    Answer::Alias(Box::new((record, target)))
+                    Answer::Alias(vec![record], target)
                 }
                 _ => Answer::NoSuchName,
             };
@@ -362,6 +388,15 @@ mod tests {
         let alias = ServiceNames { external_name: Some("example.com".into()), ..Default::default() };
         zone.set("default", "alias", Some(alias));
         zone.set("default", "empty", Some(ServiceNames::default()));
+        for (name, target) in [
+            ("near", "web.default.svc.cluster.local"),
+            ("far", "alias.default.svc.cluster.local."),
+            ("twice", "near.aliases.svc.cluster.local"),
+            ("astray", "nope.default.svc.cluster.local"),
+            ("circle", "circle.aliases.svc.cluster.local"),
+        ] {
+            zone.set("aliases", name, Some(ServiceNames { external_name: Some(target.into()), ..Default::default() }));
+        }
         zone
     }
 
@@ -369,7 +404,7 @@ mod tests {
         let name = Name::from_ascii(name).expect("a name");
         let got = match zone().answer(&name, ty) {
             Answer::Found(records) => records.iter().map(|r| r.data.to_string()).collect::<Vec<_>>().join(" | "),
-            Answer::Alias(alias) => format!("alias {}", alias.1),
+            Answer::Alias(_, name) => format!("alias {name}"),
             Answer::NoSuchName => "no such name".into(),
             Answer::NotOurs => "not ours".into(),
         };
@@ -387,6 +422,22 @@ mod tests {
         check("_tcp.web.default.svc.cluster.local.", A, "");
         check("nope.default.svc.cluster.local.", A, "no such name");
         check("alias.default.svc.cluster.local.", A, "alias example.com.");
+    }
+
+    #[test]
+    fn aliases_are_followed_inside() {
+        use RecordType::{A, AAAA, CNAME};
+        check("near.aliases.svc.cluster.local.", A, "web.default.svc.cluster.local. | 10.43.0.9");
+        check("near.aliases.svc.cluster.local.", AAAA, "web.default.svc.cluster.local.");
+        check("twice.aliases.svc.cluster.local.", CNAME, "near.aliases.svc.cluster.local.");
+        check(
+            "twice.aliases.svc.cluster.local.",
+            A,
+            "near.aliases.svc.cluster.local. | web.default.svc.cluster.local. | 10.43.0.9",
+        );
+        check("far.aliases.svc.cluster.local.", A, "alias example.com.");
+        check("astray.aliases.svc.cluster.local.", A, "nope.default.svc.cluster.local.");
+        check("circle.aliases.svc.cluster.local.", A, &["circle.aliases.svc.cluster.local."; ALIASES].join(" | "));
     }
 
     #[test]
