@@ -23,6 +23,7 @@ mod version;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command, CommonArgs};
@@ -74,8 +75,7 @@ fn start(common: &CommonArgs, command: impl Future<Output = anyhow::Result<()>>)
         "json" => orkd_base::telemetry::Format::Json,
         _ => orkd_base::telemetry::Format::Human,
     };
-    orkd_base::telemetry::init(format, &common.log_level)
-        .map_err(|e| anyhow::anyhow!("cannot set up logging with --log-level {}: {e}", common.log_level))?;
+    orkd_base::telemetry::init(format, &common.log_level).context("cannot set up logging (--log-level)")?;
     runtime()?.block_on(command)
 }
 
