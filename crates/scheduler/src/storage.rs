@@ -199,6 +199,15 @@ impl Storage {
         }
     }
 
+    /// The same for the binding of a pod's claims, where a class that is not there makes nothing wait
+    /// (`IsDelayBindingMode`).
+    fn is_delayed(&self, claim: &Claim) -> Result<bool, String> {
+        match self.classes.contains_key(class_of_claim(claim)) {
+            true => self.waits_for_pod(claim),
+            false => Ok(false),
+        }
+    }
+
     /// The claims of a pod; `None` if it has none.
     ///
     /// # Errors
@@ -232,7 +241,7 @@ impl Storage {
             }
             if is_bound(claim) {
                 all.bound.push(claim.clone());
-            } else if claim.spec.volume_name.is_empty() && self.waits_for_pod(claim).map_err(Unusable::Failed)? {
+            } else if claim.spec.volume_name.is_empty() && self.is_delayed(claim).map_err(Unusable::Failed)? {
                 all.delayed.push(claim.clone());
             } else {
                 all.immediate.push(claim.clone());
@@ -439,4 +448,22 @@ pub enum Unusable {
 /// Whether an object was made for a pod.
 pub fn is_controlled_by(meta: &Meta, pod: &PodInfo) -> bool {
     meta.is_controlled_by(pod.uid())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_of_no_known_class_waits_for_no_pod() {
+        let mut storage = Storage::default();
+        let claim = json!({"metadata": {"name": "c", "namespace": "default"}, "spec": {"storageClassName": "none"}});
+        storage.set_claim(&Arc::new(serde_json::from_value(claim).expect("a claim")));
+        let volumes = json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]});
+        let pod = crate::pod::tests::pod("p", volumes);
+        let Ok(Some(claims)) = storage.claims_of(&pod) else { panic!("the pod has a claim that can be read") };
+        assert_eq!((claims.immediate.len(), claims.delayed.len()), (1, 0));
+    }
 }
