@@ -195,7 +195,14 @@ fn describe(k: &Kubectl<'_>) -> Result<()> {
         ensure!(text.contains(part), "{part}: {text}");
     }
     let text = k.ok("describe node server")?;
-    for line in ["KubeletReady", "Container Runtime Version:", "containerd://", "Allocated resources:", "shown"] {
+    for line in [
+        "KubeletReady",
+        "Container Runtime Version:",
+        "containerd://",
+        "Allocated resources:",
+        "shown",
+        "node-controller",
+    ] {
         ensure!(text.contains(line), "{line}: {text}");
     }
     let wide = k.ok("get pods -o wide")?;

@@ -63,6 +63,8 @@ pub(crate) fn add_node_index(pods: &Informer<Pod>) {
 }
 
 async fn start(cx: Cx) -> Result<(), BoxError> {
+    // Upstream's events do not name the controller by its own name.
+    let recorder = Recorder::new(cx.api.clone(), &cx.supervisor, "node-controller", "");
     let nodes: Informer<Node> = cx.informers.informer();
     let pods: Informer<Pod> = cx.informers.informer();
     let leases: Informer<Lease> = cx.informers.informer_with(Options::default().namespace("kube-node-lease"));
@@ -71,7 +73,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     // When each node was last heard of, by our own clock.
     let heard: Arc<Mutex<HashMap<Arc<str>, Timestamp>>> = Arc::default();
     {
-        let (queue, heard, clock, recorder) = (queue.clone(), heard.clone(), cx.clock.clone(), cx.recorder.clone());
+        let (queue, heard, clock, recorder) = (queue.clone(), heard.clone(), cx.clock.clone(), recorder.clone());
         nodes.subscribe(move |event| {
             let node = event.object();
             let name = node.metadata.name.clone();
@@ -108,7 +110,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     nodes.synced().await;
     pods.synced().await;
     leases.synced().await;
-    let controller = Lifecycle { nodes, pods, api: cx.api, recorder: cx.recorder };
+    let controller = Lifecycle { nodes, pods, api: cx.api, recorder };
     let was_down = &AtomicBool::new(false);
     let zones = Mutex::new(zones::Zones::default());
     let (controller, heard, clock, queue_ref, zones_ref) = (&controller, &heard, &cx.clock, &queue, &zones);
