@@ -8,6 +8,7 @@ mod crash;
 mod denied;
 mod encryption;
 mod etcd;
+mod examples;
 mod harness;
 mod healing;
 mod hostile;

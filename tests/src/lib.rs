@@ -1,5 +1,6 @@
 //! The cluster harness of the integration and node tests: machines made of namespaces ([`machine`]), orkd
-//! processes in them ([`cluster`]), stock clients ([`kubectl`]), plain requests ([`client`]), and level-triggered waiting ([`eventually`]).
+//! processes in them ([`cluster`]), stock clients ([`kubectl`]), plain requests ([`client`]), pages whose commands
+//! are run ([`session`]), and level-triggered waiting ([`eventually`]).
 //!
 //! Nothing here touches the network of the machine that runs the tests: every address belongs to a namespace
 //! that the test made. When a [`machine::Machine`] is dropped, everything in it ends with its process
@@ -9,6 +10,7 @@ pub mod client;
 pub mod cluster;
 pub mod kubectl;
 pub mod machine;
+pub mod session;
 pub mod terminal;
 
 use std::path::PathBuf;
