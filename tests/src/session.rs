@@ -18,8 +18,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::machine::Machine;
 
-/// How long a command may take to print what the page shows.
-const PATIENCE: Duration = Duration::from_secs(100);
+/// How long a command may take to print what the page shows: a kubelet may take a minute and a half to look at a
+/// ConfigMap again.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// What follows `kubectl` in a command that is not repeated.
 const CHANGES: &[&str] = &[
