@@ -142,7 +142,7 @@ fn cases() -> Vec<Case> {
         case(
             "an impersonation of nobody",
             request("GET", MAPS, "Impersonate-Group: system:masters\r\n", b""),
-            500,
+            400,
             "without impersonating a user",
         ),
     ]

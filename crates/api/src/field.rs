@@ -191,6 +191,11 @@ impl ErrorList {
         self.push(ErrorType::Invalid, path, Some(value.into().0), detail);
     }
 
+    /// A value is not well formed, and is not shown (`field.OmitValueType`).
+    pub fn invalid_silently(&mut self, path: &Path, detail: impl Into<String>) {
+        self.push(ErrorType::Invalid, path, None, detail);
+    }
+
     /// A value has the wrong type.
     pub fn type_invalid(&mut self, path: &Path, value: impl Into<Shown>, detail: impl Into<String>) {
         self.push(ErrorType::TypeInvalid, path, Some(value.into().0), detail);
@@ -288,6 +293,11 @@ impl From<&Value> for Shown {
 }
 
 impl Shown {
+    /// What is shown.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
     /// A struct that has this as its one field.
     pub fn below(self, field: &str) -> Self {
         Shown(format!("{{{}:{}}}", quote(field), self.0))

@@ -185,6 +185,11 @@ pub trait Kind: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What the rows of a table of several are sorted by; `None` leaves them in the order of the list.
+    fn row_rank(&self, _obj: &Value) -> Option<i64> {
+        None
+    }
+
     /// Cells of the table form. Upstream: `pkg/printers/internalversion/printers.go`.
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         crate::table::name_and_age(obj, now)

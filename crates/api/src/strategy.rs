@@ -22,6 +22,14 @@ pub(crate) fn reset_spec_or_status(subresource: Option<&str>) -> &'static [&'sta
     }
 }
 
+/// As [`reset_spec_or_status`], of kinds whose status subresource leaves the metadata alone, too.
+pub(crate) fn reset_all_or_status(subresource: Option<&str>) -> &'static [&'static [&'static str]] {
+    match subresource {
+        Some("status") => &[&["spec"], &["metadata"]],
+        other => reset_spec_or_status(other),
+    }
+}
+
 /// The first generation of an object.
 pub(crate) fn first_generation(obj: &mut Value) {
     set(obj, &["metadata", "generation"], 1);

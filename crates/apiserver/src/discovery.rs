@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::Body;
+use crate::health;
 use crate::negotiation::{Format, Wanted};
 use crate::pipeline::ApiServer;
 use crate::resources::{Resources, api_version};
@@ -296,17 +297,32 @@ fn arch() -> &'static str {
     }
 }
 
-/// Answers `/`: the paths served.
-pub fn root(server: &ApiServer, wanted: &Wanted) -> Response<Body> {
-    let mut paths: Vec<String> = vec!["/api".into(), "/api/v1".into(), "/apis".into(), "/apis/".into()];
-    for (group, versions) in groups(&server.resources()).iter().filter(|(g, _)| !g.is_empty()) {
-        paths.push(format!("/apis/{group}"));
-        paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
+/// Answers `/`: the paths served, each health check with its own.
+pub async fn root(server: &ApiServer, wanted: &Wanted) -> Response<Body> {
+    const ALWAYS: [&str; 9] = [
+        "/api",
+        "/apis",
+        "/apis/",
+        "/metrics",
+        "/metrics/slis",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openapi/v3/",
+        "/version",
+    ];
+    let mut paths: Vec<String> = ALWAYS.map(str::to_owned).to_vec();
+    for (group, versions) in groups(&server.resources()) {
+        let base = if group.is_empty() { "/api".to_owned() } else { format!("/apis/{group}") };
+        paths.extend(versions.iter().map(|v| format!("{base}/{v}")));
+        paths.push(base);
     }
-    paths.extend(
-        ["/healthz", "/livez", "/metrics", "/openapi/v3", "/openapi/v3/", "/readyz", "/version"].map(str::to_owned),
-    );
+    paths.extend(server.fixed_paths().map(str::to_owned));
+    for kind in health::KINDS {
+        paths.push(format!("/{kind}"));
+        paths.extend(health::names(server, kind).await.into_iter().map(|check| format!("/{kind}/{check}")));
+    }
     paths.sort();
+    paths.dedup();
     respond::object(wanted, 200, &json!({"paths": paths}))
 }
 

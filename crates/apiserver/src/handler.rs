@@ -155,18 +155,19 @@ async fn stages(
     if let Some(refusal) = late(server, info, &parts) {
         return Ok(refusal);
     }
+    let begun = Instant::now();
     let user = match authenticate(server, &parts).await {
         Ok(user) => user,
         Err(status) => {
-            metrics::authenticated(None);
-            if let Some(record) = begin_audit(server, None, info, &parts, flight)? {
+            metrics::authenticated(None, begun.elapsed());
+            if let Some(record) = begin_audit(server, None, info, &parts, flight).await? {
                 record.refused(audit::tried(&parts), status.code);
             }
             return Err(status);
         }
     };
-    metrics::authenticated(Some(&user.name));
-    let record = begin_audit(server, Some(&user), info, &parts, flight)?;
+    metrics::authenticated(Some(&user.name), begun.elapsed());
+    let record = begin_audit(server, Some(&user), info, &parts, flight).await?;
     if let Some(record) = &record {
         // It is set once.
         let _ = flight.record.set(record.clone());
@@ -275,7 +276,7 @@ async fn enter(
 }
 
 /// Begins the audit record of a request, where there is audit.
-fn begin_audit(
+async fn begin_audit(
     server: &ApiServer,
     user: Option<&UserInfo>,
     info: &RequestInfo,
@@ -284,13 +285,14 @@ fn begin_audit(
 ) -> Result<Option<Arc<Record>>, Status> {
     let Some(audit) = server.audit() else { return Ok(None) };
     let id = flight.audit_id.to_str().unwrap_or_default();
-    audit.begin(user, info, parts, id, flight.warnings.annotations())
+    audit.begin(user, info, parts, id, flight.warnings.annotations()).await
 }
 
 /// Asks the authorizers, and notes for audit what they say.
 async fn allow(server: &ApiServer, user: &UserInfo, info: &RequestInfo, flight: &Flight) -> Result<(), Status> {
+    let begun = Instant::now();
     let (allowed, reason) = decide(server, user, info).await;
-    metrics::authorized(if allowed { "allowed" } else { "no-opinion" });
+    metrics::authorized(if allowed { "allowed" } else { "no-opinion" }, begun.elapsed());
     if flight.record.get().is_some() {
         let notes = flight.warnings.annotations();
         notes.add("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
@@ -497,7 +499,7 @@ async fn other_path(
         return Ok(no_such_path());
     }
     let served = match segments.as_slice() {
-        [] | [""] => Some(discovery::root(server, &wanted)),
+        [] | [""] => Some(discovery::root(server, &wanted).await),
         ["api" | "apis", ..] => discovery::serve(server, parts, &wanted, &segments),
         ["version"] => Some(discovery::version(server, &wanted)),
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &segments, query).await,

@@ -1,8 +1,11 @@
 //! Impersonation (`endpoints/filters/impersonation`): a user who may, acts as another.
+//!
+//! Differs from upstream: the verbs of constrained impersonation (KEP 5284) are not asked for.
 
 use std::collections::BTreeMap;
 
 use http::request::Parts;
+use orkd_api::field::quote;
 use orkd_api::status::Status;
 
 use crate::handler::authorize;
@@ -15,15 +18,37 @@ const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
+fn is_ours(header: &str) -> bool {
+    matches!(header, USER | GROUP | UID) || header.starts_with(EXTRA)
+}
+
 /// Whether a request asks to act as another.
 pub fn is_asked_for(parts: &Parts) -> bool {
-    parts.headers.keys().any(|k| k.as_str().starts_with("impersonate-"))
+    parts.headers.keys().any(|k| is_ours(k.as_str()))
+}
+
+/// The answer to those who ask for facts about a user whom they do not name; the facts are shown as Go shows them.
+fn without_a_name(uid: &str, groups: &[String], extra: &BTreeMap<String, Vec<String>>) -> Status {
+    let strings = |list: &[String]| {
+        let quoted: Vec<String> = list.iter().map(|s| quote(s)).collect();
+        format!("[]string{{{}}}", quoted.join(", "))
+    };
+    let groups = if groups.is_empty() { "[]string(nil)".to_owned() } else { strings(groups) };
+    let entries: Vec<String> = extra.iter().map(|(k, v)| format!("{}:{}", quote(k), strings(v))).collect();
+    let extra = match entries.is_empty() {
+        true => "map[string][]string(nil)".to_owned(),
+        false => format!("map[string][]string{{{}}}", entries.join(", ")),
+    };
+    Status::bad_request(format!(
+        "requested &user.DefaultInfo{{Name:\"\", UID:{}, Groups:{groups}, Extra:{extra}}} without impersonating a user name",
+        quote(uid)
+    ))
 }
 
 /// The user to go on as: the one named by headers, if the asking one may act as him and as each of his groups. The
 /// headers are taken off.
 pub async fn impersonate(server: &ApiServer, user: UserInfo, parts: &mut Parts) -> Result<UserInfo, Status> {
-    let names: Vec<_> = parts.headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
+    let names: Vec<_> = parts.headers.keys().filter(|k| is_ours(k.as_str())).cloned().collect();
     if names.is_empty() {
         return Ok(user);
     }
@@ -39,7 +64,9 @@ pub async fn impersonate(server: &ApiServer, user: UserInfo, parts: &mut Parts) 
         }
     }
     if name.is_empty() {
-        return Err(Status::internal("requested groups, a UID or extra facts without impersonating a user name"));
+        // An empty name or UID alone asks for nothing.
+        let asks = !uid.is_empty() || !groups.is_empty() || !extra.is_empty();
+        return if asks { Err(without_a_name(&uid, &groups, &extra)) } else { Ok(user) };
     }
     let ask = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| RequestInfo {
         is_resource: true,
@@ -85,4 +112,29 @@ pub async fn impersonate(server: &ApiServer, user: UserInfo, parts: &mut Parts) 
         parts.headers.remove(header);
     }
     Ok(as_user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_need_a_name() {
+        let groups = ["dev".to_owned(), "ops".to_owned()];
+        let extra = BTreeMap::from([("scopes".to_owned(), vec!["a".to_owned()])]);
+        for (uid, groups, extra, expected) in [
+            ("", &groups[..1], BTreeMap::new(), "UID:\"\", Groups:[]string{\"dev\"}, Extra:map[string][]string(nil)}"),
+            (
+                "u",
+                &groups[..],
+                extra,
+                "UID:\"u\", Groups:[]string{\"dev\", \"ops\"}, Extra:map[string][]string{\"scopes\":[]string{\"a\"}}}",
+            ),
+            ("u", &groups[..0], BTreeMap::new(), "UID:\"u\", Groups:[]string(nil), Extra:map[string][]string(nil)}"),
+        ] {
+            let status = without_a_name(uid, groups, &extra);
+            let text = format!("requested &user.DefaultInfo{{Name:\"\", {expected} without impersonating a user name");
+            assert_eq!((status.code, status.reason, status.message), (400, "BadRequest", text));
+        }
+    }
 }

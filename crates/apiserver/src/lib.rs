@@ -12,6 +12,7 @@
 //!
 //! Not here yet: custom resources, aggregation, admission webhooks and CEL policies.
 
+pub mod admin_access;
 pub mod admission;
 pub mod alloc;
 pub mod audit;

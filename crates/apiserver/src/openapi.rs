@@ -1,4 +1,4 @@
-//! OpenAPI: version 3 as an index of documents by group and version, version 2 as one document in JSON and in
+//! OpenAPI: version 3 as an index of documents by group and version, version 2 as one document; both in JSON and in
 //! protobuf. Upstream: `kube-openapi/pkg/{handler,handler3}`.
 //!
 //! A document is made on first use from the schema table and the resources served, and kept compressed until one of
@@ -37,10 +37,12 @@ const JSON: &str = "application/json";
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 /// What clients ask for; a media type cannot have the sign, which is why the answer is called otherwise.
 const V2_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const V3_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+const V3_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
 /// Addresses of documents that belong to no group.
 const OTHERS: [&str; 5] = ["api", "apis", "version", ".well-known/openid-configuration", "openid/v1/jwks"];
 
-/// The documents made so far, by address (`v2` and `v2.pb` for those of version 2).
+/// The documents made so far, by address (`v2` for that of version 2), with `.pb` where they are protobuf.
 #[derive(Default)]
 pub struct Documents {
     made: Mutex<BTreeMap<String, (String, LazyDocument)>>,
@@ -138,9 +140,11 @@ pub fn v3(server: &ApiServer, parts: &Parts, segments: &[&str], query: &Query) -
         return Some(respond::object(&wanted, 200, &json!({"paths": Value::Object(paths)})));
     }
     let address = segments.join("/");
+    let accepted = negotiation::first_accepted(&parts.headers, &[JSON, V3_PROTOBUF_OLD, V3_PROTOBUF]);
+    let protobuf = accepted.is_some_and(|which| which > 0);
     let (hash, make): (String, Box<dyn FnOnce() -> Make>) = match segments {
-        ["api", version] => of_group(&resources, "", version)?,
-        ["apis", group, version] => of_group(&resources, group, version)?,
+        ["api", version] => of_group(&resources, "", version, protobuf)?,
+        ["apis", group, version] => of_group(&resources, group, version, protobuf)?,
         _ => {
             let known = match segments {
                 ["apis", group] => resources.iter().any(|r| r.info().group == *group),
@@ -151,15 +155,12 @@ pub fn v3(server: &ApiServer, parts: &Parts, segments: &[&str], query: &Query) -
             }
             let of = address.clone();
             let make = move || -> Make {
-                Box::new(move || {
-                    let value = openapi::other_document(&of).unwrap_or_default();
-                    compressed(|out| drop(serde_json::to_writer(out, &value)))
-                })
+                Box::new(move || written(&openapi::other_document(&of).unwrap_or_default(), protobuf))
             };
             (fingerprint(std::iter::empty()), Box::new(make))
         }
     };
-    if negotiation::first_accepted(&parts.headers, &[JSON]).is_none() {
+    if accepted.is_none() {
         return Some(not_acceptable());
     }
     let asked = query.text("hash");
@@ -171,8 +172,9 @@ pub fn v3(server: &ApiServer, parts: &Parts, segments: &[&str], query: &Query) -
         }
         return Some(response);
     }
-    let document = server.documents().get(&address, &hash, make);
-    let mut response = answer(&parts.headers, &wanted, JSON, &hash, &document);
+    let (kept, media) = if protobuf { (format!("{address}.pb"), V3_PROTOBUF) } else { (address, JSON) };
+    let document = server.documents().get(&kept, &hash, make);
+    let mut response = answer(&parts.headers, &wanted, media, &hash, &document);
     if !asked.is_empty() {
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -183,7 +185,17 @@ pub fn v3(server: &ApiServer, parts: &Parts, segments: &[&str], query: &Query) -
 
 type Making = (String, Box<dyn FnOnce() -> Make>);
 
-fn of_group(resources: &Resources, group: &str, version: &str) -> Option<Making> {
+/// A document of version 3, encoded.
+fn written(document: &Value, protobuf: bool) -> Bytes {
+    compressed(|out| {
+        drop(match protobuf {
+            true => out.write_all(&openapi::protobuf(document)),
+            false => serde_json::to_writer(out, document).map_err(std::io::Error::from),
+        });
+    })
+}
+
+fn of_group(resources: &Resources, group: &str, version: &str, protobuf: bool) -> Option<Making> {
     let owned = of_version(resources, group, version);
     if owned.is_empty() {
         return None;
@@ -193,8 +205,7 @@ fn of_group(resources: &Resources, group: &str, version: &str) -> Option<Making>
     let make = move || -> Make {
         Box::new(move || {
             let infos: Vec<&ResourceInfo> = owned.iter().map(|(info, _)| info).collect();
-            let value = openapi::document(&group, &version, &infos, &schema_of(&[&owned]));
-            compressed(|out| drop(serde_json::to_writer(out, &value)))
+            written(&openapi::document(&group, &version, &infos, &schema_of(&[&owned])), protobuf)
         })
     };
     Some((hash, Box::new(make)))

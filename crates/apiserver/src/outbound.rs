@@ -93,8 +93,13 @@ impl Endpoint {
 
     /// Posts JSON.
     pub async fn post(&self, body: &Value) -> Result<Answer, String> {
+        self.post_text(body.to_string()).await
+    }
+
+    /// Posts JSON as it is.
+    pub async fn post_text(&self, body: String) -> Result<Answer, String> {
         let request = self.request("POST").header(header::CONTENT_TYPE, "application/json");
-        let request = request.body(Full::from(body.to_string())).map_err(|e| e.to_string())?;
+        let request = request.body(Full::from(body)).map_err(|e| e.to_string())?;
         self.send(request).await
     }
 

@@ -272,6 +272,11 @@ impl ApiServer {
         &self.0.checks
     }
 
+    /// The paths outside the resources that have handlers.
+    pub(crate) fn fixed_paths(&self) -> impl Iterator<Item = &str> {
+        self.0.paths.keys().map(String::as_str)
+    }
+
     /// The handler of a path outside the resources.
     pub(crate) fn path_handler(&self, path: &str) -> Option<PathHandler> {
         self.0.paths.get(path).cloned()

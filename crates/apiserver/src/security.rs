@@ -13,6 +13,7 @@ use orkd_pki::jwt::{Signer, Verifier};
 use orkd_pki::tls::{self, ClientVerifier};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin_access::AdminAccess;
 use crate::admission::{self, Parts};
 use crate::alloc::{ClusterIps, NodePorts, ServiceHook, node_port::PortRange};
 use crate::authn::bearer::TokenAuthenticator;
@@ -40,6 +41,8 @@ pub struct Options {
     pub former_issuers: Vec<String>,
     /// Where the keys of service account tokens are said to be (`--service-account-jwks-uri`).
     pub jwks_uri: Option<String>,
+    /// PEM of further keys that service account tokens may be signed with (`--service-account-key-file`).
+    pub token_keys: Vec<String>,
     /// The longest a token may be asked for (`--service-account-max-token-expiration`), in seconds.
     pub max_token_seconds: Option<i64>,
     /// Whether a pod's token lives longer than asked for (`--service-account-extend-token-expiration`).
@@ -80,6 +83,7 @@ impl Default for Options {
             issuer: DEFAULT_ISSUER.into(),
             former_issuers: Vec::new(),
             jwks_uri: None,
+            token_keys: Vec::new(),
             max_token_seconds: None,
             extend_tokens: true,
             audiences: Vec::new(),
@@ -140,7 +144,10 @@ pub fn secure(
 
     let audiences = if options.audiences.is_empty() { vec![options.issuer.clone()] } else { options.audiences.clone() };
     let accepted = std::iter::once(&options.issuer).chain(&options.former_issuers).cloned().collect();
-    let verifier = Verifier::new([&pki.service_account_key], accepted).map_err(text)?;
+    let mut verifier = Verifier::new([&pki.service_account_key], accepted).map_err(text)?;
+    for pem in &options.token_keys {
+        verifier.add_keys(pem).map_err(|e| format!("service account keys: {e}"))?;
+    }
     let verifier = Arc::new(verifier);
     let signer = Arc::new(Signer::new(&pki.service_account_key, &options.issuer).map_err(text)?);
     let mut tokens: Vec<Box<dyn TokenAuthenticator>> = Vec::new();
@@ -204,6 +211,12 @@ pub fn secure(
         .admission(plugins)
         .hook("", "services", Arc::new(services))
         .hook("certificates.k8s.io", "certificatesigningrequests", Arc::new(crate::requester::Requester));
+    let admin = |kind, spec| Arc::new(AdminAccess { kind, spec, objects: Arc::clone(&objects) });
+    let builder = builder.hook("resource.k8s.io", "resourceclaims", admin("ResourceClaim", "/spec")).hook(
+        "resource.k8s.io",
+        "resourceclaimtemplates",
+        admin("ResourceClaimTemplate", "/spec/spec"),
+    );
     let dialer = Arc::new(Dialer::new(pki).map_err(text)?);
     let guard = Guard { objects, node_ports, dialer, bearer, authorizer, later, issuers, anonymous };
     let builder = crate::rest::handlers::add(builder, &guard, &signer, &verifier, options);

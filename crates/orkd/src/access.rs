@@ -25,6 +25,10 @@ pub struct AccessArgs {
     /// Issuer of service account tokens [default: https://kubernetes.default.svc.DOMAIN]; further ones are taken, too
     #[arg(long, value_name = "URL", value_delimiter = ',')]
     pub service_account_issuer: Vec<String>,
+    /// File of further keys, public or private, that service account tokens may be signed with; may be given more than
+    /// once
+    #[arg(long, value_name = "FILE")]
+    pub service_account_key_file: Vec<PathBuf>,
     /// Where the keys of service account tokens are said to be [default: /openid/v1/jwks below the issuer]
     #[arg(long, value_name = "URL")]
     pub service_account_jwks_uri: Option<String>,
@@ -133,7 +137,8 @@ fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// Reads a duration of a flag.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed: Result<jiff::SignedDuration, _> = text.parse();
     let parsed = parsed.map_err(|_| format!("{text:?} is no duration such as 30s or 24h"))?;
     Duration::try_from(parsed).map_err(|_| "a duration must not be negative".into())
@@ -151,6 +156,7 @@ impl AccessArgs {
             options.former_issuers = rest.to_vec();
         }
         options.jwks_uri.clone_from(&self.service_account_jwks_uri);
+        options.token_keys = self.service_account_key_file.iter().map(|p| read(p)).collect::<anyhow::Result<_>>()?;
         if let Some(longest) = self.service_account_max_token_expiration {
             let hour = Duration::from_secs(3600);
             ensure!(

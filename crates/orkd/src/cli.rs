@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
@@ -176,6 +177,33 @@ pub struct AuditArgs {
     /// Compress rotated files
     #[arg(long)]
     pub audit_log_compress: bool,
+    /// Kubeconfig of a webhook that audit events are posted to
+    #[arg(long, value_name = "FILE")]
+    pub audit_webhook_config_file: Option<PathBuf>,
+    /// How it takes events: batch, blocking or blocking-strict (a request that cannot be recorded is refused)
+    #[arg(long, value_name = "MODE", default_value = "batch")]
+    pub audit_webhook_mode: Mode,
+    /// How long to wait after a first failure of it; longer after each further one
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = crate::access::duration)]
+    pub audit_webhook_initial_backoff: Duration,
+    /// Events that may wait for it; more are dropped
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub audit_webhook_batch_buffer_size: usize,
+    /// Events in one batch
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    pub audit_webhook_batch_max_size: usize,
+    /// After how long a batch is posted that is not full
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::access::duration)]
+    pub audit_webhook_batch_max_wait: Duration,
+    /// Let batches follow each other only so fast
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub audit_webhook_batch_throttle_enable: bool,
+    /// Batches a second on the average
+    #[arg(long, value_name = "N", default_value_t = 10.0)]
+    pub audit_webhook_batch_throttle_qps: f64,
+    /// Batches at once where there were few before
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    pub audit_webhook_batch_throttle_burst: u32,
 }
 
 /// One node's settings.

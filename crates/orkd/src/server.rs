@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use orkd_api::kind::{Features, Kind};
 use orkd_apiserver::admission::PluginConfigs;
 use orkd_apiserver::alloc::node_port::PortRange;
+use orkd_apiserver::audit::batch::Batching;
 use orkd_apiserver::audit::log::Keep;
 use orkd_apiserver::audit::{self, Audit};
 use orkd_apiserver::bootstrap;
@@ -318,9 +319,33 @@ fn open_audit(args: &AuditArgs) -> anyhow::Result<Option<Arc<Audit>>> {
             max_backups: args.audit_log_maxbackup,
             compress: args.audit_log_compress,
         },
-        ..audit::Options::default()
+        webhook: match &args.audit_webhook_config_file {
+            Some(path) => {
+                let receiver = audit::webhook::from_kubeconfig(path).map_err(anyhow::Error::msg);
+                Some(receiver.context("cannot use the audit webhook")?)
+            }
+            None => None,
+        },
+        webhook_mode: audit::WebhookMode(args.audit_webhook_mode),
+        webhook_pause: args.audit_webhook_initial_backoff,
+        batching: batching(args)?,
     };
     Audit::open(options).map_err(anyhow::Error::msg).context("cannot set up audit")
+}
+
+/// How the batches of the audit webhook are made, checked as upstream does (`AuditBatchOptions.validate`).
+fn batching(args: &AuditArgs) -> anyhow::Result<Batching> {
+    let (buffer, max_size) = (args.audit_webhook_batch_buffer_size, args.audit_webhook_batch_max_size);
+    ensure!(buffer > 0, "invalid audit batch webhook buffer size {buffer}, must be a positive number");
+    ensure!(max_size > 0, "invalid audit batch webhook max batch size {max_size}, must be a positive number");
+    let own = Batching { buffer, max_size, max_wait: args.audit_webhook_batch_max_wait, ..Batching::default() };
+    if !args.audit_webhook_batch_throttle_enable {
+        return Ok(Batching { per_second: f64::INFINITY, burst: f64::INFINITY, ..own });
+    }
+    let (qps, burst) = (args.audit_webhook_batch_throttle_qps, args.audit_webhook_batch_throttle_burst);
+    ensure!(qps > 0.0, "invalid audit batch webhook throttle QPS {qps}, must be a positive number");
+    ensure!(burst > 0, "invalid audit batch webhook throttle burst {burst}, must be a positive number");
+    Ok(Batching { per_second: qps, burst: f64::from(burst), ..own })
 }
 
 fn options(api: &ApiArgs, cluster: &ClusterArgs) -> anyhow::Result<Options> {

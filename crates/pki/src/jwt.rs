@@ -6,6 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use rustls_pki_types::pem::SectionKind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -219,6 +220,37 @@ impl Verifier {
         Ok(Verifier { keys, issuers })
     }
 
+    /// Takes tokens signed with the keys of a PEM file, too: public keys, private keys or certificates, any number of
+    /// them. Those known already are passed over. Upstream: `keyutil.PublicKeysFromFile`.
+    ///
+    /// # Errors
+    /// What is no key, or no key that signs tokens; a file without keys.
+    pub fn add_keys(&mut self, pem: &str) -> Result<()> {
+        let none =
+            || Error::malformed("service account key", "data does not contain any valid RSA or ECDSA public keys");
+        let mut found = false;
+        for (kind, der) in sections(pem)? {
+            let key = match kind {
+                SectionKind::PublicKey => of_public(&der)?,
+                SectionKind::Certificate => of_public(crate::cert::Certificate::from_der(&der)?.public_der())?,
+                SectionKind::RsaPrivateKey | SectionKind::PrivateKey | SectionKind::EcPrivateKey => {
+                    let label = match kind {
+                        SectionKind::RsaPrivateKey => "RSA PRIVATE KEY",
+                        SectionKind::EcPrivateKey => "EC PRIVATE KEY",
+                        _ => "PRIVATE KEY",
+                    };
+                    of_public(&Key::from_pem(&crate::key::pem(label, &der))?.public_der())?
+                }
+                _ => continue,
+            };
+            found = true;
+            if !self.keys.iter().any(|known| known.kid == key.kid) {
+                self.keys.push(key);
+            }
+        }
+        if found { Ok(()) } else { Err(none()) }
+    }
+
     /// Whether a text looks like a token of this issuer, without checking it.
     pub fn is_ours(&self, token: &str) -> bool {
         issuer_of(token).is_some_and(|issuer| self.issuers.contains(&issuer))
@@ -313,28 +345,48 @@ fn kid(public_der: &[u8]) -> String {
 }
 
 fn verifying(key: &Key) -> Result<Verifying> {
+    of_public(&key.public_der())
+}
+
+/// The sections of a PEM file.
+fn sections(pem: &str) -> Result<Vec<(SectionKind, Vec<u8>)>> {
+    use rustls_pki_types::pem::PemObject;
+    <(SectionKind, Vec<u8>)>::pem_slice_iter(pem.as_bytes())
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|e| Error::malformed("service account key", e))
+}
+
+/// Makes a `SubjectPublicKeyInfo` check tokens.
+fn of_public(der: &[u8]) -> Result<Verifying> {
+    use x509_parser::prelude::FromDer;
+    /// What an elliptic curve's key is shown as.
+    const EC: &str = "1.2.840.10045.2.1";
+    const RSA: &str = "1.2.840.113549.1.1.1";
     let bad = |e: jsonwebtoken::errors::Error| Error::malformed("service account key", e);
-    let kid = kid(&key.public_der());
-    let (algorithm, decoding, mut jwk) = match key.scheme() {
-        scheme @ (Scheme::EcdsaP256Sha256 | Scheme::EcdsaP384Sha384) => {
-            let (algorithm, curve) = match scheme {
-                Scheme::EcdsaP256Sha256 => (Algorithm::ES256, "P-256"),
-                _ => (Algorithm::ES384, "P-384"),
-            };
-            // An uncompressed point: 4, x, y.
-            let point = key.public_bytes().get(1..).unwrap_or_default();
+    let (_, info) = x509_parser::x509::SubjectPublicKeyInfo::from_der(der)
+        .map_err(|e| Error::malformed("service account key", e))?;
+    let kid = kid(der);
+    let bits: &[u8] = &info.subject_public_key.data;
+    let (algorithm, decoding, mut jwk) = match (info.algorithm.algorithm.to_id_string().as_str(), bits.len()) {
+        // An uncompressed point: 4, x, y.
+        (EC, 65 | 97) => {
+            let (algorithm, curve) =
+                if bits.len() == 65 { (Algorithm::ES256, "P-256") } else { (Algorithm::ES384, "P-384") };
+            let point = bits.get(1..).unwrap_or_default();
             let (x, y) = point.split_at(point.len() / 2);
             let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
             let decoding = DecodingKey::from_ec_components(&x, &y).map_err(bad)?;
             (algorithm, decoding, json!({ "kty": "EC", "crv": curve, "x": x, "y": y }))
         }
-        Scheme::RsaSha256 => {
-            let (n, e) = rsa_numbers(key.public_bytes())?;
+        (RSA, _) => {
+            let (n, e) = rsa_numbers(bits)?;
             let decoding = DecodingKey::from_rsa_raw_components(&n, &e);
             let jwk = json!({ "kty": "RSA", "n": URL_SAFE_NO_PAD.encode(&n), "e": URL_SAFE_NO_PAD.encode(&e) });
             (Algorithm::RS256, decoding, jwk)
         }
-        other => return Err(Error::malformed("service account key", format!("{other:?} keys sign no tokens"))),
+        (other, _) => {
+            return Err(Error::malformed("service account key", format!("keys of algorithm {other} sign no tokens")));
+        }
     };
     jwk["use"] = json!("sig");
     jwk["kid"] = json!(kid);
@@ -398,6 +450,23 @@ mod tests {
         let payload = token.split('.').nth(1).expect("payload");
         let none = format!("{}.{payload}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#));
         assert_eq!(verifier.verify(&none, NOW), Err(Refusal::Signature));
+    }
+
+    #[test]
+    fn keys_of_files_are_taken_too() {
+        let (own, second, third) =
+            (Key::generate().expect("key"), Key::generate().expect("key"), Key::generate().expect("key"));
+        let mut verifier = Verifier::new([&own], vec!["https://issuer".into()]).expect("verifier");
+        let file = format!("{}\n{}\n{}", second.public_pem(), third.to_pem(), own.public_pem());
+        verifier.add_keys(&file).expect("keys");
+        assert_eq!(verifier.key_set()["keys"].as_array().map(Vec::len), Some(3));
+        for key in [&own, &second, &third] {
+            let token = Signer::new(key, "https://issuer").expect("signer").sign(claims()).expect("token");
+            assert!(verifier.verify(&token, NOW).is_ok());
+        }
+        for bad in ["", "no PEM", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"] {
+            assert!(verifier.add_keys(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, list, set};
-use crate::strategy::{first_generation, reset_meta_for_status, reset_spec_or_status, separate_status};
+use crate::strategy::{first_generation, reset_all_or_status, reset_meta_for_status, separate_status};
 use crate::table::{age, name};
 
 /// The kind `ValidatingAdmissionPolicy`.
@@ -57,7 +57,7 @@ impl Kind for ValidatingAdmissionPolicy {
     }
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
-        reset_spec_or_status(subresource)
+        reset_all_or_status(subresource)
     }
 }
 

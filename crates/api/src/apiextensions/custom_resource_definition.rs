@@ -11,7 +11,7 @@ use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{Facts, NAME, STATUS, facts};
 use crate::object::{at_mut, default_text, default_value, list, restore, set, text};
-use crate::strategy::{first_generation, next_generation, reset_meta_for_status, reset_spec_or_status};
+use crate::strategy::{first_generation, next_generation, reset_all_or_status, reset_meta_for_status};
 use crate::table::name_and_created;
 
 /// The kind `CustomResourceDefinition`.
@@ -92,7 +92,7 @@ impl Kind for CustomResourceDefinition {
     }
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
-        reset_spec_or_status(subresource)
+        reset_all_or_status(subresource)
     }
 }
 

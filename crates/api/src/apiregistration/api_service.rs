@@ -9,7 +9,7 @@ use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::names::{dns_subdomain, dns1035_label, path_segment};
 use crate::object::{View, at, at_mut, default_value, list, restore, set, text};
-use crate::strategy::{reset_meta_for_status, reset_spec_or_status};
+use crate::strategy::{reset_all_or_status, reset_meta_for_status};
 use crate::table::{age, name};
 
 /// The kind `APIService`.
@@ -95,7 +95,7 @@ impl Kind for APIService {
     }
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
-        reset_spec_or_status(subresource)
+        reset_all_or_status(subresource)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::object::{View, at, at_mut, default_text, default_value, same, set, te
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
 use crate::table::{age, containers_and_images, label_selector, labels, name};
 use crate::validate::pod_spec::warnings;
-use crate::validate::{immutable_field, non_negative, workload};
+use crate::validate::{immutable_field, internal, non_negative, selector, workload};
 
 /// The kind `DaemonSet`.
 pub struct DaemonSet;
@@ -83,7 +83,7 @@ impl Kind for DaemonSet {
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         if cx.subresource == Some("status") {
-            return status(new);
+            return status(new, old);
         }
         let mut errs = spec(cx, new, Some(old));
         immutable_field(&mut errs, new, old, &["spec", "selector"]);
@@ -127,8 +127,12 @@ fn template_generation(obj: &mut Value, n: i64) {
 fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
     let mut errs = ErrorList::new();
     let spec = View::root(obj).get("spec");
+    let chosen = spec.get("selector");
+    selector::label_selector(&mut errs, &chosen);
     workload::template(&mut errs, cx, &spec, old, "DaemonSet");
-    workload::selector(&mut errs, &spec.get("selector"), "daemonset");
+    if chosen.is_set() && selector::is_empty(chosen.value()) {
+        errs.invalid(chosen.path(), chosen.value(), "empty selector is invalid for daemonset");
+    }
     non_negative(&mut errs, &spec.get("minReadySeconds"));
     let strategy = spec.get("updateStrategy");
     let rolling = strategy.get("rollingUpdate");
@@ -140,8 +144,8 @@ fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
             } else {
                 let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
                 workload::int_or_percent(&mut errs, &unavailable);
-                workload::at_most_100_percent(&mut errs, &unavailable);
                 workload::int_or_percent(&mut errs, &surge);
+                workload::at_most_100_percent(&mut errs, &unavailable);
                 workload::at_most_100_percent(&mut errs, &surge);
                 let (u, s) = (workload::scaled(unavailable.value()), workload::scaled(surge.value()));
                 if u > 0 && s > 0 {
@@ -151,13 +155,16 @@ fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
                 }
             }
         }
-        other => errs.not_supported(strategy.get("type").path(), other, &["RollingUpdate", "OnDelete"]),
+        _ => {
+            let shown = workload::shown_strategy(&strategy, internal::ROLLING_UPDATE);
+            errs.not_supported(strategy.path(), shown, &["RollingUpdate", "OnDelete"]);
+        }
     }
     non_negative(&mut errs, &spec.get("revisionHistoryLimit"));
     errs
 }
 
-fn status(new: &Value) -> ErrorList {
+fn status(new: &Value, old: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
     let status = View::root(new).get("status");
     for field in [
@@ -173,5 +180,6 @@ fn status(new: &Value) -> ErrorList {
     ] {
         non_negative(&mut errs, &status.get(field));
     }
+    workload::collisions(&mut errs, &status, old);
     errs
 }

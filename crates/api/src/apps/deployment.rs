@@ -11,7 +11,7 @@ use crate::strategy::{RESET_SPEC_AND_LABELS, RESET_STATUS, first_generation, nex
 use crate::table::{age, containers_and_images, label_selector, name};
 use crate::validate::pod_spec::warnings;
 use crate::validate::workload::{self, int_or_percent, scaled};
-use crate::validate::{immutable_field, non_negative};
+use crate::validate::{immutable_field, internal, non_negative};
 
 /// The kind `Deployment`.
 pub struct Deployment;
@@ -160,7 +160,10 @@ fn strategy(errs: &mut ErrorList, strategy: &View<'_>) {
             }
             workload::at_most_100_percent(errs, &unavailable);
         }
-        other => errs.not_supported(ty.path(), other, &["Recreate", "RollingUpdate"]),
+        _ => {
+            let shown = workload::shown_strategy(strategy, internal::ROLLING_UPDATE);
+            errs.not_supported(strategy.path(), shown, &["Recreate", "RollingUpdate"]);
+        }
     }
 }
 
@@ -178,29 +181,7 @@ fn status(new: &Value, old: &Value) -> ErrorList {
     ] {
         non_negative(&mut errs, &status.get(field));
     }
-    let count = |field: &str| status.get(field).int().unwrap_or_default();
-    for (field, limit) in [
-        ("updatedReplicas", "replicas"),
-        ("readyReplicas", "replicas"),
-        ("availableReplicas", "replicas"),
-        ("availableReplicas", "readyReplicas"),
-    ] {
-        if count(field) > count(limit) {
-            let detail = match limit {
-                "replicas" => "cannot be greater than status.replicas",
-                _ => "cannot be greater than readyReplicas",
-            };
-            errs.invalid(status.get(field).path(), count(field), detail);
-        }
-    }
-    let collisions = at(old, &["status", "collisionCount"]).as_i64();
-    let now = status.get("collisionCount").int();
-    if collisions.is_some() && now < collisions {
-        let path = status.get("collisionCount");
-        match now {
-            None => errs.required(path.path(), "must not be nil when the old one is not"),
-            Some(n) => errs.invalid(path.path(), n, "cannot be decremented"),
-        }
-    }
+    workload::status_replicas(&mut errs, &status, "replicas");
+    workload::collisions(&mut errs, &status, old);
     errs
 }

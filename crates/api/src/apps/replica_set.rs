@@ -109,18 +109,6 @@ fn status(new: &Value) -> ErrorList {
     for field in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"] {
         non_negative(&mut errs, &status.get(field));
     }
-    let count = |field: &str| status.get(field).int().unwrap_or_default();
-    for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
-        if count(field) > count("replicas") {
-            errs.invalid(status.get(field).path(), count(field), "cannot be greater than status.replicas");
-        }
-    }
-    if count("availableReplicas") > count("readyReplicas") {
-        errs.invalid(
-            status.get("availableReplicas").path(),
-            count("availableReplicas"),
-            "cannot be greater than readyReplicas",
-        );
-    }
+    workload::status_replicas(&mut errs, &status, "replicas");
     errs
 }

@@ -10,8 +10,8 @@ use crate::kinds::{AGE, Facts, NAME, SCALE, STATUS, facts};
 use crate::object::{View, at, at_mut, default_text, default_value, items_mut, restore, same, set};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
 use crate::table::{age, containers_and_images, name};
-use crate::validate::pod_spec::{volumes, warnings};
-use crate::validate::{non_negative, workload};
+use crate::validate::pod_spec::{self, warnings};
+use crate::validate::{internal, non_negative, workload};
 
 /// The kind `StatefulSet`.
 pub struct StatefulSet;
@@ -67,15 +67,15 @@ impl Kind for StatefulSet {
         separate_status(new, old, cx.subresource);
     }
 
-    fn validate(&self, cx: &Cx<'_>, obj: &Value) -> ErrorList {
-        spec(cx, obj, None)
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        spec(obj, None)
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         if cx.subresource == Some("status") {
-            return status(new);
+            return status(new, old);
         }
-        let mut errs = spec(cx, new, Some(old));
+        let mut errs = spec(new, Some(old));
         let now = View::root(new).get("spec");
         let mut munged = now.value().clone();
         for field in CHANGEABLE {
@@ -130,7 +130,9 @@ const CHANGEABLE: [&str; 7] = [
     "minReadySeconds",
 ];
 
-fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
+/// The pods of the template and the claims are not looked at: claims become volumes of every pod, and upstream never came
+/// to check the two together.
+fn spec(obj: &Value, old: Option<&Value>) -> ErrorList {
     let mut errs = ErrorList::new();
     let spec = View::root(obj).get("spec");
     let policy = spec.get("podManagementPolicy");
@@ -143,7 +145,8 @@ fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
         "" => errs.required(strategy.path(), ""),
         "OnDelete" => {
             if rolling.is_set() {
-                errs.invalid(rolling.path(), rolling.value(), "only allowed for updateStrategy 'RollingUpdate'");
+                let shown = internal::shown(internal::ROLLING_UPDATE_STATEFUL, rolling.value());
+                errs.invalid(rolling.path(), shown, "only allowed for updateStrategy 'RollingUpdate'");
             }
         }
         "RollingUpdate" => {
@@ -157,48 +160,50 @@ fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
                 workload::at_most_100_percent(&mut errs, &unavailable);
             }
         }
-        other => {
-            errs.invalid(strategy.path(), other, "must be 'RollingUpdate' or 'OnDelete'");
+        _ => {
+            let shown = workload::shown_strategy(&strategy, internal::ROLLING_UPDATE_STATEFUL);
+            errs.invalid(strategy.path(), shown, "must be 'RollingUpdate' or 'OnDelete'");
         }
     }
     let retention = spec.get("persistentVolumeClaimRetentionPolicy");
     for field in ["whenDeleted", "whenScaled"] {
         let v = retention.get(field);
         if retention.is_set() && !matches!(v.str(), "Delete" | "Retain") {
-            errs.not_supported(v.path(), v.str(), &["Delete", "Retain"]);
+            errs.not_supported(v.path(), v.str(), &["Retain", "Delete"]);
         }
     }
     non_negative(&mut errs, &spec.get("replicas"));
     non_negative(&mut errs, &spec.get("minReadySeconds"));
     non_negative(&mut errs, &spec.dig("ordinals.start"));
     non_negative(&mut errs, &spec.get("revisionHistoryLimit"));
-    workload::selector(&mut errs, &spec.get("selector"), "statefulset");
-    // Claims become volumes of every pod, so the mounts of the template may name them.
-    let mut pod_template = spec.get("template").value().clone();
-    let mut with_claims = crate::object::list(&pod_template, &["spec", "volumes"]).to_vec();
-    for claim in spec.items("volumeClaimTemplates") {
-        let name = claim.dig("metadata.name").str();
-        if !with_claims.iter().any(|v| v["name"] == name) {
-            with_claims.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
-        }
+    service_name(&mut errs, &spec, old);
+    let chosen = spec.get("selector");
+    workload::selector(&mut errs, &chosen, "statefulset");
+    let template = spec.get("template");
+    if workload::selects_template(&mut errs, &spec) {
+        pod_spec::template_meta(&mut errs, &template);
+    } else {
+        errs.invalid(chosen.path(), chosen.value(), "");
     }
-    if !with_claims.is_empty() && pod_template.is_object() {
-        set(&mut pod_template, &["spec", "volumes"], with_claims);
+    let (policy, deadline) = (template.dig("spec.restartPolicy"), template.dig("spec.activeDeadlineSeconds"));
+    if policy.str() != "Always" {
+        errs.not_supported(policy.path(), policy.str(), &["Always"]);
     }
-    let mut with = spec.value().clone();
-    if spec.get("template").is_set() {
-        set(&mut with, &["template"], pod_template);
-    }
-    workload::template(&mut errs, cx, &View::at(spec.path().clone(), &with), old, "StatefulSet");
-    if old.is_none() {
-        for claim in spec.items("volumeClaimTemplates") {
-            volumes::claim_spec(&mut errs, &claim.get("spec"));
-        }
+    if deadline.is_set() {
+        errs.forbidden(deadline.path(), "activeDeadlineSeconds in StatefulSet is not Supported");
     }
     errs
 }
 
-fn status(new: &Value) -> ErrorList {
+/// The service that names the pods is one that can be; what stands may stay. Upstream: `AllowInvalidServiceName`.
+fn service_name(errs: &mut ErrorList, spec: &View<'_>, old: Option<&Value>) {
+    let name = spec.get("serviceName");
+    if !name.is_empty() && old.is_none() {
+        crate::validate::dns_label_at(errs, &name);
+    }
+}
+
+fn status(new: &Value, old: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
     let status = View::root(new).get("status");
     for field in [
@@ -218,5 +223,10 @@ fn status(new: &Value) -> ErrorList {
             errs.invalid(status.get(field).path(), count(field), "cannot be greater than status.replicas");
         }
     }
+    let available = status.get("availableReplicas");
+    if count("availableReplicas") > count("readyReplicas") {
+        errs.invalid(available.path(), count("availableReplicas"), "cannot be greater than status.readyReplicas");
+    }
+    workload::collisions(&mut errs, &status, old);
     errs
 }

@@ -10,7 +10,8 @@ use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, default_text, default_value, items_mut, list, remove, restore, set, text};
 use crate::strategy::reset_spec_or_status;
 use crate::table::{age, name};
-use crate::validate::{non_negative, selector};
+use crate::validate::pod_spec::resources::container_resource_name;
+use crate::validate::{dns_label_at, non_negative};
 
 /// The kind `HorizontalPodAutoscaler`.
 pub struct HorizontalPodAutoscaler;
@@ -157,68 +158,104 @@ fn reference(errs: &mut ErrorList, v: &View<'_>) {
     }
 }
 
+/// Upstream: `validateMetricSpec`; of several sources the first is looked at.
 fn metric(errs: &mut ErrorList, v: &View<'_>) {
-    let ty = v.get("type");
-    let Some((_, field)) = METRICS.iter().find(|(name, _)| *name == ty.str()) else {
-        if ty.str().is_empty() {
-            errs.required(ty.path(), "must specify a metric source type");
-        } else {
-            errs.not_supported(ty.path(), ty.str(), &METRICS.map(|(name, _)| name));
+    const SOURCES: [&str; 5] = ["object", "external", "pods", "resource", "containerResource"];
+    let (ty, names) = (v.get("type"), METRICS.map(|(name, _)| name));
+    let expected = METRICS.iter().find(|(name, _)| *name == ty.str()).map(|(_, field)| *field);
+    if ty.is_empty() {
+        errs.required(ty.path(), "must specify a metric source type");
+    }
+    if expected.is_none() {
+        errs.not_supported(ty.path(), ty.str(), &names);
+    }
+    let present: Vec<&str> = SOURCES.into_iter().filter(|field| v.get(field).is_set()).collect();
+    if let Some(first) = present.first() {
+        source(errs, first, &v.get(first));
+    }
+    match expected {
+        Some(field) if !v.get(field).is_set() => {
+            errs.required(v.get(field).path(), "must populate information for the given metric source");
         }
-        return;
-    };
-    for (_, other) in METRICS.iter().filter(|(_, f)| f != field) {
-        if v.get(other).is_set() {
+        Some(_) => {}
+        // Upstream says it twice.
+        None => errs.not_supported(ty.path(), ty.str(), &names),
+    }
+    if present.len() > 1 {
+        for other in present.into_iter().filter(|field| Some(*field) != expected) {
             errs.forbidden(v.get(other).path(), "must populate the given metric source only");
         }
     }
-    let source = v.get(field);
-    if !source.is_set() {
-        errs.required(source.path(), "must populate information for the given metric source");
-        return;
-    }
-    let target = source.get("target");
-    if matches!(*field, "resource" | "containerResource") {
-        for name in ["name", "container"].iter().take(if *field == "resource" { 1 } else { 2 }) {
-            if source.get(name).str().is_empty() {
-                errs.required(source.get(name).path(), "must specify a resource name");
+}
+
+fn source(errs: &mut ErrorList, field: &str, v: &View<'_>) {
+    let (name, wanted) = (v.get("name"), v.get("target"));
+    let (value, average, utilization) =
+        (wanted.get("value"), wanted.get("averageValue"), wanted.get("averageUtilization"));
+    match field {
+        "resource" | "containerResource" => {
+            let in_container = field == "containerResource";
+            if name.is_empty() {
+                errs.required(name.path(), "must specify a resource name");
+            } else if in_container {
+                container_resource_name(errs, name.str(), name.path());
+            }
+            let container = v.get("container");
+            if in_container && container.is_empty() {
+                errs.required(container.path(), "must specify a container");
+            } else if in_container {
+                dns_label_at(errs, &container);
+            }
+            target(errs, &wanted);
+            if !utilization.is_set() && !average.is_set() {
+                errs.required(utilization.path(), "must set either a target raw value or a target utilization");
+            }
+            if utilization.is_set() && average.is_set() {
+                errs.forbidden(average.path(), "may not set both a target raw value and a target utilization");
             }
         }
-        let (utilization, value) = (target.get("averageUtilization"), target.get("averageValue"));
-        if utilization.is_set() && value.is_set() {
-            errs.forbidden(value.path(), "may not set both a target raw value and a target utilization");
-        } else if !utilization.is_set() && !value.is_set() {
-            errs.required(utilization.path(), "must set either a target raw value or a target utilization");
-        }
-    } else {
-        let metric = source.get("metric");
-        if metric.get("name").str().is_empty() {
-            errs.required(metric.get("name").path(), "must specify a metric name");
-        }
-        selector::label_selector(errs, &metric.get("selector"));
-        if *field == "object" {
-            reference(errs, &source.get("describedObject"));
-        }
-        if !target.get("value").is_set() && !target.get("averageValue").is_set() {
-            let needed = if *field == "pods" { "averageValue" } else { "value" };
-            errs.required(target.get(needed).path(), "must specify a positive target value");
+        _ => {
+            if field == "object" {
+                reference(errs, &v.get("describedObject"));
+            }
+            let metric = v.dig("metric.name");
+            if metric.is_empty() {
+                errs.required(metric.path(), "must specify a metric name");
+            }
+            for problem in crate::names::path_segment(metric.str(), false) {
+                errs.invalid(metric.path(), metric.str(), problem);
+            }
+            target(errs, &wanted);
+            let needed = match field {
+                "object" => "must set either a target value or averageValue",
+                "external" => "must set either a target value for metric or a per-pod target",
+                _ => "must specify a positive target averageValue",
+            };
+            if !average.is_set() && (field == "pods" || !value.is_set()) {
+                errs.required(average.path(), needed);
+            }
+            if field == "external" && value.is_set() && average.is_set() {
+                errs.forbidden(value.path(), "may not set both a target value for metric and a per-pod target");
+            }
         }
     }
-    match target.get("type").str() {
-        "AverageValue" | "Utilization" | "Value" => {}
-        "" => errs.required(target.get("type").path(), "must specify a metric target type"),
-        other => errs.invalid(target.get("type").path(), other, "must be either Utilization, Value, or AverageValue"),
+}
+
+fn target(errs: &mut ErrorList, v: &View<'_>) {
+    let (ty, utilization) = (v.get("type"), v.get("averageUtilization"));
+    if ty.is_empty() {
+        errs.required(ty.path(), "must specify a metric target type");
     }
-    if let Some(n) = target.get("averageUtilization").int()
-        && n < 1
-    {
-        errs.invalid(target.get("averageUtilization").path(), n, "must be greater than 0");
+    if !matches!(ty.str(), "AverageValue" | "Utilization" | "Value") {
+        errs.invalid(ty.path(), ty.str(), "must be either Utilization, Value, or AverageValue");
     }
-    for field in ["value", "averageValue"] {
-        let amount = target.get(field);
+    for amount in ["value", "averageValue"].map(|field| v.get(field)) {
         if amount.str().parse::<crate::quantity::Quantity>().is_ok_and(|q| q.sign() <= 0) {
             errs.invalid(amount.path(), amount.str(), "must be positive");
         }
+    }
+    if let Some(n) = utilization.int().filter(|n| *n < 1) {
+        errs.invalid(utilization.path(), n, "must be greater than 0");
     }
 }
 
@@ -229,11 +266,10 @@ fn behavior(errs: &mut ErrorList, v: &View<'_>) {
             continue;
         }
         let window = rules.get("stabilizationWindowSeconds");
-        non_negative(errs, &window);
-        if let Some(n) = window.int()
-            && n > 3600
-        {
-            errs.invalid(window.path(), n, "must be less than or equal to 3600");
+        match window.int() {
+            Some(n) if n < 0 => errs.invalid(window.path(), n, "must be greater than or equal to zero"),
+            Some(n) if n > 3600 => errs.invalid(window.path(), n, "must be less than or equal to 3600"),
+            _ => {}
         }
         let select = rules.get("selectPolicy");
         if select.is_set() && !matches!(select.str(), "Disabled" | "Max" | "Min") {
@@ -341,6 +377,56 @@ pub(super) fn split(obj: &mut Value, field: &str, keep: impl Fn(&Value) -> bool)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_metric_has_one_source_and_a_target() {
+        let problems = |metric: Value| {
+            let mut errs = ErrorList::new();
+            super::metric(&mut errs, &View::at(crate::field::Path::new("m"), &metric));
+            errs.0.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let cpu = json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}});
+        let pods = json!({"metric": {"name": "x"}, "target": {"type": "AverageValue", "averageValue": "1"}});
+        const TYPES: &str = "\"ContainerResource\", \"External\", \"Object\", \"Pods\", \"Resource\"";
+        for (metric, expected) in [
+            (json!({"type": "Resource", "resource": cpu}), vec![]),
+            (json!({"type": "Pods", "pods": pods}), vec![]),
+            (
+                json!({"type": "Resource", "resource": cpu, "pods": pods}),
+                vec!["m.pods: Forbidden: must populate the given metric source only".to_owned()],
+            ),
+            (
+                json!({"type": "Pods", "resource": cpu}),
+                vec!["m.pods: Required value: must populate information for the given metric source".to_owned()],
+            ),
+            (
+                json!({"type": "X"}),
+                vec![format!("m.type: Unsupported value: \"X\": supported values: {TYPES}"); 2],
+            ),
+            (
+                json!({"type": "ContainerResource", "containerResource": {"name": "cpu", "target": {"type": "Value"}}}),
+                vec![
+                    "m.containerResource.container: Required value: must specify a container".to_owned(),
+                    "m.containerResource.target.averageUtilization: Required value: must set either a target raw value or a \
+                     target utilization"
+                        .to_owned(),
+                ],
+            ),
+            (
+                json!({"type": "External", "external": {"metric": {"name": "a/b"}, "target": {"value": "0", "averageValue": "1"}}}),
+                vec![
+                    "m.external.metric.name: Invalid value: \"a/b\": may not contain '/'".to_owned(),
+                    "m.external.target.type: Required value: must specify a metric target type".to_owned(),
+                    "m.external.target.type: Invalid value: \"\": must be either Utilization, Value, or AverageValue".to_owned(),
+                    "m.external.target.value: Invalid value: \"0\": must be positive".to_owned(),
+                    "m.external.target.value: Forbidden: may not set both a target value for metric and a per-pod target"
+                        .to_owned(),
+                ],
+            ),
+        ] {
+            assert_eq!(problems(metric.clone()), expected, "{metric}");
+        }
+    }
 
     #[test]
     fn targets_show_now_and_wanted() {

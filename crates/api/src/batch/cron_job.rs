@@ -77,10 +77,8 @@ impl Kind for CronJob {
         if cx.subresource == Some("status") {
             return Vec::new();
         }
-        const TEMPLATE: [&str; 4] = ["spec", "jobTemplate", "spec", "template"];
-        let template = View::root(new).dig("spec.jobTemplate.spec.template");
         let mut warnings = warnings::pod_name(new, old, "Pod names and hostnames");
-        warnings.extend(warnings::template_at(&template, old.map(|old| at(old, &TEMPLATE))));
+        warnings.extend(warnings::template_at("spec.jobTemplate.spec.template", new, old));
         warnings
     }
 

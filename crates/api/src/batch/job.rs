@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::job_status;
 use crate::core::pod::defaults;
 use crate::field::ErrorList;
 use crate::kind::Kind;
@@ -11,7 +12,7 @@ use crate::object::{View, at, at_mut, default_text, default_value, items_mut, li
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
 use crate::table::{age, containers_and_images, elapsed, label_selector, name};
 use crate::validate::pod_spec::{self, warnings};
-use crate::validate::{immutable_field, non_negative, selector};
+use crate::validate::{immutable_field, internal, non_negative, selector};
 
 /// The kind `Job`.
 pub struct Job;
@@ -82,6 +83,7 @@ impl Kind for Job {
         } else {
             errs.required(chosen.path(), "");
         }
+        crate::validate::workload::selects_template(&mut errs, &spec);
         if spec.get("completionMode").str() == "Indexed"
             && let Some(n) = spec.get("completions").int().filter(|n| *n > 0)
         {
@@ -95,21 +97,12 @@ impl Kind for Job {
                 );
             }
         }
-        let labels = spec.dig("template.metadata.labels");
-        if chosen.is_set() && !selector::matches(chosen.value(), labels.value()) {
-            errs.invalid(labels.path(), labels.value(), "`selector` does not match template `labels`");
-        }
         errs
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         if cx.subresource == Some("status") {
-            let mut errs = ErrorList::new();
-            let status = View::root(new).get("status");
-            for field in ["active", "succeeded", "failed", "ready", "terminating"] {
-                non_negative(&mut errs, &status.get(field));
-            }
-            return errs;
+            return job_status::update(new, old);
         }
         let mut errs = ErrorList::new();
         let spec = View::root(new).get("spec");
@@ -250,6 +243,11 @@ pub(super) fn job_spec(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, uncha
     for field in NUMBERS {
         non_negative(errs, &spec.get(field));
     }
+    let per_index = spec.get("backoffLimitPerIndex");
+    if spec.get("maxFailedIndexes").is_set() && !per_index.is_set() {
+        errs.required(per_index.path(), "when maxFailedIndexes is specified");
+    }
+    managed_by(errs, &spec.get("managedBy"));
     let (mode, completions) = (spec.get("completionMode"), spec.get("completions"));
     match mode.opt_str() {
         None | Some("NonIndexed") => {
@@ -266,11 +264,10 @@ pub(super) fn job_spec(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, uncha
             }
             indexed(errs, spec);
         }
-        Some(other) => errs.not_supported(mode.path(), other, &["Indexed", "NonIndexed"]),
+        Some(other) => errs.not_supported(mode.path(), other, &["NonIndexed", "Indexed"]),
     }
     failure_policy(errs, spec);
     success_policy(errs, spec);
-    managed_by(errs, &spec.get("managedBy"));
     let replacement = spec.get("podReplacementPolicy");
     if replacement.is_set() && spec.get("podFailurePolicy").is_set() {
         if replacement.str() != "Failed" {
@@ -287,7 +284,7 @@ pub(super) fn job_spec(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, uncha
         "" | "Always" => errs.required(policy.path(), "valid values: \"OnFailure\", \"Never\""),
         other => errs.not_supported(policy.path(), other, &["OnFailure", "Never"]),
     }
-    if spec.get("podFailurePolicy").is_set() && policy.str() != "Never" {
+    if spec.get("podFailurePolicy").is_set() && policy.str() == "OnFailure" {
         errs.invalid(policy.path(), policy.str(), "only \"Never\" is supported when podFailurePolicy is specified");
     }
 }
@@ -303,9 +300,6 @@ fn indexed(errs: &mut ErrorList, spec: &View<'_>) {
         errs.invalid(parallelism.path(), n, rule);
     }
     let (per_index, failed) = (spec.get("backoffLimitPerIndex"), spec.get("maxFailedIndexes"));
-    if failed.is_set() && !per_index.is_set() {
-        errs.required(per_index.path(), "when maxFailedIndexes is specified");
-    }
     if let Some(n) = failed.int().filter(|n| *n > completions) {
         errs.invalid(failed.path(), n, "must be less than or equal to completions");
     }
@@ -331,7 +325,8 @@ fn success_policy(errs: &mut ErrorList, spec: &View<'_>) {
         return;
     }
     if spec.get("completionMode").str() != "Indexed" {
-        errs.invalid(policy.path(), policy.value(), "requires indexed completion mode");
+        let shown = internal::shown_list(internal::SUCCESS_RULE, policy.get("rules").value()).below("Rules");
+        errs.invalid(policy.path(), shown, "requires indexed completion mode");
         return;
     }
     let rules = policy.get("rules");
@@ -368,10 +363,16 @@ fn success_policy(errs: &mut ErrorList, spec: &View<'_>) {
 
 /// How many indexes a text as `1,3-5` names. Upstream: `validateIndexesFormat`.
 fn indexes_of(text: &str, completions: i64) -> Result<i64, String> {
+    Ok(intervals(text, completions)?.iter().map(|(first, last)| last - first + 1).sum())
+}
+
+/// The intervals that a text as `1,3-5` names, in order.
+pub(super) fn intervals(text: &str, completions: i64) -> Result<Vec<(i64, i64)>, String> {
+    let mut found = Vec::new();
     if text.is_empty() {
-        return Ok(0);
+        return Ok(found);
     }
-    let (mut total, mut last) = (0, None);
+    let mut last = None;
     for part in text.split(',') {
         let bounds: Vec<&str> = part.split('-').collect();
         if bounds.len() > 2 {
@@ -395,10 +396,10 @@ fn indexes_of(text: &str, completions: i64) -> Result<i64, String> {
         if numbers.len() == 2 && end <= first {
             return Err(format!("non-increasing order, previous: {first}, current: {end}"));
         }
-        total += end - first + 1;
+        found.push((first, end));
         last = Some(end);
     }
-    Ok(total)
+    Ok(found)
 }
 
 /// Who looks after the job, where it is not the controller: a path in a domain. Upstream: `IsDomainPrefixedPath`.
@@ -428,72 +429,83 @@ fn failure_policy(errs: &mut ErrorList, spec: &View<'_>) {
     for rule in rules.list() {
         let (action, codes, conditions) = (rule.get("action"), rule.get("onExitCodes"), rule.get("onPodConditions"));
         match action.str() {
-            "" => errs.required(action.path(), "valid values: \"Count\", \"FailIndex\", \"FailJob\", \"Ignore\""),
+            "" => errs.required(action.path(), "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]"),
             "FailIndex" if !spec.get("backoffLimitPerIndex").is_set() => {
                 errs.invalid(action.path(), action.str(), "requires the backoffLimitPerIndex to be set")
             }
             "Count" | "FailIndex" | "FailJob" | "Ignore" => {}
             other => errs.not_supported(action.path(), other, &["Count", "FailIndex", "FailJob", "Ignore"]),
         }
+        if codes.is_set() {
+            on_exit_codes(errs, spec, &codes);
+        }
+        on_conditions(errs, &conditions);
         match (codes.is_set(), conditions.is_empty()) {
-            (true, false) => errs.invalid(
-                rule.path(),
-                rule.value(),
-                "specifying both OnExitCodes and OnPodConditions is not supported",
-            ),
+            (true, false) => {
+                let problem = "specifying both OnExitCodes and OnPodConditions is not supported";
+                errs.invalid_silently(rule.path(), problem);
+            }
             (false, true) => {
-                errs.invalid(rule.path(), rule.value(), "specifying one of OnExitCodes and OnPodConditions is required")
+                let problem = "specifying one of OnExitCodes and OnPodConditions is required";
+                errs.invalid_silently(rule.path(), problem);
             }
             _ => {}
         }
-        if let Some(container) = codes.get("containerName").opt_str() {
-            let pod = spec.dig("template.spec");
-            let known = ["containers", "initContainers"]
-                .iter()
-                .any(|f| pod.items(f).iter().any(|c| c.get("name").str() == container));
-            if !known {
-                errs.invalid(
-                    codes.get("containerName").path(),
-                    container,
-                    "must be one of the container or initContainer names in the pod template",
-                );
-            }
+    }
+}
+
+/// Upstream: `validatePodFailurePolicyRuleOnExitCodes`.
+fn on_exit_codes(errs: &mut ErrorList, spec: &View<'_>, codes: &View<'_>) {
+    let (operator, values, container) = (codes.get("operator"), codes.get("values"), codes.get("containerName"));
+    match operator.str() {
+        "In" | "NotIn" => {}
+        "" => errs.required(operator.path(), "valid values: [\"In\" \"NotIn\"]"),
+        other => errs.not_supported(operator.path(), other, &["In", "NotIn"]),
+    }
+    if let Some(name) = container.opt_str() {
+        let pod = spec.dig("template.spec");
+        let mut all = ["containers", "initContainers"].iter().flat_map(|list| pod.items(list));
+        if !all.any(|c| c.get("name").str() == name) {
+            let problem = "must be one of the container or initContainer names in the pod template";
+            errs.invalid(container.path(), name, problem);
         }
-        if codes.is_set() {
-            let (operator, values) = (codes.get("operator"), codes.get("values"));
-            match operator.str() {
-                "In" | "NotIn" => {}
-                "" => errs.required(operator.path(), "valid values: \"In\", \"NotIn\""),
-                other => errs.not_supported(operator.path(), other, &["In", "NotIn"]),
-            }
-            if values.is_empty() {
-                errs.invalid(values.path(), values.value(), "at least one value is required");
-            } else if values.len() > 255 {
-                errs.too_many(values.path(), values.len(), 255);
-            }
-            let mut last = i64::MIN;
-            let mut ordered = true;
-            for value in values.list() {
-                let n = value.int().unwrap_or_default();
-                if n == 0 && operator.str() == "In" {
-                    errs.invalid(value.path(), n, "must not be 0 for the In operator");
-                }
-                if n == last {
-                    errs.duplicate(value.path(), n);
-                }
-                ordered &= n >= last;
-                last = n;
-            }
-            if !ordered {
-                errs.invalid(values.path(), values.value(), "must be ordered");
-            }
+    }
+    if values.is_empty() {
+        errs.invalid(values.path(), values.value(), "at least one value is required");
+    } else if values.len() > 255 {
+        errs.too_many(values.path(), values.len(), 255);
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    let mut last = i64::MIN;
+    let mut ordered = true;
+    for value in values.list() {
+        let n = value.int().unwrap_or_default();
+        if n == 0 && operator.str() == "In" {
+            errs.invalid(value.path(), n, "must not be 0 for the In operator");
         }
-        for pattern in conditions.list() {
-            let (ty, status) = (pattern.get("type"), pattern.get("status"));
-            crate::validate::labels::name(errs, ty.str(), ty.path());
-            if !matches!(status.str(), "False" | "True" | "Unknown") {
-                errs.not_supported(status.path(), status.str(), &["False", "True", "Unknown"]);
-            }
+        if !seen.insert(n) {
+            errs.duplicate(value.path(), n);
+        }
+        ordered &= n >= last;
+        last = n;
+    }
+    if !ordered {
+        errs.invalid(values.path(), values.value(), "must be ordered");
+    }
+}
+
+/// Upstream: `validatePodFailurePolicyRuleOnPodConditions`.
+fn on_conditions(errs: &mut ErrorList, conditions: &View<'_>) {
+    if conditions.len() > 20 {
+        errs.too_many(conditions.path(), conditions.len(), 20);
+    }
+    for pattern in conditions.list() {
+        let (ty, status) = (pattern.get("type"), pattern.get("status"));
+        crate::validate::labels::name(errs, ty.str(), ty.path());
+        match status.str() {
+            "False" | "True" | "Unknown" => {}
+            "" => errs.required(status.path(), "valid values: [\"False\" \"True\" \"Unknown\"]"),
+            other => errs.not_supported(status.path(), other, &["False", "True", "Unknown"]),
         }
     }
 }
@@ -607,7 +619,10 @@ mod tests {
     fn policies_fit_the_mode() {
         assert_eq!(
             problems(json!({"successPolicy": {"rules": [{}]}})),
-            ["spec.successPolicy: Invalid value: {\"rules\":[{}]}: requires indexed completion mode"]
+            [
+                "spec.successPolicy: Invalid value: {\"Rules\":[{\"SucceededIndexes\":null,\"SucceededCount\":null}]}: requires \
+                 indexed completion mode"
+            ]
         );
         let indexed = |policy: Value| {
             problems(json!({"completionMode": "Indexed", "completions": 3, "successPolicy": {"rules": [policy]}}))

@@ -4,6 +4,7 @@ use crate::kind::Kind;
 
 pub mod cron_job;
 pub mod job;
+mod job_status;
 pub mod schedule;
 
 /// The kinds of the group.

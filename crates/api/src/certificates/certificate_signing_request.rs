@@ -133,7 +133,7 @@ impl Kind for CertificateSigningRequest {
         match subresource {
             None => &[&["status"]],
             Some("approval") => &[&["spec"], &["status", "certificate"]],
-            Some(_) => &[&["spec"]],
+            Some(_) => &[&["spec"], &["status", "conditions"]],
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, at, default_text, items_mut, list, text};
 use crate::table::{age, name};
-use crate::validate::{PROTOCOLS, dns_label_at, ip_address, non_special_ip, port_number};
+use crate::validate::{PROTOCOLS, dns_label_at, ip, ip_address, non_special_ip, port_number};
 
 /// The kind `Endpoints`.
 pub struct Endpoints;
@@ -59,9 +59,23 @@ impl Kind for Endpoints {
                 } else if !PROTOCOLS.contains(&protocol.str()) {
                     errs.not_supported(protocol.path(), protocol.str(), &PROTOCOLS);
                 }
+                let app = port.get("appProtocol");
+                if app.is_set() {
+                    crate::validate::labels::name(&mut errs, app.str(), app.path());
+                }
             }
         }
         errs
+    }
+
+    fn warnings(&self, _cx: &Cx<'_>, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for subset in View::root(new).items("subsets") {
+            for field in ["addresses", "notReadyAddresses"] {
+                warnings.extend(subset.items(field).iter().flat_map(|a| ip::address_warnings(&a.get("ip"))));
+            }
+        }
+        warnings
     }
 
     fn deprecation(&self) -> Option<&'static str> {
@@ -90,9 +104,7 @@ fn endpoint_address(errs: &mut ErrorList, address: &View<'_>) {
             errs.invalid(node.path(), value, problem);
         }
     }
-    if ip.str().parse::<std::net::IpAddr>().is_ok() {
-        non_special_ip(errs, ip.str(), ip.path());
-    }
+    non_special_ip(errs, ip.str(), ip.path());
 }
 
 /// The first three addresses and how many more there are. Upstream: `formatEndpoints`.

@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 use super::persistent_volume_claim::{access_modes, beta_class_warning};
 use crate::core::pod::defaults::network_disks;
-use crate::field::ErrorList;
+use crate::field::{ErrorList, Path};
 use crate::kind::Kind;
 use crate::kind::{Cells, Cx};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, default_text, default_value, list, restore, same, set, text};
 use crate::strategy::reset_spec_or_status;
 use crate::table::{age, name};
-use crate::validate::pod_spec::affinity;
+use crate::validate::pod_spec::{affinity, volumes};
 
 /// The kind `PersistentVolume`.
 pub struct PersistentVolume;
@@ -71,32 +71,48 @@ impl Kind for PersistentVolume {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
-        spec(obj)
+        let mut errs = ErrorList::new();
+        spec(&mut errs, &View::root(obj).get("spec"), Some(name(obj)));
+        errs
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         if cx.subresource == Some("status") {
             return ErrorList::new();
         }
-        let mut errs = spec(new);
+        let mut errs = self.validate(cx, new);
         let (now, before) = (View::root(new).get("spec"), at(old, &["spec"]));
         let source = |spec: &Value| -> Value {
-            SOURCES.iter().filter_map(|s| spec.get(*s).map(|v| ((*s).to_owned(), v.clone()))).collect()
+            let names = SOURCES.iter().map(|(source, _)| *source).chain(["csi"]);
+            names.filter_map(|s| spec.get(s).map(|v| (s.to_owned(), v.clone()))).collect()
         };
-        if !same(&source(now.value()), &source(before)) {
+        let mut munged = source(now.value());
+        // The secret for growing may be named later.
+        let secret: &[&str] = &["csi", "controllerExpandSecretRef"];
+        if munged.get("csi").is_some() && at(before, secret).is_null() && !at(before, &["csi"]).is_null() {
+            crate::object::remove(&mut munged, secret);
+        }
+        if !same(&munged, &source(before)) {
             errs.forbidden(
                 now.get("persistentvolumesource").path(),
                 "spec.persistentvolumesource is immutable after creation",
             );
         }
-        crate::validate::immutable_field(&mut errs, new, old, &["spec", "volumeMode"]);
+        // Upstream's paths of these two leave the spec out.
+        if !same(now.get("volumeMode").value(), at(before, &["volumeMode"])) {
+            errs.invalid(&Path::new("volumeMode"), now.get("volumeMode").value(), "field is immutable");
+        }
         let affinity = at(before, &["nodeAffinity"]);
         if !affinity.is_null() && !same(now.get("nodeAffinity").value(), affinity) {
             errs.invalid(
-                now.get("nodeAffinity").path(),
+                &Path::new("nodeAffinity"),
                 now.get("nodeAffinity").value(),
                 "field is immutable, except for updating from beta label to GA",
             );
+        }
+        let class = now.get("volumeAttributesClassName");
+        if !class.is_set() && !at(before, &["volumeAttributesClassName"]).is_null() {
+            errs.forbidden(class.path(), "update from non-nil value to nil is forbidden");
         }
         errs
     }
@@ -163,118 +179,232 @@ impl Kind for PersistentVolume {
     }
 }
 
-/// The kinds of volume a cluster can have.
-const SOURCES: [&str; 22] = [
-    "hostPath",
-    "gcePersistentDisk",
-    "awsElasticBlockStore",
-    "glusterfs",
-    "flocker",
-    "nfs",
-    "rbd",
-    "quobyte",
-    "cephfs",
-    "iscsi",
-    "cinder",
-    "fc",
-    "azureFile",
-    "vsphereVolume",
-    "photonPersistentDisk",
-    "azureDisk",
-    "storageos",
-    "scaleIO",
-    "local",
-    "csi",
-    "flexVolume",
-    "portworxVolume",
+/// The kinds of volume a cluster can have, in the order they are looked at, and what messages about them call them.
+const SOURCES: [(&str, &str); 21] = [
+    ("hostPath", "hostPath"),
+    ("gcePersistentDisk", "persistentDisk"),
+    ("awsElasticBlockStore", "awsElasticBlockStore"),
+    ("glusterfs", "glusterfs"),
+    ("flocker", "flocker"),
+    ("nfs", "nfs"),
+    ("rbd", "rbd"),
+    ("quobyte", "quobyte"),
+    ("cephfs", "cephfs"),
+    ("iscsi", "iscsi"),
+    ("cinder", "cinder"),
+    ("fc", "fc"),
+    ("flexVolume", "flexVolume"),
+    ("azureFile", "azureFile"),
+    ("vsphereVolume", "vsphereVolume"),
+    ("photonPersistentDisk", "photonPersistentDisk"),
+    ("portworxVolume", "portworxVolume"),
+    ("azureDisk", "azureDisk"),
+    ("scaleIO", "scaleIO"),
+    ("local", "local"),
+    ("storageos", "storageos"),
 ];
 
-fn spec(obj: &Value) -> ErrorList {
-    const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
-    let mut errs = ErrorList::new();
-    let spec = View::root(obj).get("spec");
-    let (modes, capacity) = (spec.get("accessModes"), spec.get("capacity"));
+/// The spec of the volume of this name, or of one that is part of an attachment.
+/// Upstream: `ValidatePersistentVolumeSpec`.
+pub fn spec(errs: &mut ErrorList, spec: &View<'_>, name: Option<&str>) {
+    let inline = name.is_none();
+    let (modes, capacity, policy) =
+        (spec.get("accessModes"), spec.get("capacity"), spec.get("persistentVolumeReclaimPolicy"));
+    let not_inline = |errs: &mut ErrorList, field: &str| {
+        errs.forbidden(spec.get(field).path(), "may not be specified in the context of inline volumes");
+    };
+    if inline {
+        for field in ["claimRef", "capacity"] {
+            if spec.get(field).is_set() && (field == "claimRef" || !capacity.is_empty()) {
+                not_inline(errs, field);
+            }
+        }
+        if !spec.get("csi").is_set() {
+            errs.required(spec.get("csi").path(), "has to be specified in the context of inline volumes");
+        }
+    }
     if modes.is_empty() {
         errs.required(modes.path(), "");
     }
-    for mode in modes.list() {
-        if !MODES.contains(&mode.str()) {
-            errs.not_supported(modes.path(), mode.str(), &MODES);
-        }
+    volumes::access_modes(errs, &modes);
+    if !inline {
+        self::capacity(errs, &capacity);
     }
-    if modes.len() > 1 && modes.strs().contains(&"ReadWriteOncePod") {
-        errs.forbidden(modes.path(), "may not use ReadWriteOncePod with other access modes");
-    }
-    if capacity.is_empty() {
-        errs.required(capacity.path(), "");
-    } else if !capacity.get("storage").is_set() || capacity.len() > 1 {
-        errs.not_supported(capacity.path(), capacity.value(), &["storage"]);
-    }
-    for (_, amount) in capacity.entries() {
-        if amount.str().parse::<crate::quantity::Quantity>().is_ok_and(|q| q.sign() <= 0) {
-            errs.invalid(amount.path(), amount.str(), "must be greater than zero");
-        }
-    }
-    let policy = spec.get("persistentVolumeReclaimPolicy");
-    if !matches!(policy.str(), "" | "Delete" | "Recycle" | "Retain") {
-        errs.not_supported(policy.path(), policy.str(), &["Delete", "Recycle", "Retain"]);
+    match policy.str() {
+        "" => {}
+        "Retain" if inline => {}
+        _ if inline => errs.forbidden(policy.path(), "may only be Retain in the context of inline volumes"),
+        "Delete" | "Recycle" | "Retain" => {}
+        other => errs.not_supported(policy.path(), other, &["Delete", "Recycle", "Retain"]),
     }
     let node = spec.get("nodeAffinity");
-    if node.is_set() {
+    if node.is_set() && inline {
+        not_inline(errs, "nodeAffinity");
+    } else if node.is_set() {
         let required = node.get("required");
         if required.is_set() {
-            affinity::node_selector(&mut errs, &required);
+            affinity::node_selector(errs, &required);
         } else {
             errs.required(required.path(), "must specify required node constraints");
         }
     }
+    sources(errs, spec, name.unwrap_or_default());
+    if clean(spec.dig("hostPath.path").str()) == "/" && policy.str() == "Recycle" {
+        errs.forbidden(policy.path(), "may not be 'recycle' for a hostPath mount of '/'");
+    }
+    let class = spec.get("storageClassName");
+    if !class.is_empty() && inline {
+        not_inline(errs, "storageClassName");
+    } else if !class.is_empty() {
+        crate::validate::dns_subdomain_at(errs, &class);
+    }
+    let mode = spec.get("volumeMode");
+    match mode.opt_str() {
+        None | Some("Filesystem") => {}
+        Some(_) if inline => errs.forbidden(
+            mode.path(),
+            "may not specify volumeMode other than Filesystem in the context of inline volumes",
+        ),
+        Some("Block") => {}
+        Some(other) => errs.not_supported(mode.path(), other, &["Block", "Filesystem"]),
+    }
+    let class = spec.get("volumeAttributesClassName");
+    // In an attachment it is of no interest.
+    if class.is_set() && !inline {
+        if class.is_empty() {
+            errs.required(class.path(), "an empty string is disallowed");
+        } else {
+            crate::validate::dns_subdomain_at(errs, &class);
+        }
+        if !spec.get("csi").is_set() {
+            errs.required(spec.get("csi").path(), "has to be specified when using volumeAttributesClassName");
+        }
+    }
+}
+
+fn capacity(errs: &mut ErrorList, capacity: &View<'_>) {
+    if capacity.is_empty() {
+        errs.required(capacity.path(), "");
+    }
+    if !capacity.get("storage").is_set() || capacity.len() > 1 {
+        errs.not_supported(capacity.path(), capacity.value(), &["storage"]);
+    }
+    for (_, amount) in capacity.entries() {
+        let quantity = amount.str().parse::<crate::quantity::Quantity>();
+        if quantity.as_ref().is_ok_and(|q| q.sign() < 0) {
+            errs.invalid(amount.path(), amount.str(), "must be a valid resource quantity");
+        }
+        if quantity.is_ok_and(|q| q.sign() <= 0) {
+            errs.invalid(amount.path(), amount.str(), "must be greater than zero");
+        }
+    }
+}
+
+/// Exactly one kind of volume.
+fn sources(errs: &mut ErrorList, spec: &View<'_>, name: &str) {
     let mut found = false;
-    for source in SOURCES {
+    for (source, shown) in SOURCES.into_iter().chain([("csi", "csi")]) {
         let v = spec.get(source);
         if !v.is_set() {
             continue;
         }
-        if found {
-            errs.forbidden(v.path(), "may not specify more than 1 volume type");
+        // `flexVolume` is looked at wherever it stands.
+        if found && source != "flexVolume" {
+            let shown = if source == "cephfs" { "cephFS" } else { source };
+            errs.forbidden(&spec.path().child(shown), "may not specify more than 1 volume type");
             continue;
         }
         found = true;
-        let required: &[&str] = match source {
-            "hostPath" => &["path"],
-            "local" => &["path"],
-            "nfs" => &["server", "path"],
-            "csi" => &["driver", "volumeHandle"],
-            "iscsi" => &["targetPortal", "iqn"],
-            _ => &[],
-        };
-        for field in required {
-            if v.get(field).str().is_empty() {
-                errs.required(v.get(field).path(), "");
-            }
-        }
-        if source == "local" && !node.is_set() {
-            errs.required(
-                &crate::field::Path::new("metadata").child("annotations"),
-                "Local volume requires node affinity",
-            );
-        }
-        if matches!(source, "hostPath" | "local") {
-            crate::validate::pod_spec::no_back_steps(&mut errs, v.get("path").path(), v.get("path").str());
+        volumes::persistent_source(errs, source, &View::at(spec.path().child(shown), v.value()), name);
+        if source == "local" && !spec.dig("nodeAffinity.required").is_set() {
+            errs.required(spec.get("nodeAffinity").path(), "Local volume requires node affinity");
         }
     }
     if !found {
         errs.required(spec.path(), "must specify a volume type");
     }
-    if spec.dig("hostPath.path").str() == "/" && policy.str() == "Recycle" {
-        errs.forbidden(policy.path(), "may not be 'recycle' for a hostPath mount of '/'");
+}
+
+/// A path without what does not matter in it, if it is the root's. Upstream: `path.Clean`.
+fn clean(path: &str) -> &str {
+    let only_root = path.starts_with('/') && path.split('/').all(|part| matches!(part, "" | "." | ".."));
+    if only_root { "/" } else { path }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(spec_of: Value, name: Option<&str>) -> Vec<String> {
+        let mut errs = ErrorList::new();
+        spec(&mut errs, &View::at(crate::field::Path::new("spec"), &spec_of), name);
+        errs.0.iter().map(ToString::to_string).collect()
     }
-    let class = spec.get("storageClassName");
-    if !class.str().is_empty() {
-        crate::validate::dns_subdomain_at(&mut errs, &class);
+
+    #[test]
+    fn a_volume_has_one_source_and_a_size() {
+        let good =
+            json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/a"}});
+        assert_eq!(problems(good.clone(), Some("v")), [""; 0]);
+        let with = |field: &str, value: Value| {
+            let mut spec = good.clone();
+            set(&mut spec, &[field], value);
+            problems(spec, Some("v"))
+        };
+        for (field, value, expected) in [
+            (
+                "capacity",
+                json!({}),
+                &[
+                    "spec.capacity: Required value",
+                    "spec.capacity: Unsupported value: {}: supported values: \"storage\"",
+                ][..],
+            ),
+            (
+                "capacity",
+                json!({"storage": "0"}),
+                &["spec.capacity[storage]: Invalid value: \"0\": must be greater than zero"],
+            ),
+            ("nfs", json!({}), &["spec.nfs: Forbidden: may not specify more than 1 volume type"]),
+            ("hostPath", Value::Null, &["spec: Required value: must specify a volume type"]),
+            (
+                "volumeAttributesClassName",
+                json!(""),
+                &[
+                    "spec.volumeAttributesClassName: Required value: an empty string is disallowed",
+                    "spec.csi: Required value: has to be specified when using volumeAttributesClassName",
+                ],
+            ),
+            (
+                "volumeMode",
+                json!("Tape"),
+                &["spec.volumeMode: Unsupported value: \"Tape\": supported values: \"Block\", \"Filesystem\""],
+            ),
+        ] {
+            assert_eq!(with(field, value.clone()), expected, "{field} {value}");
+        }
+        let mut local = good.clone();
+        crate::object::remove(&mut local, &["hostPath"]);
+        set(&mut local, &["local"], json!({"path": "/a"}));
+        assert_eq!(
+            problems(local, Some("v")),
+            ["spec.nodeAffinity: Required value: Local volume requires node affinity"]
+        );
     }
-    let mode = spec.get("volumeMode");
-    if mode.is_set() && !matches!(mode.str(), "Block" | "Filesystem") {
-        errs.not_supported(mode.path(), mode.str(), &["Block", "Filesystem"]);
+
+    #[test]
+    fn a_volume_in_an_attachment_says_little() {
+        let inline = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "claimRef": {},
+            "nfs": {"server": "s", "path": "/"}, "persistentVolumeReclaimPolicy": "Delete", "volumeMode": "Block"});
+        assert_eq!(
+            problems(inline, None),
+            [
+                "spec.claimRef: Forbidden: may not be specified in the context of inline volumes",
+                "spec.capacity: Forbidden: may not be specified in the context of inline volumes",
+                "spec.csi: Required value: has to be specified in the context of inline volumes",
+                "spec.persistentVolumeReclaimPolicy: Forbidden: may only be Retain in the context of inline volumes",
+                "spec.volumeMode: Forbidden: may not specify volumeMode other than Filesystem in the context of inline volumes",
+            ]
+        );
     }
-    errs
 }

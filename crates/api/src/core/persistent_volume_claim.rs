@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::field::ErrorList;
+use crate::field::{ErrorList, Path};
 use crate::kind::Kind;
 use crate::kind::{Cells, Cx};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
@@ -11,7 +11,6 @@ use crate::object::{View, at, at_mut, default_text, default_value, list, remove,
 use crate::quantity::Quantity;
 use crate::strategy::reset_spec_or_status;
 use crate::table::{age, name};
-use crate::validate::immutable_field;
 use crate::validate::pod_spec::volumes::claim_spec;
 
 /// The kind `PersistentVolumeClaim`.
@@ -70,9 +69,7 @@ impl Kind for PersistentVolumeClaim {
         let mut errs = ErrorList::new();
         let root = View::root(new);
         if cx.subresource == Some("status") {
-            for (_, amount) in root.dig("status.capacity").entries() {
-                crate::validate::pod_spec::resources::amount(&mut errs, &amount);
-            }
+            status(&mut errs, &root);
             return errs;
         }
         let spec = root.get("spec");
@@ -85,9 +82,17 @@ impl Kind for PersistentVolumeClaim {
             restore(&mut munged, old_spec, &["volumeName"]);
         }
         restore(&mut munged, old_spec, &["volumeAttributesClassName"]);
-        // A class may be given to a claim that has none.
-        if at(old_spec, &["storageClassName"]).is_null() {
+        // A class may be given to a claim that has none, or has it in the annotation of long ago.
+        let annotation = |obj| at(obj, &["metadata", "annotations", BETA_CLASS]);
+        let (class, before) = (at(new, &["spec", "storageClassName"]), annotation(old));
+        let given = !class.is_null() && at(old_spec, &["storageClassName"]).is_null();
+        let moved = given && !before.is_null() && class == before;
+        if given && (before.is_null() || moved) {
             restore(&mut munged, old_spec, &["storageClassName"]);
+        }
+        if annotation(new) != before && !(moved && annotation(new).is_null()) {
+            let path = Path::new("metadata").child("annotations").key(BETA_CLASS);
+            errs.invalid(&path, annotation(new).as_str().unwrap_or_default(), "field is immutable");
         }
         let size = |spec: &Value| {
             text(spec, &["resources", "requests", "storage"]).parse::<Quantity>().unwrap_or(Quantity::ZERO)
@@ -103,14 +108,23 @@ impl Kind for PersistentVolumeClaim {
         }
         if size(spec.value()) < size(old_spec) {
             let capacity = text(old, &["status", "capacity", "storage"]).parse::<Quantity>().unwrap_or(Quantity::ZERO);
-            if size(spec.value()) <= capacity || capacity.is_zero() {
+            if size(spec.value()) <= capacity {
                 errs.forbidden(
                     spec.dig("resources.requests.storage").path(),
                     "field can not be less than status.capacity",
                 );
             }
         }
-        immutable_field(&mut errs, new, old, &["spec", "volumeMode"]);
+        // Upstream's path leaves the spec out.
+        if !same(spec.get("volumeMode").value(), at(old_spec, &["volumeMode"])) {
+            errs.invalid(&Path::new("volumeMode"), spec.get("volumeMode").value(), "field is immutable");
+        }
+        let class = spec.get("volumeAttributesClassName");
+        if !at(old_spec, &["volumeAttributesClassName"]).is_null() && !class.is_set() {
+            errs.forbidden(class.path(), "update from non-nil value to nil is forbidden");
+        } else if !text(old_spec, &["volumeAttributesClassName"]).is_empty() && class.is_empty() {
+            errs.forbidden(class.path(), "update from non-nil value to an empty string is forbidden");
+        }
         errs
     }
 
@@ -155,6 +169,61 @@ impl Kind for PersistentVolumeClaim {
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
         reset_spec_or_status(subresource)
     }
+}
+
+/// What a controller says of a claim. Upstream: `ValidatePersistentVolumeClaimStatusUpdate`.
+fn status(errs: &mut ErrorList, root: &View<'_>) {
+    const RESIZING: [&str; 5] = [
+        "ControllerResizeFailed",
+        "ControllerResizeInProgress",
+        "NodeResizeFailed",
+        "NodeResizeInProgress",
+        "NodeResizePending",
+    ];
+    if root.dig("spec.accessModes").is_empty() {
+        errs.required(&Path::new("Spec").child("accessModes"), "");
+    }
+    let status = root.get("status");
+    for (_, amount) in status.get("capacity").entries() {
+        negative(errs, &amount);
+    }
+    let statuses = status.path().child("allocatedResourceStatus");
+    for (name, v) in status.get("allocatedResourceStatuses").entries() {
+        resource_key(errs, name, &statuses);
+        if !RESIZING.contains(&v.str()) {
+            errs.not_supported(&statuses, name, &RESIZING);
+        }
+    }
+    let allocated = status.get("allocatedResources");
+    for (name, amount) in allocated.entries() {
+        if resource_key(errs, name, allocated.path()) && !negative(errs, &amount) {
+            crate::validate::pod_spec::resources::amount_of(errs, "storage", &amount);
+        }
+    }
+}
+
+/// An amount that is one at all; true if it is not. Upstream: `validateBasicResource`.
+fn negative(errs: &mut ErrorList, amount: &View<'_>) -> bool {
+    let bad = crate::validate::pod_spec::resources::parsed(amount).is_some_and(|q| q.sign() < 0);
+    if bad {
+        errs.invalid(amount.path(), amount.str(), "must be a valid resource quantity");
+    }
+    bad
+}
+
+/// A resource a claim can have: of those without a domain of their own only `storage`.
+fn resource_key(errs: &mut ErrorList, name: &str, path: &Path) -> bool {
+    let problems = crate::names::qualified_name(name);
+    let native = !name.contains('/') || name.contains("kubernetes.io/");
+    let known = !native || name == "storage";
+    if problems.is_empty() && !known {
+        errs.not_supported(path, name, &["storage"]);
+    }
+    let good = problems.is_empty() && known;
+    for problem in problems {
+        errs.invalid(path, name, problem);
+    }
+    good
 }
 
 /// `dataSource` and `dataSourceRef` say the same where neither names a namespace. Upstream: `NormalizeDataSources`.

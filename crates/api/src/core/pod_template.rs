@@ -44,7 +44,7 @@ impl Kind for PodTemplate {
     }
 
     fn warnings(&self, _cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
-        warnings::template_at(&View::root(new).get("template"), old.map(|old| at(old, &["template"])))
+        warnings::template_at("template", new, old)
     }
 
     fn cells(&self, obj: &Value, _now: jiff::Timestamp) -> Cells {

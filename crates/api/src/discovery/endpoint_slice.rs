@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, facts};
-use crate::object::{View, at, default_text, default_value, items_mut, list, same, set, text};
+use crate::object::{View, at, default_text, default_value, items_mut, list, remove, same, set, text};
 use crate::strategy::{first_generation, next_generation};
 use crate::table::{age, name};
-use crate::validate::{PROTOCOLS, dns_label_at, immutable_field, labels, non_special_ip};
+use crate::validate::{PROTOCOLS, dns_label_at, immutable_field, ip, labels, non_special_ip};
 
 /// The kind `EndpointSlice`.
 pub struct EndpointSlice;
@@ -18,6 +18,7 @@ pub struct EndpointSlice;
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_ADDRESSES: usize = 100;
 const MAX_PORTS: usize = 20_000;
+const MAX_TOPOLOGY_LABELS: usize = 16;
 const MAX_ZONE_HINTS: usize = 8;
 
 impl Kind for EndpointSlice {
@@ -46,6 +47,7 @@ impl Kind for EndpointSlice {
 
     fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
         first_generation(obj);
+        drop_topology(obj);
     }
 
     fn prepare_update(&self, _cx: &Cx<'_>, new: &mut Value, old: &Value) {
@@ -55,6 +57,9 @@ impl Kind for EndpointSlice {
         if at(new, &["metadata", "generation"]) == generation && !same(labels(new), labels(old)) {
             let next = generation.as_i64().unwrap_or_default() + 1;
             set(new, &["metadata", "generation"], next);
+        }
+        if !same(at(new, &["endpoints"]), at(old, &["endpoints"])) {
+            drop_topology(new);
         }
     }
 
@@ -85,8 +90,12 @@ impl Kind for EndpointSlice {
         errs
     }
 
-    fn create_on_update(&self) -> bool {
-        true
+    fn warnings(&self, _cx: &Cx<'_>, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        if !matches!(text(new, &["addressType"]), "IPv4" | "IPv6") {
+            return Vec::new();
+        }
+        let endpoints = View::root(new).items("endpoints");
+        endpoints.iter().flat_map(|e| e.items("addresses")).flat_map(|a| ip::address_warnings(&a)).collect()
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
@@ -119,6 +128,13 @@ fn first_three(all: Vec<String>) -> String {
     }
 }
 
+/// What of topology the beta had is of no use to v1. Upstream: `dropTopologyOnV1`.
+fn drop_topology(obj: &mut Value) {
+    for endpoint in items_mut(obj, "endpoints") {
+        remove(endpoint, &["deprecatedTopology"]);
+    }
+}
+
 fn validate_endpoint(errs: &mut ErrorList, endpoint: &View<'_>, ty: &str) {
     let addresses = endpoint.get("addresses");
     if addresses.is_empty() {
@@ -128,13 +144,12 @@ fn validate_endpoint(errs: &mut ErrorList, endpoint: &View<'_>, ty: &str) {
     }
     for address in addresses.list() {
         match ty {
-            "IPv4" if address.str().parse::<std::net::Ipv4Addr>().is_err() => {
-                errs.invalid(address.path(), address.str(), "must be a valid IPv4 address");
+            "IPv4" | "IPv6" => {
+                if !ip::sloppy(address.str()).is_some_and(|ip| ip.is_ipv4() == (ty == "IPv4")) {
+                    errs.invalid(address.path(), address.str(), format!("must be a valid {ty} address"));
+                }
+                non_special_ip(errs, address.str(), address.path());
             }
-            "IPv6" if address.str().parse::<std::net::Ipv6Addr>().is_err() => {
-                errs.invalid(address.path(), address.str(), "must be a valid IPv6 address");
-            }
-            "IPv4" | "IPv6" => non_special_ip(errs, address.str(), address.path()),
             "FQDN" => crate::validate::fqdn(errs, address.str(), address.path()),
             _ => {}
         }
@@ -145,7 +160,11 @@ fn validate_endpoint(errs: &mut ErrorList, endpoint: &View<'_>, ty: &str) {
             errs.invalid(node.path(), value, problem);
         }
     }
-    labels::labels(errs, &endpoint.get("deprecatedTopology"));
+    let topology = endpoint.get("deprecatedTopology");
+    if topology.len() > MAX_TOPOLOGY_LABELS {
+        errs.too_many(topology.path(), topology.len(), MAX_TOPOLOGY_LABELS);
+    }
+    labels::labels(errs, &topology);
     let hostname = endpoint.get("hostname");
     if hostname.is_set() {
         dns_label_at(errs, &hostname);

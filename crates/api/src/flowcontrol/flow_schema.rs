@@ -68,6 +68,11 @@ impl Kind for FlowSchema {
         self.validate(cx, new)
     }
 
+    /// Those that are asked first stand first (`printFlowSchemaList`); names decide among equals, as they do in lists.
+    fn row_rank(&self, obj: &Value) -> Option<i64> {
+        Some(at(obj, &["spec", "matchingPrecedence"]).as_i64().unwrap_or_default())
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         let method = text(obj, &["spec", "distinguisherMethod", "type"]);
         let dangling = list(obj, &["status", "conditions"]).iter().find(|c| c["type"] == "Dangling");
@@ -82,7 +87,7 @@ impl Kind for FlowSchema {
     }
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
-        super::reset(subresource)
+        crate::strategy::reset_all_or_status(subresource)
     }
 }
 

@@ -18,16 +18,6 @@ use crate::strategy::{first_generation, next_generation};
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 
-/// The status subresource changes neither spec nor metadata.
-const RESET_SPEC_AND_METADATA: &[&[&str]] = &[&["metadata"], &["spec"]];
-
-fn reset(subresource: Option<&str>) -> &'static [&'static [&'static str]] {
-    match subresource {
-        None => crate::strategy::RESET_STATUS,
-        Some(_) => RESET_SPEC_AND_METADATA,
-    }
-}
-
 fn prepare_create(obj: &mut Value) {
     set(obj, &["status"], serde_json::json!({}));
     first_generation(obj);

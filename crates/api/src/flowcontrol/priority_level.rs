@@ -92,7 +92,7 @@ impl Kind for PriorityLevelConfiguration {
     }
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
-        super::reset(subresource)
+        crate::strategy::reset_all_or_status(subresource)
     }
 }
 

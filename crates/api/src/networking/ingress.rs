@@ -9,7 +9,7 @@ use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, list, set, text};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
 use crate::table::{age, name};
-use crate::validate::{port_name, port_number};
+use crate::validate::{ip, port_name, port_number};
 
 /// The kind `Ingress`.
 pub struct Ingress;
@@ -45,14 +45,14 @@ impl Kind for Ingress {
         let mut errs = ErrorList::new();
         let annotation = at(obj, &["metadata", "annotations", CLASS_ANNOTATION]);
         let class = View::root(obj).dig("spec.ingressClassName");
-        if !annotation.is_null() && class.is_set() {
+        errs.extend(spec(obj));
+        if class.is_set() && annotation.as_str().is_some_and(|annotated| annotated != class.str()) {
             errs.invalid(
                 &crate::field::Path::new("annotations").child(CLASS_ANNOTATION),
                 annotation,
-                "can not be set when the class field is also set",
+                "must match `ingressClassName` when both are specified",
             );
         }
-        errs.extend(spec(obj));
         errs
     }
 
@@ -66,6 +66,9 @@ impl Kind for Ingress {
                 }
                 if !hostname.str().is_empty() {
                     crate::validate::dns_subdomain_at(&mut errs, &hostname);
+                    if ip::sloppy(hostname.str()).is_some() {
+                        errs.invalid(hostname.path(), hostname.str(), "must be a DNS name, not an IP address");
+                    }
                 }
             }
             return errs;
@@ -73,7 +76,11 @@ impl Kind for Ingress {
         spec(new)
     }
 
-    fn warnings(&self, _cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+    fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if cx.subresource == Some("status") {
+            let addresses = View::root(new).dig("status.loadBalancer").items("ingress");
+            return addresses.iter().flat_map(|entry| ip::address_warnings(&entry.get("ip"))).collect();
+        }
         let annotated = |obj: &Value| !at(obj, &["metadata", "annotations", CLASS_ANNOTATION]).is_null();
         if annotated(new) && !old.is_some_and(annotated) {
             return vec![format!(
@@ -134,7 +141,12 @@ fn spec(obj: &Value) -> ErrorList {
         backend(&mut errs, &default);
     }
     for rule in rules.list() {
-        host(&mut errs, &rule.get("host"));
+        if ip::sloppy(rule.get("host").str()).is_some() {
+            errs.invalid(rule.get("host").path(), rule.get("host").str(), "must be a DNS name, not an IP address");
+        }
+        if !rule.get("host").is_empty() {
+            host(&mut errs, &rule.get("host"));
+        }
         let http = rule.get("http");
         if !http.is_set() {
             continue;
@@ -144,8 +156,12 @@ fn spec(obj: &Value) -> ErrorList {
             errs.required(paths.path(), "");
         }
         for path in paths.list() {
-            self::path(&mut errs, &path);
-            backend(&mut errs, &path.get("backend"));
+            if path.get("pathType").is_set() {
+                self::path(&mut errs, &path);
+                backend(&mut errs, &path.get("backend"));
+            } else {
+                errs.required(path.get("pathType").path(), "pathType must be specified");
+            }
         }
     }
     for tls in spec.items("tls") {
@@ -166,12 +182,6 @@ fn spec(obj: &Value) -> ErrorList {
 
 fn host(errs: &mut ErrorList, v: &View<'_>) {
     let name = v.str();
-    if name.is_empty() {
-        return;
-    }
-    if name.parse::<std::net::IpAddr>().is_ok() {
-        errs.invalid(v.path(), name, "must be a DNS name, not an IP address");
-    }
     let (subject, wildcard) = match name.strip_prefix("*.") {
         Some(rest) => (rest, true),
         None => (name, false),
@@ -197,9 +207,8 @@ fn host(errs: &mut ErrorList, v: &View<'_>) {
 
 fn path(errs: &mut ErrorList, v: &View<'_>) {
     let (path, ty) = (v.get("path"), v.get("pathType"));
-    match ty.opt_str() {
-        None => errs.required(ty.path(), "pathType must be specified"),
-        Some("Exact" | "Prefix") => {
+    match ty.str() {
+        "Exact" | "Prefix" => {
             if !path.str().starts_with('/') {
                 errs.invalid(path.path(), path.str(), "must be an absolute path");
             }
@@ -214,12 +223,12 @@ fn path(errs: &mut ErrorList, v: &View<'_>) {
                 }
             }
         }
-        Some("ImplementationSpecific") => {
+        "ImplementationSpecific" => {
             if !path.str().is_empty() && !path.str().starts_with('/') {
                 errs.invalid(path.path(), path.str(), "must be an absolute path");
             }
         }
-        Some(other) => errs.not_supported(ty.path(), other, &["Exact", "ImplementationSpecific", "Prefix"]),
+        other => errs.not_supported(ty.path(), other, &["Exact", "ImplementationSpecific", "Prefix"]),
     }
 }
 
@@ -228,13 +237,9 @@ fn backend(errs: &mut ErrorList, v: &View<'_>) {
     match (service.is_set(), resource.is_set()) {
         (true, true) => errs.invalid(v.path(), "", "cannot set both resource and service backends"),
         (false, true) => {
-            for field in ["kind", "name"] {
-                if resource.get(field).str().is_empty() {
-                    errs.required(resource.get(field).path(), "");
-                }
-            }
+            super::local_reference(errs, &resource);
         }
-        (false, false) => errs.required(&v.path().child("service").child("name"), ""),
+        (false, false) => errs.invalid(v.path(), "", "resource or service backend is required"),
         (true, false) => {
             let name = service.get("name");
             if name.str().is_empty() {
@@ -252,8 +257,8 @@ fn backend(errs: &mut ErrorList, v: &View<'_>) {
                         errs.invalid(port.path(), port.str(), problem);
                     }
                 }
-                (false, _) => errs.invalid(service.path(), "", "cannot set both port name & port number"),
-                (true, 0) => errs.required(service.path(), "port name or number is required"),
+                (false, _) => errs.invalid(v.path(), "", "cannot set both port name & port number"),
+                (true, 0) => errs.required(v.path(), "port name or number is required"),
                 (true, n) => port_number(errs, n, number.path()),
             }
         }

@@ -40,31 +40,28 @@ impl Kind for IngressClass {
         let mut errs = ErrorList::new();
         let spec = View::root(obj).get("spec");
         let controller = spec.get("controller");
-        if controller.len() > 250 {
-            errs.too_long(controller.path(), 250);
-        }
         if controller.str().is_empty() {
             errs.required(controller.path(), "");
         } else {
+            if controller.len() > 250 {
+                errs.too_long(controller.path(), 250);
+            }
             domain_path(&mut errs, &controller);
         }
         let parameters = spec.get("parameters");
         if parameters.is_set() {
-            for field in ["kind", "name"] {
-                if parameters.get(field).str().is_empty() {
-                    errs.required(parameters.get(field).path(), "");
-                }
-            }
-            let namespace = parameters.get("namespace");
-            match parameters.get("scope").str() {
-                "Namespace" if namespace.str().is_empty() => {
+            super::local_reference(&mut errs, &parameters);
+            let (namespace, scope) = (parameters.get("namespace"), parameters.get("scope"));
+            match scope.str() {
+                "Namespace" if !namespace.is_set() => {
                     errs.required(namespace.path(), "`parameters.scope` is set to 'Namespace'");
                 }
-                "Cluster" if !namespace.str().is_empty() => {
+                "Namespace" => crate::validate::dns_label_at(&mut errs, &namespace),
+                "Cluster" if namespace.is_set() => {
                     errs.forbidden(namespace.path(), "`parameters.scope` is set to 'Cluster'");
                 }
-                "Namespace" | "Cluster" => {}
-                "" => errs.required(parameters.get("scope").path(), ""),
+                "Cluster" => {}
+                _ if !scope.is_set() => errs.required(scope.path(), ""),
                 other => errs.not_supported(parameters.get("scope").path(), other, &["Cluster", "Namespace"]),
             }
         }

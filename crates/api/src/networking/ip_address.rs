@@ -30,27 +30,18 @@ impl Kind for IPAddress {
             errs.required(parent.path(), "");
             return errs;
         }
-        let mut check = |field: &str, required: bool| {
-            let v = parent.get(field);
-            if v.str().is_empty() {
-                if required {
-                    errs.required(v.path(), "");
-                }
-                return;
-            }
-            for problem in crate::names::path_segment(v.str(), false) {
-                errs.invalid(v.path(), v.str(), problem);
-            }
-        };
-        check("group", false);
-        check("resource", true);
-        check("name", true);
-        check("namespace", false);
+        let group = parent.get("group");
+        if !group.is_empty() {
+            crate::validate::dns_subdomain_at(&mut errs, &group);
+        }
+        for (field, required) in [("resource", true), ("name", true), ("namespace", false)] {
+            super::path_segment(&mut errs, &parent.get(field), required);
+        }
         errs
     }
 
-    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
-        let mut errs = self.validate(cx, new);
+    fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errs = ErrorList::new();
         immutable_field(&mut errs, new, old, &["spec", "parentRef"]);
         errs
     }

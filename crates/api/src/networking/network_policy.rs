@@ -9,7 +9,7 @@ use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, at, at_mut, default_value, items_mut, list, set};
 use crate::strategy::{first_generation, next_generation};
 use crate::table::{age, label_selector, name};
-use crate::validate::{PROTOCOLS, port_number_or_name, selector};
+use crate::validate::{ip, port_name, port_number, selector};
 
 /// The kind `NetworkPolicy`.
 pub struct NetworkPolicy;
@@ -70,11 +70,23 @@ impl Kind for NetworkPolicy {
         } else {
             for ty in types.list() {
                 if !matches!(ty.str(), "Egress" | "Ingress") {
-                    errs.not_supported(ty.path(), ty.str(), &["Egress", "Ingress"]);
+                    errs.not_supported(ty.path(), ty.str(), &["Ingress", "Egress"]);
                 }
             }
         }
         errs
+    }
+
+    fn warnings(&self, _cx: &Cx<'_>, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let spec = View::root(new).get("spec");
+        for (rules, peers) in DIRECTIONS {
+            for block in spec.items(rules).iter().flat_map(|rule| rule.items(peers)).map(|peer| peer.get("ipBlock")) {
+                warnings.extend(ip::cidr_warnings(&block.get("cidr")));
+                warnings.extend(block.items("except").iter().flat_map(ip::cidr_warnings));
+            }
+        }
+        warnings
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
@@ -87,18 +99,24 @@ const DIRECTIONS: [(&str, &str); 2] = [("ingress", "from"), ("egress", "to")];
 
 fn port(errs: &mut ErrorList, v: &View<'_>) {
     let (protocol, port, end) = (v.get("protocol"), v.get("port"), v.get("endPort"));
-    if protocol.is_set() && !PROTOCOLS.contains(&protocol.str()) {
-        errs.not_supported(protocol.path(), protocol.str(), &PROTOCOLS);
+    const KNOWN: [&str; 3] = ["TCP", "UDP", "SCTP"];
+    if protocol.is_set() && !KNOWN.contains(&protocol.str()) {
+        errs.not_supported(protocol.path(), protocol.str(), &KNOWN);
     }
-    if port.is_set() {
-        port_number_or_name(errs, &port);
-        if let (Some(first), Some(last)) = (port.int(), end.int()) {
+    if let Some(first) = port.int() {
+        port_number(errs, first, port.path());
+        if let Some(last) = end.int() {
             if last < first {
-                errs.invalid(end.path(), first, "must be greater than or equal to `port`");
+                errs.invalid(end.path(), last, "must be greater than or equal to `port`");
             }
-            crate::validate::port_number(errs, last, end.path());
-        } else if end.is_set() {
+            port_number(errs, last, end.path());
+        }
+    } else if port.is_set() {
+        if end.is_set() {
             errs.invalid(end.path(), end.value(), "may not be specified when `port` is non-numeric");
+        }
+        for problem in port_name(port.str()) {
+            errs.invalid(port.path(), port.str(), problem);
         }
     } else if end.is_set() {
         errs.invalid(end.path(), end.value(), "may not be specified when `port` is not specified");
@@ -131,21 +149,11 @@ fn ip_block(errs: &mut ErrorList, v: &View<'_>) {
         errs.required(cidr.path(), "");
         return;
     }
-    let Ok(net) = cidr.str().parse::<ipnet::IpNet>() else {
-        crate::validate::cidr(errs, cidr.str(), cidr.path());
-        return;
-    };
+    let Some(net) = ip::cidr(errs, cidr.str(), cidr.path()) else { return };
     for except in v.items("except") {
-        match except.str().parse::<ipnet::IpNet>() {
-            Err(_) => crate::validate::cidr(errs, except.str(), except.path()),
-            Ok(part) if !net.contains(&part) || part == net => {
-                errs.invalid(
-                    except.path(),
-                    except.str(),
-                    format!("must be a strict subset of `{}`", cidr.path().as_str()),
-                );
-            }
-            Ok(_) => {}
+        let Some(part) = ip::cidr(errs, except.str(), except.path()) else { continue };
+        if !net.contains(&part.network()) || net.prefix_len() >= part.prefix_len() {
+            errs.invalid(except.path(), except.str(), "must be a strict subset of `cidr`");
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
-use crate::object::{View, at, list, set};
+use crate::object::{View, list, set};
 use crate::strategy::reset_spec_or_status;
 use crate::table::{age, joined, name};
 
@@ -39,19 +39,22 @@ impl Kind for ServiceCIDR {
             return errs;
         }
         if cidrs.len() > 2 {
-            errs.invalid(cidrs.path(), cidrs.value(), "may only hold up to 2 values");
+            // The value is the whole spec, as it is called inside.
+            let spec = json!({"CIDRs": cidrs.value()});
+            errs.invalid(cidrs.path(), &spec, "may only hold up to 2 values");
             return errs;
         }
-        let v6 = cidrs.strs().iter().filter(|c| c.contains(':')).count();
-        if cidrs.len() == 2 && v6 != 1 {
+        let mut families = Vec::new();
+        for cidr in cidrs.list() {
+            crate::validate::strict_cidr(&mut errs, cidr.str(), cidr.path());
+            families.extend(crate::validate::ip::sloppy_cidr(cidr.str()).map(|(ip, _)| ip.is_ipv6()));
+        }
+        if matches!(families[..], [first, second] if first == second) {
             errs.invalid(
                 cidrs.path(),
                 cidrs.value(),
                 "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
             );
-        }
-        for cidr in cidrs.list() {
-            crate::validate::strict_cidr(&mut errs, cidr.str(), cidr.path());
         }
         errs
     }
@@ -63,13 +66,18 @@ impl Kind for ServiceCIDR {
         let mut errs = ErrorList::new();
         let cidrs = View::root(new).dig("spec.cidrs");
         let before = list(old, &["spec", "cidrs"]);
-        match (before.len(), cidrs.len()) {
-            // One family may become two, with the one there was still first.
-            (1, 2) if list(new, &["spec", "cidrs"]).first() == before.first() => errs.extend(self.validate(cx, new)),
-            _ if at(new, &["spec", "cidrs"]) != at(old, &["spec", "cidrs"]) => {
-                errs.invalid(cidrs.path(), cidrs.value(), "field is immutable");
+        if !(before.len() == cidrs.len() || (before.len(), cidrs.len()) == (1, 2)) {
+            errs.invalid(cidrs.path(), cidrs.value(), "field is immutable");
+            return errs;
+        }
+        for (cidr, before) in cidrs.list().iter().zip(before) {
+            if cidr.value() != before {
+                errs.invalid(cidr.path(), cidr.value(), "field is immutable");
             }
-            _ => {}
+        }
+        // One family may become two, with the one there was still first.
+        if cidrs.len() > before.len() {
+            errs.extend(self.validate(cx, new));
         }
         errs
     }

@@ -9,7 +9,7 @@ use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, set};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
 use crate::table::{age, name};
-use crate::validate::{non_negative, selector, workload};
+use crate::validate::{internal, non_negative, selector, workload};
 
 /// The kind `PodDisruptionBudget`.
 pub struct PodDisruptionBudget;
@@ -48,7 +48,8 @@ impl Kind for PodDisruptionBudget {
         let spec = View::root(obj).get("spec");
         let (least, most) = (spec.get("minAvailable"), spec.get("maxUnavailable"));
         if least.is_set() && most.is_set() {
-            errs.invalid(spec.path(), spec.value(), "minAvailable and maxUnavailable cannot be both set");
+            let shown = internal::shown(internal::DISRUPTION_BUDGET, spec.value());
+            errs.invalid(spec.path(), shown, "minAvailable and maxUnavailable cannot be both set");
         }
         for v in [&least, &most] {
             if v.is_set() {
@@ -70,10 +71,10 @@ impl Kind for PodDisruptionBudget {
         }
         let mut errs = ErrorList::new();
         let status = View::root(new).get("status");
+        crate::validate::conditions::conditions(&mut errs, &status.get("conditions"));
         for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
             non_negative(&mut errs, &status.get(field));
         }
-        crate::validate::conditions::conditions(&mut errs, &status.get("conditions"));
         errs
     }
 

@@ -2,14 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::field::ErrorList;
+use crate::field::{ErrorList, Path};
 use crate::kind::Kind;
 use crate::kind::{Cells, Cx};
 use crate::kinds::{AGE, Facts, NAME, facts};
-use crate::object::{View, at, at_mut, default_value, list, text};
+use crate::object::{View, at, at_mut, default_value, list, same, text};
 use crate::strategy::{first_generation, next_generation};
 use crate::table::{age, name, or_none};
-use crate::validate::immutable_field;
 
 /// The kind `CSIDriver`.
 pub struct CSIDriver;
@@ -67,8 +66,11 @@ impl Kind for CSIDriver {
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         spec(&mut errs, new);
-        for field in ["attachRequired", "volumeLifecycleModes"] {
-            immutable_field(&mut errs, new, old, &["spec", field]);
+        for (field, shown) in [("attachRequired", ATTACH), ("volumeLifecycleModes", "volumeLifecycleModes")] {
+            let value = at(new, &["spec", field]);
+            if !same(value, at(old, &["spec", field])) {
+                errs.invalid(&Path::new("spec").child(shown), value, "field is immutable");
+            }
         }
         errs
     }
@@ -94,22 +96,28 @@ impl Kind for CSIDriver {
     }
 }
 
+/// What upstream's messages call `attachRequired`.
+const ATTACH: &str = "attachedRequired";
+
 fn spec(errs: &mut ErrorList, obj: &Value) {
     let spec = View::root(obj).get("spec");
-    for field in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
+    for (field, shown) in
+        [("attachRequired", ATTACH), ("podInfoOnMount", "podInfoOnMount"), ("storageCapacity", "storageCapacity")]
+    {
         if !spec.get(field).is_set() {
-            errs.required(spec.get(field).path(), "");
+            errs.required(&spec.path().child(shown), "");
         }
     }
     let policy = spec.get("fsGroupPolicy");
-    if !matches!(policy.str(), "File" | "None" | "ReadWriteOnceWithFSType") {
-        errs.not_supported(policy.path(), policy.str(), &["ReadWriteOnceWithFSType", "File", "None"]);
+    if policy.is_set() && !matches!(policy.str(), "File" | "None" | "ReadWriteOnceWithFSType") {
+        errs.not_supported(policy.path(), policy.str(), &["File", "None", "ReadWriteOnceWithFSType"]);
     }
     let mut audiences = std::collections::BTreeSet::new();
     for token in spec.items("tokenRequests") {
         let audience = token.get("audience");
         if !audiences.insert(audience.str()) {
             errs.duplicate(audience.path(), audience.str());
+            continue;
         }
         let life = token.get("expirationSeconds");
         match life.int() {
@@ -122,7 +130,15 @@ fn spec(errs: &mut ErrorList, obj: &Value) {
     }
     for mode in spec.items("volumeLifecycleModes") {
         if !matches!(mode.str(), "Ephemeral" | "Persistent") {
-            errs.not_supported(mode.path(), mode.str(), &["Ephemeral", "Persistent"]);
+            errs.not_supported(spec.get("volumeLifecycleModes").path(), mode.str(), &["Persistent", "Ephemeral"]);
         }
+    }
+    let mount = spec.get("seLinuxMount");
+    if !mount.is_set() {
+        errs.required(mount.path(), "");
+    }
+    let period = spec.get("nodeAllocatableUpdatePeriodSeconds");
+    if let Some(n) = period.int().filter(|n| *n < 10) {
+        errs.invalid(period.path(), n, "must be greater than or equal to 10 seconds");
     }
 }

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::field::ErrorList;
+use crate::field::{ErrorList, Path};
 use crate::kind::Kind;
 use crate::kind::{Cells, Cx};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, default_value, list, same, set};
 use crate::table::{age, name};
+use crate::validate::internal;
 
 /// The kind `CSINode`.
 pub struct CSINode;
@@ -36,18 +37,21 @@ impl Kind for CSINode {
             if node.str().is_empty() {
                 errs.required(node.path(), "");
             } else if node.len() > 256 {
-                errs.too_long(node.path(), 256);
+                errs.invalid(node.path(), node.str(), "must be 256 characters or less");
             }
             crate::validate::non_negative(&mut errs, &driver.dig("allocatable.count"));
             if !seen.insert(name.str()) {
                 errs.duplicate(name.path(), name.str());
             }
             let mut keys = std::collections::BTreeSet::new();
-            for key in driver.items("topologyKeys") {
-                if !keys.insert(key.str()) {
-                    errs.duplicate(key.path(), key.str());
+            for key in driver.get("topologyKeys").strs() {
+                if key.is_empty() {
+                    errs.required(driver.path(), "");
                 }
-                crate::validate::labels::name(&mut errs, key.str(), key.path());
+                if !keys.insert(key) {
+                    errs.duplicate(driver.path(), key);
+                }
+                crate::validate::labels::name(&mut errs, key, driver.path());
             }
         }
         errs
@@ -56,12 +60,14 @@ impl Kind for CSINode {
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         let mut errs = self.validate(cx, new);
         // A driver that stays is what it was, but for how much it can take.
+        let path = Path::new("spec").child("drivers");
         for before in list(old, &["spec", "drivers"]) {
             for driver in View::root(new).get("spec").items("drivers") {
                 let mut munged = driver.value().clone();
                 crate::object::restore(&mut munged, before, &["allocatable"]);
                 if driver.value().get("name") == before.get("name") && !same(&munged, before) {
-                    errs.invalid(driver.path(), driver.value(), "field is immutable");
+                    crate::object::remove(&mut munged, &["allocatable"]);
+                    errs.invalid(&path, internal::shown(internal::CSI_NODE_DRIVER, &munged), "field is immutable");
                 }
             }
         }

@@ -24,14 +24,9 @@ impl Kind for CSIStorageCapacity {
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         let root = View::root(obj);
-        let class = root.get("storageClassName");
-        for problem in crate::names::dns_subdomain(class.str(), false) {
-            errs.invalid(class.path(), class.str(), problem);
-        }
-        let topology = root.get("nodeTopology");
-        selector::label_selector(&mut errs, &topology);
+        selector::label_selector(&mut errs, &root.get("nodeTopology"));
+        crate::validate::dns_subdomain_at(&mut errs, &root.get("storageClassName"));
         amount(&mut errs, &root.get("capacity"));
-        amount(&mut errs, &root.get("maximumVolumeSize"));
         errs
     }
 

@@ -1,5 +1,7 @@
 //! `StorageClass`. Upstream: `pkg/registry/storage/storageclass/strategy.go`, `ValidateStorageClass`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 
 use crate::field::ErrorList;
@@ -37,30 +39,10 @@ impl Kind for StorageClass {
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         let root = View::root(obj);
-        let provisioner = root.get("provisioner");
-        if provisioner.str().is_empty() {
-            errs.required(provisioner.path(), "");
-        } else {
-            for problem in crate::names::qualified_name(&provisioner.str().to_lowercase()) {
-                errs.invalid(provisioner.path(), provisioner.str(), problem);
-            }
-        }
-        let parameters = root.get("parameters");
-        let mut size = 0;
-        for (key, value) in parameters.entries() {
-            if key.is_empty() {
-                errs.invalid(parameters.path(), key, "field can not be empty");
-            }
-            size += key.len() + value.len();
-        }
-        if parameters.len() > 512 {
-            errs.too_long(&crate::field::Path::new("Provisioner Parameters Length"), 512);
-        }
-        if size > 256 * 1024 {
-            errs.too_long(parameters.path(), 256 * 1024);
-        }
+        super::provisioner(&mut errs, &root.get("provisioner"));
+        super::parameters(&mut errs, &root.get("parameters"), true);
         let policy = root.get("reclaimPolicy");
-        if !matches!(policy.str(), "Delete" | "Retain") {
+        if !matches!(policy.str(), "" | "Delete" | "Retain") {
             errs.not_supported(policy.path(), policy.str(), &["Delete", "Retain"]);
         }
         let mode = root.get("volumeBindingMode");
@@ -69,14 +51,7 @@ impl Kind for StorageClass {
         } else if !matches!(mode.str(), "Immediate" | "WaitForFirstConsumer") {
             errs.not_supported(mode.path(), mode.str(), &["Immediate", "WaitForFirstConsumer"]);
         }
-        for term in root.items("allowedTopologies") {
-            for requirement in term.items("matchLabelExpressions") {
-                if requirement.get("values").is_empty() {
-                    errs.required(requirement.get("values").path(), "");
-                }
-                crate::validate::labels::name(&mut errs, requirement.get("key").str(), requirement.get("key").path());
-            }
-        }
+        topologies(&mut errs, &root.get("allowedTopologies"));
         errs
     }
 
@@ -109,5 +84,59 @@ impl Kind for StorageClass {
             json!(at(obj, &["allowVolumeExpansion"]).as_bool().unwrap_or_default()),
             json!(age(obj, now)),
         ]
+    }
+}
+
+/// Where volumes may lie: each key once in a term, each value once for a key, no term twice.
+/// Upstream: `validateAllowedTopologies`, `ValidateTopologySelectorTerm`.
+fn topologies<'a>(errs: &mut ErrorList, terms: &View<'a>) {
+    // Upstream's list of the terms so far begins with as many empty ones: a term without keys is found in it at once.
+    let mut seen: Vec<BTreeMap<&str, BTreeSet<&str>>> = vec![BTreeMap::new(); terms.len()];
+    for term in terms.list() {
+        let (mut keys, expressions) = (BTreeMap::new(), term.get("matchLabelExpressions"));
+        for requirement in expressions.list() {
+            let (key, values, mut set) = (requirement.get("key"), requirement.get("values"), BTreeSet::new());
+            if values.is_empty() {
+                errs.required(values.path(), "");
+            }
+            for value in values.list() {
+                if !set.insert(value.str()) {
+                    errs.duplicate(value.path(), value.str());
+                }
+            }
+            crate::validate::labels::name(errs, key.str(), key.path());
+            if keys.insert(key.str(), set).is_some() {
+                errs.duplicate(key.path(), key.str());
+            }
+        }
+        for _ in seen.iter().filter(|earlier| **earlier == keys) {
+            errs.duplicate(expressions.path(), "");
+        }
+        seen.push(keys);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_term_and_no_value_comes_twice() {
+        let term = |values: &[&str]| json!({"matchLabelExpressions": [{"key": "zone", "values": values}]});
+        let problems = |terms: Value| {
+            let mut errs = ErrorList::new();
+            topologies(&mut errs, &View::at(crate::field::Path::new("t"), &terms));
+            errs.0.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(problems(json!([term(&["a"]), term(&["b"])])), [""; 0]);
+        assert_eq!(
+            problems(json!([term(&["a", "a"]), term(&["a"]), term(&[])])),
+            [
+                "t[0].matchLabelExpressions[0].values[1]: Duplicate value: \"a\"",
+                "t[1].matchLabelExpressions: Duplicate value: \"\"",
+                "t[2].matchLabelExpressions[0].values: Required value",
+            ]
+        );
+        assert_eq!(problems(json!([{}])), ["t[0].matchLabelExpressions: Duplicate value: \"\""]);
     }
 }

@@ -7,8 +7,12 @@ use crate::kind::Kind;
 use crate::kind::{Cells, Cx};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, restore, same, set, text};
-use crate::strategy::reset_spec_or_status;
+use crate::strategy::{reset_all_or_status, reset_meta_for_status};
 use crate::table::{age, name};
+
+/// How much an attacher may say about an attachment, and about what went wrong.
+const MAX_METADATA: usize = 256 * 1024;
+const MAX_ERROR: usize = 1024;
 
 /// The kind `VolumeAttachment`.
 pub struct VolumeAttachment;
@@ -36,6 +40,7 @@ impl Kind for VolumeAttachment {
     fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
         if cx.subresource == Some("status") {
             restore(new, old, &["spec"]);
+            reset_meta_for_status(new, old);
         } else {
             restore(new, old, &["status"]);
         }
@@ -47,12 +52,6 @@ impl Kind for VolumeAttachment {
         let attacher = spec.get("attacher");
         if attacher.str().is_empty() {
             errs.required(attacher.path(), "");
-        } else {
-            crate::validate::pod_spec::volumes::driver_name(&mut errs, &attacher);
-        }
-        let node = spec.get("nodeName");
-        for problem in crate::names::dns_subdomain(node.str(), false) {
-            errs.invalid(node.path(), node.str(), problem);
         }
         let (inline, volume) = (spec.dig("source.inlineVolumeSpec"), spec.dig("source.persistentVolumeName"));
         match (inline.is_set(), volume.is_set()) {
@@ -67,7 +66,29 @@ impl Kind for VolumeAttachment {
             (false, true) if volume.str().is_empty() => {
                 errs.required(volume.path(), "must specify non empty persistentVolumeName")
             }
-            _ => {}
+            (true, false) => crate::core::persistent_volume::spec(&mut errs, &inline, None),
+            (false, true) => {}
+        }
+        crate::validate::dns_subdomain_at(&mut errs, &spec.get("nodeName"));
+        let metadata = View::root(obj).dig("status.attachmentMetadata");
+        if metadata.entries().iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_METADATA {
+            errs.too_long(metadata.path(), MAX_METADATA);
+        }
+        for field in ["attachError", "detachError"] {
+            let error = View::root(obj).get("status").get(field);
+            if error.get("message").len() > MAX_ERROR {
+                // Upstream says the limit of the metadata.
+                errs.too_long(error.get("message").path(), MAX_METADATA);
+            }
+            let code = error.get("errorCode");
+            if let Some(n) = code.int().filter(|n| *n < 0) {
+                errs.invalid(code.path(), n, "must be between 0 and 2147483647, inclusive");
+            }
+        }
+        // What only v1 asks for comes last.
+        crate::validate::pod_spec::volumes::driver_name(&mut errs, &attacher);
+        if volume.is_set() {
+            crate::validate::dns_subdomain_at(&mut errs, &volume);
         }
         errs
     }
@@ -97,6 +118,6 @@ impl Kind for VolumeAttachment {
     }
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
-        reset_spec_or_status(subresource)
+        reset_all_or_status(subresource)
     }
 }

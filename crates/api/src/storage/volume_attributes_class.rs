@@ -2,13 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::field::ErrorList;
+use crate::field::{ErrorList, Path};
 use crate::kind::Kind;
 use crate::kind::{Cells, Cx};
 use crate::kinds::{AGE, Facts, NAME, facts};
-use crate::object::{View, text};
+use crate::object::{View, at, same, text};
 use crate::table::{age, name};
-use crate::validate::immutable_field;
 
 /// The kind `VolumeAttributesClass`.
 pub struct VolumeAttributesClass;
@@ -25,32 +24,19 @@ impl Kind for VolumeAttributesClass {
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         let root = View::root(obj);
-        crate::validate::pod_spec::volumes::driver_name(&mut errs, &root.get("driverName"));
-        let parameters = root.get("parameters");
-        if parameters.is_empty() {
-            errs.required(parameters.path(), "must contain at least one key/value pair");
-        }
-        let mut size = 0;
-        for (key, value) in parameters.entries() {
-            if key.is_empty() {
-                errs.invalid(parameters.path(), key, "field can not be empty");
-            }
-            size += key.len() + value.len();
-        }
-        if parameters.len() > 512 {
-            errs.too_many(parameters.path(), parameters.len(), 512);
-        }
-        if size > 256 * 1024 {
-            errs.too_long(parameters.path(), 256 * 1024);
-        }
+        super::provisioner(&mut errs, &root.get("driverName"));
+        super::parameters(&mut errs, &root.get("parameters"), false);
         errs
     }
 
-    fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         for field in ["driverName", "parameters"] {
-            immutable_field(&mut errs, new, old, &[field]);
+            if !same(at(new, &[field]), at(old, &[field])) {
+                errs.forbidden(&Path::new(field), format!("updates to {field} are forbidden."));
+            }
         }
+        errs.extend(self.validate(cx, new));
         errs
     }
 

@@ -13,6 +13,8 @@ use crate::object::at;
 pub enum Go {
     /// A text: `""`.
     Text,
+    /// A number: `0`.
+    Zero,
     /// A pointer, list or map: `null`.
     Nil,
     /// A pointer to a struct: `null`, or its fields.
@@ -41,6 +43,28 @@ pub const POD_RESOURCE_CLAIM: Fields = &[
 ];
 /// `core.SeccompProfile`, `core.AppArmorProfile`.
 pub const PROFILE: Fields = &[("type", "Type", Go::Text), ("localhostProfile", "LocalhostProfile", Go::Nil)];
+/// `apps.RollingUpdateDeployment`, `apps.RollingUpdateDaemonSet`.
+pub const ROLLING_UPDATE: Fields = &[("maxUnavailable", "MaxUnavailable", Go::Nil), ("maxSurge", "MaxSurge", Go::Nil)];
+/// `apps.RollingUpdateStatefulSetStrategy`.
+pub const ROLLING_UPDATE_STATEFUL: Fields =
+    &[("partition", "Partition", Go::Zero), ("maxUnavailable", "MaxUnavailable", Go::Nil)];
+/// `batch.SuccessPolicyRule`.
+pub const SUCCESS_RULE: Fields =
+    &[("succeededIndexes", "SucceededIndexes", Go::Nil), ("succeededCount", "SucceededCount", Go::Nil)];
+/// `policy.PodDisruptionBudgetSpec`.
+pub const DISRUPTION_BUDGET: Fields = &[
+    ("minAvailable", "MinAvailable", Go::Nil),
+    ("selector", "Selector", Go::Nil),
+    ("maxUnavailable", "MaxUnavailable", Go::Nil),
+    ("unhealthyPodEvictionPolicy", "UnhealthyPodEvictionPolicy", Go::Nil),
+];
+/// `storage.CSINodeDriver`.
+pub const CSI_NODE_DRIVER: Fields = &[
+    ("name", "Name", Go::Text),
+    ("nodeID", "NodeID", Go::Text),
+    ("topologyKeys", "TopologyKeys", Go::Nil),
+    ("allocatable", "Allocatable", Go::Nil),
+];
 /// `core.SecurityContext`.
 pub const SECURITY_CONTEXT: Fields = &[
     ("capabilities", "Capabilities", Go::Struct(&[("add", "Add", Go::Nil), ("drop", "Drop", Go::Nil)])),
@@ -91,6 +115,7 @@ fn text(fields: Fields, v: &Value) -> String {
         let value = at(v, &[json]);
         let shown = match zero {
             Go::Text if value.is_null() => "\"\"".to_owned(),
+            Go::Zero if value.is_null() => "0".to_owned(),
             Go::Struct(fields) if !value.is_null() => text(fields, value),
             _ => crate::codec::json::to_string(value),
         };

@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 
-use super::{non_negative, pod_spec, selector};
-use crate::field::ErrorList;
+use super::{internal, non_negative, pod_spec, selector};
+use crate::field::{ErrorList, Shown};
 use crate::kind::Cx;
 use crate::object::{View, at, same};
 
-/// The selector of a workload: given, well formed and not empty. `what` is how the text names the workload.
+/// The selector of a workload: given, well formed and not empty. `what` is how the text names the workload. Upstream's
+/// daemon sets do not ask for one.
 pub fn selector(errs: &mut ErrorList, v: &View<'_>, what: &str) {
     if !v.is_set() {
         errs.required(v.path(), "");
@@ -16,6 +17,42 @@ pub fn selector(errs: &mut ErrorList, v: &View<'_>, what: &str) {
     selector::label_selector(errs, v);
     if selector::is_empty(v.value()) {
         errs.invalid(v.path(), v.value(), format!("empty selector is invalid for {what}"));
+    }
+}
+
+/// The selector selects the template's labels; no selector selects nothing, an empty one everything. Returns whether the
+/// selector can be understood at all.
+pub fn selects_template(errs: &mut ErrorList, spec: &View<'_>) -> bool {
+    let (chosen, labels) = (spec.get("selector"), spec.dig("template.metadata.labels"));
+    let mut problems = ErrorList::new();
+    selector::label_selector(&mut problems, &chosen);
+    if !problems.is_empty() {
+        return false;
+    }
+    let everything = chosen.is_set() && selector::is_empty(chosen.value());
+    if !everything && (!chosen.is_set() || !selector::matches(chosen.value(), labels.value())) {
+        errs.invalid(labels.path(), labels.value(), "`selector` does not match template `labels`");
+    }
+    true
+}
+
+/// A strategy of a kind that upstream does not know, as it shows it.
+pub fn shown_strategy(strategy: &View<'_>, rolling: internal::Fields) -> Shown {
+    let rolling_update = strategy.get("rollingUpdate");
+    let inner = match rolling_update.is_set() {
+        true => internal::shown(rolling, rolling_update.value()).text().to_owned(),
+        false => "null".into(),
+    };
+    let ty = crate::field::quote(strategy.get("type").str());
+    Shown::raw(format!("{{\"Type\":{ty},\"RollingUpdate\":{inner}}}"))
+}
+
+/// A count that names of things are made unique with only grows.
+pub fn collisions(errs: &mut ErrorList, status: &View<'_>, old: &Value) {
+    let v = status.get("collisionCount");
+    let before = at(old, &["status", "collisionCount"]).as_i64();
+    if before.is_some() && v.int() < before {
+        errs.invalid(v.path(), v.int().unwrap_or_default(), "cannot be decremented");
     }
 }
 
@@ -28,11 +65,10 @@ pub fn template(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, old: Option<
         errs.required(template.path(), "");
         return;
     }
-    let labels = template.dig("metadata.labels");
-    if !selector::is_empty(spec.get("selector").value())
-        && !selector::matches(spec.get("selector").value(), labels.value())
-    {
-        errs.invalid(labels.path(), labels.value(), "`selector` does not match template `labels`");
+    if !selects_template(errs, spec) && kind == "ReplicaSet" {
+        let chosen = spec.get("selector");
+        errs.invalid(chosen.path(), chosen.value(), "invalid label selector");
+        return;
     }
     let unchanged = old.is_some_and(|old| same(at(old, &["spec", "template"]), template.value()));
     pod_spec::template(errs, cx, &template, unchanged);

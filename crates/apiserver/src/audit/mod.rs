@@ -24,6 +24,7 @@ use orkd_api::status::Status;
 use orkd_base::metrics::{Counter, Family};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::Body;
@@ -70,6 +71,16 @@ pub enum Mode {
     BlockingStrict,
 }
 
+/// How a webhook takes events: in batches, if nothing else is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WebhookMode(pub Mode);
+
+impl Default for WebhookMode {
+    fn default() -> Self {
+        WebhookMode(Mode::Batch)
+    }
+}
+
 impl std::str::FromStr for Mode {
     type Err = String;
 
@@ -96,7 +107,9 @@ pub struct Options {
     pub keep: Keep,
     /// The webhook (`--audit-webhook-config-file`).
     pub webhook: Option<Arc<dyn Receiver>>,
-    /// How its batches are made.
+    /// How it takes events.
+    pub webhook_mode: WebhookMode,
+    /// How the batches of the webhook are made.
     pub batching: Batching,
     /// The first pause after a failure of the webhook; growing.
     pub webhook_pause: Duration,
@@ -105,7 +118,26 @@ pub struct Options {
 enum Target {
     Log { file: Arc<LogFile>, strict: bool },
     LogQueue { file: Arc<LogFile>, queue: Queue },
-    Webhook { receiver: Arc<dyn Receiver>, queue: Queue, pause: Duration },
+    Webhook { receiver: Arc<dyn Receiver>, pause: Duration, strict: bool },
+    WebhookQueue { receiver: Arc<dyn Receiver>, pause: Duration, queue: Queue },
+}
+
+/// What became of an event: whether it is kept as far as is known, and what is still to come.
+struct Sent {
+    kept: bool,
+    pending: Vec<oneshot::Receiver<bool>>,
+}
+
+impl Sent {
+    /// Waits for those that take events one by one; false where a strict one failed.
+    async fn settle(self) -> bool {
+        let mut kept = self.kept;
+        for outcome in self.pending {
+            // Gone without a word: the server ends.
+            kept &= outcome.await.unwrap_or(true);
+        }
+        kept
+    }
 }
 
 /// The audit of a server.
@@ -132,7 +164,7 @@ impl Audit {
             targets.push(match options.log_mode {
                 // Events of a file are many and small: batches of one are what upstream has, too.
                 Mode::Batch => {
-                    let batching = Batching { max_wait: Duration::from_millis(50), ..options.batching.clone() };
+                    let batching = Batching { max_wait: Duration::from_millis(50), ..Batching::default() };
                     let batching = Batching { per_second: 1000.0, burst: 1000.0, ..batching };
                     Target::LogQueue { file, queue: Queue::new(batching) }
                 }
@@ -141,7 +173,10 @@ impl Audit {
         }
         if let Some(receiver) = options.webhook {
             let pause = if options.webhook_pause.is_zero() { Duration::from_secs(10) } else { options.webhook_pause };
-            targets.push(Target::Webhook { receiver, queue: Queue::new(options.batching), pause });
+            targets.push(match options.webhook_mode.0 {
+                Mode::Batch => Target::WebhookQueue { receiver, pause, queue: Queue::new(options.batching) },
+                mode => Target::Webhook { receiver, pause, strict: mode == Mode::BlockingStrict },
+            });
         }
         if targets.is_empty() {
             tracing::warn!("no audit backend was given: the audit policy has no effect");
@@ -158,7 +193,7 @@ impl Audit {
 
     /// Begins the record of a request, where the policy wants one, and writes that it was received. `user` is none for a
     /// request whose credential was refused.
-    pub fn begin(
+    pub async fn begin(
         self: &Arc<Self>,
         user: Option<&UserInfo>,
         info: &RequestInfo,
@@ -171,7 +206,7 @@ impl Audit {
         let Some(verdict) = verdict else { return Ok(None) };
         let head = Head::new(verdict.clone(), audit_id.to_owned(), Timestamp::now(), parts, user, info);
         let record = Record { audit: self.clone(), head, annotations: annotations.clone(), state: Mutex::default() };
-        if user.is_some() && !record.emit(Stage::RequestReceived) {
+        if user.is_some() && !record.emit(Stage::RequestReceived).settle().await {
             REJECTED.with(&[]).inc();
             record.state.lock().done = true;
             return Err(Status::internal("failed to store audit event"));
@@ -179,10 +214,10 @@ impl Audit {
         Ok(Some(Arc::new(record)))
     }
 
-    /// Hands an event to every backend; false where a strict one failed.
-    fn send(&self, event: String) -> bool {
+    /// Hands an event to every backend.
+    fn send(&self, event: String) -> Sent {
         EVENTS.with(&[]).inc();
-        let mut kept = true;
+        let (mut kept, mut pending) = (true, Vec::new());
         for target in &self.targets {
             match target {
                 Target::Log { file, strict } => {
@@ -196,22 +231,41 @@ impl Audit {
                         lost("log", 1, "the buffer is full");
                     }
                 }
-                Target::Webhook { queue, .. } => {
+                Target::Webhook { receiver, pause, strict } => {
+                    pending.extend(post(receiver.clone(), event.clone(), *pause, *strict));
+                }
+                Target::WebhookQueue { queue, .. } => {
                     if !queue.push(event.clone()) {
                         lost("webhook", 1, "the buffer is full");
                     }
                 }
             }
         }
-        kept
+        Sent { kept, pending }
     }
+}
+
+/// Posts one event beside the request, which waits for it where it can: what is under way is bounded by the requests that
+/// are. None where the server has ended.
+fn post(receiver: Arc<dyn Receiver>, event: String, pause: Duration, strict: bool) -> Option<oneshot::Receiver<bool>> {
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    let (tell, outcome) = oneshot::channel();
+    runtime.spawn(async move {
+        let sent = webhook::send(&*receiver, std::slice::from_ref(&event), pause).await;
+        if let Err(error) = &sent {
+            lost("webhook", 1, error);
+        }
+        // The request may have gone.
+        let _ = tell.send(sent.is_ok() || !strict);
+    });
+    Some(outcome)
 }
 
 /// Carries the batches of one backend.
 async fn carry(target: &Target, stop: &CancellationToken) {
     let mut pace = Pace::default();
     match target {
-        Target::Log { .. } => {}
+        Target::Log { .. } | Target::Webhook { .. } => {}
         Target::LogQueue { file, queue } => {
             while let Some(events) = queue.next(stop, &mut pace).await {
                 if let Err(error) = write_lines(file, &events) {
@@ -219,7 +273,7 @@ async fn carry(target: &Target, stop: &CancellationToken) {
                 }
             }
         }
-        Target::Webhook { receiver, queue, pause } => {
+        Target::WebhookQueue { receiver, queue, pause } => {
             while let Some(events) = queue.next(stop, &mut pace).await {
                 // At the end nothing is waited for.
                 let pause = if stop.is_cancelled() { Duration::ZERO } else { *pause };
@@ -257,6 +311,8 @@ pub struct Record {
 struct State {
     body: event::Body,
     done: bool,
+    /// What of the request is still under way: the answer, and sessions that outlive it.
+    held: u32,
 }
 
 tokio::task_local! {
@@ -274,6 +330,36 @@ pub async fn scope<F: Future>(record: Option<Arc<Record>>, serve: F) -> F::Outpu
 /// The record of the request being served here, to be given to a task that goes on with it.
 pub fn current() -> Option<Arc<Record>> {
     CURRENT.try_with(Arc::clone).ok()
+}
+
+/// Keeps the request being served here from being complete until this is dropped: for sessions (exec, attach,
+/// port-forward) that go on after the answer that began them.
+pub fn hold() -> Option<Hold> {
+    current().map(Hold::of)
+}
+
+/// See [`hold`].
+pub struct Hold(Arc<Record>);
+
+impl Hold {
+    fn of(record: Arc<Record>) -> Self {
+        record.state.lock().held += 1;
+        Hold(record)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let over = {
+            let mut state = self.0.state.lock();
+            state.held -= 1;
+            // Before the answer nothing is complete.
+            state.held == 0 && state.body.status.is_some()
+        };
+        if over {
+            self.0.end(Stage::ResponseComplete);
+        }
+    }
 }
 
 /// Notes the object that a request carries.
@@ -310,18 +396,26 @@ impl Record {
         self.state.lock().body.impersonated = Some(user.clone());
     }
 
-    fn emit(&self, stage: Stage) -> bool {
+    fn emit(&self, stage: Stage) -> Sent {
         if self.head.verdict.omit_stages.contains(&stage) {
-            return true;
+            return Sent { kept: true, pending: Vec::new() };
         }
         let at = if stage == Stage::RequestReceived { self.head.received } else { Timestamp::now() };
         let body = self.state.lock().body.clone();
         self.audit.send(self.head.encode(stage, at, &body, &self.annotations.all()))
     }
 
-    fn end(&self, stage: Stage) {
-        if !std::mem::replace(&mut self.state.lock().done, true) {
-            self.emit(stage);
+    /// Writes down how the request ended, unless that is done. Few can wait for it.
+    fn end(&self, stage: Stage) -> Option<Sent> {
+        // The lock is given back before the event is written.
+        let done = std::mem::replace(&mut self.state.lock().done, true);
+        (!done).then(|| self.emit(stage))
+    }
+
+    /// As [`Record::end`], and waits for backends that take events one by one. The answer is there: it stays as it is.
+    async fn complete(&self) {
+        if let Some(sent) = self.end(Stage::ResponseComplete) {
+            sent.settle().await;
         }
     }
 
@@ -355,13 +449,14 @@ impl Record {
         let status = failure.map_or_else(|| ResponseStatus::code(code), ResponseStatus::failure);
         self.state.lock().body.status = Some(status);
         if stays_open {
-            self.emit(Stage::ResponseStarted);
-            return crate::body::follow(response, Guard(self));
+            let hold = Hold::of(Arc::clone(&self));
+            self.emit(Stage::ResponseStarted).settle().await;
+            return crate::body::follow(response, hold);
         }
         // What a delete says of itself is a `Status`, and belongs to the metadata.
         let whole = self.level() == Level::RequestResponse;
         if !whole && self.head.verb() != "delete" {
-            self.end(Stage::ResponseComplete);
+            self.complete().await;
             return response;
         }
         let (parts, body) = response.into_parts();
@@ -381,7 +476,7 @@ impl Record {
                 state.body.response_object = Some(event::object_json(&object, self.head.verdict.omit_managed_fields));
             }
         }
-        self.end(Stage::ResponseComplete);
+        self.complete().await;
         Response::from_parts(parts, Body::from(bytes))
     }
 }
@@ -398,14 +493,6 @@ impl Drop for Record {
             ..ResponseStatus::code(200)
         });
         self.end(Stage::ResponseComplete);
-    }
-}
-
-struct Guard(Arc<Record>);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.0.end(Stage::ResponseComplete);
     }
 }
 
@@ -450,5 +537,87 @@ pub fn tried(parts: &Parts) -> String {
     match methods.as_slice() {
         [] => "Authentication failed, no credentials provided".into(),
         methods => format!("Authentication failed, attempted: {}", methods.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use http::Request;
+
+    use super::*;
+    use crate::query::Query;
+
+    /// A webhook that answers with the same status each time, and remembers the stages it was told.
+    struct Told(u16, Mutex<Vec<String>>);
+
+    #[async_trait]
+    impl Receiver for Told {
+        async fn post(&self, body: String) -> Result<u16, String> {
+            let list: Value = serde_json::from_str(&body).map_err(|e| e.to_string())?;
+            let stages = list["items"].as_array().into_iter().flatten();
+            self.1.lock().extend(stages.map(|e| e["stage"].as_str().unwrap_or_default().to_owned()));
+            Ok(self.0)
+        }
+    }
+
+    fn audit(answer: u16, mode: Mode) -> (Arc<Told>, Arc<Audit>) {
+        let told = Arc::new(Told(answer, Mutex::default()));
+        let options = Options {
+            policy: Some("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n".into()),
+            webhook: Some(told.clone()),
+            webhook_mode: WebhookMode(mode),
+            webhook_pause: Duration::from_millis(1),
+            ..Options::default()
+        };
+        (told, Audit::open(options).expect("opens").expect("has a backend"))
+    }
+
+    async fn begin(audit: &Arc<Audit>) -> Result<Option<Arc<Record>>, Status> {
+        let path = "/api/v1/namespaces/a/pods/b/exec";
+        let (parts, ()) = Request::get(path).body(()).expect("request").into_parts();
+        let info = crate::route::route(&parts.method, path, &Query::parse("")).expect("routed");
+        audit.begin(Some(&UserInfo::new("ann", &[])), &info, &parts, "id", &Annotations::default()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_webhook_that_blocks_has_each_event_before_the_answer() {
+        let (told, audit) = audit(200, Mode::Blocking);
+        let record = begin(&audit).await.expect("taken").expect("wanted");
+        assert_eq!(*told.1.lock(), ["RequestReceived"]);
+        record.answered(Response::new(Body::empty()), None, false).await;
+        assert_eq!(*told.1.lock(), ["RequestReceived", "ResponseComplete"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_strict_webhook_refuses_requests() {
+        for (mode, refused) in [(Mode::Blocking, false), (Mode::BlockingStrict, true)] {
+            let (told, audit) = audit(500, mode);
+            assert_eq!(begin(&audit).await.is_err(), refused, "{mode:?}");
+            assert_eq!(told.1.lock().len(), 5, "each try is one");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_is_complete_when_it_is_over() {
+        let (told, audit) = audit(200, Mode::Blocking);
+        let record = begin(&audit).await.expect("taken").expect("wanted");
+        let session = scope(Some(record.clone()), async { hold() }).await.expect("held");
+        let response = record.answered(Response::new(Body::empty()), None, true).await;
+        drop(response);
+        assert_eq!(*told.1.lock(), ["RequestReceived", "ResponseStarted"]);
+        drop(session);
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while told.1.lock().len() < 3 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("told in the end");
+        assert_eq!(told.1.lock()[2], "ResponseComplete");
+        // One that ends before the answer completes nothing by itself.
+        let record = begin(&audit).await.expect("taken").expect("wanted");
+        drop(scope(Some(record.clone()), async { hold() }).await);
+        assert!(!record.state.lock().done);
     }
 }

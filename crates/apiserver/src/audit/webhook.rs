@@ -1,9 +1,13 @@
 //! The webhook of audit: batches of events posted as an `EventList` (`k8s.io/apiserver/plugin/pkg/audit/webhook`).
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rand::Rng;
+
+use crate::outbound::Endpoint;
 
 /// Where batches are posted to.
 #[async_trait]
@@ -12,6 +16,20 @@ pub trait Receiver: Send + Sync + 'static {
     async fn post(&self, body: String) -> Result<u16, String>;
 }
 
+#[async_trait]
+impl Receiver for Endpoint {
+    async fn post(&self, body: String) -> Result<u16, String> {
+        self.post_text(body).await.map(|answer| answer.status)
+    }
+}
+
+/// The server of a kubeconfig's current context.
+pub fn from_kubeconfig(path: &Path) -> Result<Arc<dyn Receiver>, String> {
+    Ok(Arc::new(Endpoint::from_kubeconfig(path, TIMEOUT)?))
+}
+
+/// One try takes no longer.
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// A batch is tried so often.
 const TRIES: u32 = 5;
 

@@ -29,6 +29,14 @@ const HOOKS: [&str; 16] = [
     "peer-endpoint-reconciler-controller",
 ];
 
+/// What can be asked about.
+pub const KINDS: [&str; 3] = ["healthz", "livez", "readyz"];
+
+/// The names of the checks of one of [`KINDS`].
+pub async fn names(server: &ApiServer, kind: &str) -> Vec<String> {
+    checks(server, kind).await.into_iter().map(|(name, _)| name).collect()
+}
+
 /// A check: its name, and why it fails.
 type Outcome = (String, Result<(), String>);
 

@@ -8,8 +8,9 @@ pub mod process;
 pub mod requests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use orkd_base::metrics::{self as base, Counter, Family, Gauge};
+use orkd_base::metrics::{self as base, Counter, Family, Gauge, Histogram};
 
 use crate::pipeline::ApiServer;
 
@@ -33,6 +34,36 @@ static AUTHORIZATIONS: Family<Counter> = Family::counter(
      or 'error'.",
     &["result"],
 );
+/// 1 ms, doubled fourteen times.
+const DOUBLING: &[f64] =
+    &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
+static AUTHENTICATION_TIME: Family<Histogram> = Family::histogram(
+    "authentication_duration_seconds",
+    "[ALPHA] Authentication duration in seconds broken out by result.",
+    &["result"],
+    DOUBLING,
+);
+static AUTHORIZATION_TIME: Family<Histogram> = Family::histogram(
+    "authorization_duration_seconds",
+    "[ALPHA] Authorization duration in seconds broken out by result.",
+    &["result"],
+    DOUBLING,
+);
+const ADMISSION: &[f64] = &[0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
+static ADMISSION_STEPS: Family<Histogram> = Family::histogram(
+    "apiserver_admission_step_admission_duration_seconds",
+    "[STABLE] Admission sub-step latency histogram in seconds, broken out for each operation and API resource and step type \
+     (validate or admit).",
+    &["operation", "rejected", "type"],
+    ADMISSION,
+);
+static ADMISSION_CONTROLLERS: Family<Histogram> = Family::histogram(
+    "apiserver_admission_controller_admission_duration_seconds",
+    "[STABLE] Admission controller latency histogram in seconds, identified by name and broken out for each operation and \
+     API resource and type (validate or admit).",
+    &["name", "operation", "rejected", "type"],
+    ADMISSION,
+);
 static TERMINATIONS: Family<Counter> = Family::counter(
     "apiserver_request_terminations_total",
     "[ALPHA] Number of requests which apiserver terminated in self-defense.",
@@ -54,9 +85,11 @@ pub fn watch_events(group: &str, version: &str, resource: &str) -> Arc<Counter> 
     WATCH_EVENTS.with(&[group, resource, version])
 }
 
-/// Counts how a request was authenticated; `user` is none for one that was not.
-pub fn authenticated(user: Option<&str>) {
-    AUTHENTICATIONS.with(&[if user.is_some() { "success" } else { "failure" }]).inc();
+/// Counts how a request was authenticated, and how long it took; `user` is none for one that was not.
+pub fn authenticated(user: Option<&str>, took: Duration) {
+    let result = if user.is_some() { "success" } else { "failure" };
+    AUTHENTICATIONS.with(&[result]).inc();
+    AUTHENTICATION_TIME.with(&[result]).observe(took.as_secs_f64());
     if let Some(name) = user {
         // Names are the clients' to choose: those that tools know are kept, and the rest is one.
         let known = ["admin", "client", "kube_proxy", "kubelet", "apiserver"].into_iter().find(|n| *n == name);
@@ -64,9 +97,20 @@ pub fn authenticated(user: Option<&str>) {
     }
 }
 
-/// Counts a decision of the authorizers: `allowed`, `denied` or `no-opinion`.
-pub fn authorized(result: &str) {
+/// Counts a decision of the authorizers (`allowed`, `denied` or `no-opinion`), and how long it took.
+pub fn authorized(result: &str, took: Duration) {
     AUTHORIZATIONS.with(&[result]).inc();
+    AUTHORIZATION_TIME.with(&[result]).observe(took.as_secs_f64());
+}
+
+/// Counts a phase of admission (`admit` or `validate`), or what one plugin had to do with it.
+pub fn admission(plugin: Option<&str>, operation: &str, phase: &str, rejected: bool, took: Duration) {
+    let rejected = if rejected { "true" } else { "false" };
+    let histogram = match plugin {
+        Some(name) => ADMISSION_CONTROLLERS.with(&[name, operation, rejected, phase]),
+        None => ADMISSION_STEPS.with(&[operation, rejected, phase]),
+    };
+    histogram.observe(took.as_secs_f64());
 }
 
 /// Counts a request that was sent away because there are too many.

@@ -2,6 +2,8 @@
 //!
 //! Upstream: `registry/rest/{create,update}.go` (`BeforeCreate`, `BeforeUpdate`) and the admission chain.
 
+use std::time::Instant;
+
 use orkd_api::status::Status;
 use orkd_api::validate::meta::{validate_meta, validate_meta_update};
 use rand::Rng;
@@ -10,6 +12,7 @@ use serde_json::Value;
 use super::{Request, Target, meta_text, metadata};
 use crate::admission::{self, Operation};
 use crate::codec;
+use crate::metrics;
 
 /// Sets the defaults of the schema and of the kind.
 pub fn default(target: &Target<'_>, object: &mut Value) {
@@ -41,6 +44,39 @@ fn attributes<'a>(
     }
 }
 
+/// The time a phase of admission takes, and each plugin in it (`admission/metrics`).
+struct Phase {
+    operation: &'static str,
+    name: &'static str,
+    begun: Instant,
+}
+
+impl Phase {
+    fn begin(operation: Operation, name: &'static str) -> Self {
+        let operation = match operation {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        };
+        Phase { operation, name, begun: Instant::now() }
+    }
+
+    /// Notes what a plugin did. A refusal ends the phase.
+    fn passed(&self, plugin: &str, begun: Instant, outcome: Result<(), Status>) -> Result<(), Status> {
+        let rejected = outcome.is_err();
+        metrics::admission(Some(plugin), self.operation, self.name, rejected, begun.elapsed());
+        if rejected {
+            metrics::admission(None, self.operation, self.name, true, self.begun.elapsed());
+        }
+        outcome
+    }
+
+    fn end(self) {
+        metrics::admission(None, self.operation, self.name, false, self.begun.elapsed());
+    }
+}
+
 /// Runs the mutating phase of admission; defaults are set again after it.
 pub async fn mutate(
     cx: &Request<'_>,
@@ -53,9 +89,13 @@ pub async fn mutate(
 ) -> Result<(), Status> {
     let request = attributes(cx, target, operation, old, options, dry_run);
     let mut warnings = Vec::new();
+    let phase = Phase::begin(operation, "admit");
     for plugin in cx.server.admission() {
-        plugin.admit(&request, object, &mut warnings).await?;
+        let begun = Instant::now();
+        let outcome = plugin.admit(&request, object, &mut warnings).await;
+        phase.passed(plugin.name(), begun, outcome)?;
     }
+    phase.end();
     cx.warnings.extend(warnings);
     if operation != Operation::Delete && object.is_object() && is_own_body(target) {
         default(target, object);
@@ -82,9 +122,13 @@ pub async fn check(
 ) -> Result<(), Status> {
     let request = attributes(cx, target, operation, old, options, dry_run);
     let mut warnings = Vec::new();
+    let phase = Phase::begin(operation, "validate");
     for plugin in cx.server.admission() {
-        plugin.validate(&request, object, &mut warnings).await?;
+        let begun = Instant::now();
+        let outcome = plugin.validate(&request, object, &mut warnings).await;
+        phase.passed(plugin.name(), begun, outcome)?;
     }
+    phase.end();
     cx.warnings.extend(warnings);
     Ok(())
 }

@@ -63,7 +63,9 @@ pub(super) async fn forward(
         return Err(Status::internal("the backend switched protocols without being asked"));
     };
     let backend = hyper::upgrade::on(&mut response);
+    let hold = crate::audit::hold();
     tokio::spawn(async move {
+        let _hold = hold;
         let (client, backend) = match tokio::try_join!(client, backend) {
             Ok(both) => both,
             Err(error) => {

@@ -75,7 +75,9 @@ impl Handshake {
         F: Future<Output = ()> + Send,
     {
         let upgrade = self.upgrade;
+        let hold = crate::audit::hold();
         tokio::spawn(async move {
+            let _hold = hold;
             match upgrade.await {
                 Ok(io) => session(TokioIo::new(io)).await,
                 Err(error) => tracing::debug!(%error, "a WebSocket session did not begin"),

@@ -334,11 +334,14 @@ pub async fn list(cx: &Context<'_>) -> Answer {
 pub(crate) fn answer(cx: &Context<'_>, wanted: &Wanted, include: Include, page: Page) -> Response<Body> {
     let info = cx.resource.info();
     let meta = list_meta(&page);
-    let entries: Vec<Arc<Entry>> = if cx.resource.is_view() {
+    let mut entries: Vec<Arc<Entry>> = if cx.resource.is_view() {
         page.entries.iter().filter_map(|e| cx.resource.served(e)).collect()
     } else {
         page.entries
     };
+    if matches!(wanted.shape, Shape::Table(_)) {
+        table::sort(&*cx.resource.kind, &mut entries);
+    }
     let mut head = BytesMut::new();
     match wanted.shape {
         Shape::Object => {

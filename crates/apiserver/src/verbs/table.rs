@@ -1,8 +1,11 @@
 //! Tables and metadata-only forms (`endpoints/handlers/response.go`, `pkg/printers`).
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Response;
 use orkd_api::field::quote;
+use orkd_api::kind::Kind;
 use orkd_api::status::Status;
 use serde_json::{Value, json};
 
@@ -63,6 +66,14 @@ fn columns(resource: &Resource) -> Vec<u8> {
     }
     out.push(b']');
     out
+}
+
+/// Puts the rows of a table in the order its kind wants, if it wants any.
+pub fn sort(kind: &dyn Kind, entries: &mut [Arc<Entry>]) {
+    // The kind says of the first whether it cares.
+    if entries.first().is_some_and(|entry| kind.row_rank(&entry.decode()).is_some()) {
+        entries.sort_by_cached_key(|entry| kind.row_rank(&entry.decode()));
+    }
 }
 
 /// Writes the start of a table up to the opening bracket of its rows. `meta` is the encoded list metadata.

@@ -195,3 +195,24 @@ async fn one_object_is_read_by_the_same_rules() {
         assert_eq!(got, code, "{version}: {v}");
     }
 }
+
+#[tokio::test]
+async fn flow_schemas_are_shown_in_the_order_they_are_asked_in() {
+    const SCHEMAS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas";
+    let c = cluster().await;
+    for (name, precedence) in [("a", 300), ("b", 100), ("c", 200), ("d", 100)] {
+        let spec = json!({"matchingPrecedence": precedence, "priorityLevelConfiguration": {"name": "exempt"}});
+        let schema = json!({"metadata": {"name": name}, "spec": spec});
+        let (code, answer) = c.post(SCHEMAS, schema).await;
+        assert_eq!(code, 201, "{answer}");
+    }
+    let (_, list) = c.get(SCHEMAS).await;
+    let names = |items: &Value, at: &str| -> Vec<String> {
+        let items = items.as_array().into_iter().flatten();
+        items.filter_map(|item| item.pointer(at)?.as_str().map(str::to_owned)).collect()
+    };
+    assert_eq!(names(&list["items"], "/metadata/name"), ["a", "b", "c", "d"]);
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let (_, table) = c.send("GET", SCHEMAS, b"", &table).await;
+    assert_eq!(names(&table["rows"], "/cells/0"), ["b", "d", "c", "a"]);
+}

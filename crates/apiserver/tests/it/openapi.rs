@@ -50,6 +50,23 @@ async fn version_3_is_an_index_of_documents_by_hash() {
 }
 
 #[tokio::test]
+async fn version_3_comes_in_protobuf_too() {
+    let c = cluster().await;
+    let (_, index) = c.get("/openapi/v3").await;
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("an address");
+    let media = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
+    for accept in ["application/com.github.proto-openapi.spec.v3@v1.0+protobuf", media] {
+        for url in [url, "/openapi/v3/version"] {
+            let (code, headers, body) = fetch(&c, url, &[("accept", accept)]).await;
+            assert_eq!((code, headers["content-type"].to_str().expect("text")), (200, media), "{url}");
+            assert!(body.starts_with(b"\x0a\x053.0.0"), "field 1 is the version");
+        }
+    }
+    // The forms are kept apart.
+    assert!(fetch(&c, url, &[]).await.2.starts_with(b"{"));
+}
+
+#[tokio::test]
 async fn version_2_comes_in_json_and_in_protobuf() {
     let c = cluster().await;
     let (code, headers, body) = fetch(&c, "/openapi/v2", &[("accept-encoding", "gzip")]).await;

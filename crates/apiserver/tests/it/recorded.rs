@@ -1,5 +1,6 @@
 //! The answers of a v1.36 server to bad input and its discovery documents, for the kinds served.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -111,7 +112,7 @@ async fn discovery_is_as_recorded() {
     for file in files {
         let name = file.expect("entry").file_name().into_string().expect("name");
         let stem = name.trim_end_matches(".json");
-        // The version is that of the program; the paths name upstream's checks and post-start hooks one by one.
+        // The version is that of the program; the paths name upstream's checks and post-start hooks one by one (below).
         if matches!(stem, "version" | "paths") {
             continue;
         }
@@ -127,6 +128,33 @@ async fn discovery_is_as_recorded() {
     }
     assert!(seen >= 25, "{seen} documents");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn the_paths_are_those_recorded() {
+    /// What is not served: pages about flags and state, and what only servers that issue tokens have.
+    const NOT_HERE: [&str; 4] = ["/.well-known/openid-configuration", "/flagz", "/openid/v1/jwks", "/statusz"];
+    let cluster = cluster().await;
+    let Some(theirs) = recorded("discovery/paths.json") else { return };
+    let is_check = |path: &&str| ["/healthz/", "/livez/", "/readyz/"].iter().any(|kind| path.starts_with(kind));
+    let (_, ours) = cluster.get("/").await;
+    let list = |v: &Value| -> Vec<String> {
+        v["paths"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let (ours, theirs) = (list(&ours), list(&theirs));
+    assert!(ours.is_sorted() && theirs.is_sorted());
+    let others = |all: &[String]| -> BTreeSet<String> {
+        let all = all.iter().map(String::as_str);
+        all.filter(|p| !is_check(p) && !NOT_HERE.contains(p)).map(str::to_owned).collect()
+    };
+    assert_eq!(others(&ours), others(&theirs));
+    // Each check can be asked by itself.
+    for path in ours.iter().map(String::as_str).filter(is_check) {
+        assert_eq!(cluster.raw("GET", path, b"", &[]).await.status(), 200, "{path}");
+    }
+    for path in ["/livez/ping", "/readyz/shutdown", "/healthz/poststarthook/rbac/bootstrap-roles"] {
+        assert!(ours.iter().any(|p| p == path) && theirs.iter().any(|p| p == path), "{path}");
+    }
 }
 
 #[tokio::test]

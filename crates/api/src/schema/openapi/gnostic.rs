@@ -10,7 +10,7 @@ use crate::Map;
 
 /// A message being written.
 #[derive(Default)]
-struct Message(Vec<u8>);
+pub(super) struct Message(pub(super) Vec<u8>);
 
 impl Message {
     fn varint(&mut self, mut value: u64) {
@@ -21,44 +21,44 @@ impl Message {
         self.0.push(value as u8);
     }
 
-    fn bytes(&mut self, number: u32, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, number: u32, bytes: &[u8]) {
         self.varint(u64::from(number) << 3 | 2);
         self.varint(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
 
-    fn message(&mut self, number: u32, inner: &Message) {
+    pub(super) fn message(&mut self, number: u32, inner: &Message) {
         self.bytes(number, &inner.0);
     }
 
     /// A text; absent and empty are one.
-    fn text(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn text(&mut self, number: u32, value: Option<&Value>) {
         if let Some(text) = value.and_then(Value::as_str).filter(|t| !t.is_empty()) {
             self.bytes(number, text.as_bytes());
         }
     }
 
-    fn texts(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn texts(&mut self, number: u32, value: Option<&Value>) {
         for text in value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
             self.bytes(number, text.as_bytes());
         }
     }
 
-    fn flag(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn flag(&mut self, number: u32, value: Option<&Value>) {
         if value.is_some_and(|v| v == true) {
             self.varint(u64::from(number) << 3);
             self.0.push(1);
         }
     }
 
-    fn integer(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn integer(&mut self, number: u32, value: Option<&Value>) {
         if let Some(value) = value.and_then(Value::as_i64).filter(|v| *v != 0) {
             self.varint(u64::from(number) << 3);
             self.varint(value as u64);
         }
     }
 
-    fn double(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn double(&mut self, number: u32, value: Option<&Value>) {
         if let Some(value) = value.and_then(Value::as_f64).filter(|v| *v != 0.0) {
             self.varint(u64::from(number) << 3 | 1);
             self.0.extend_from_slice(&value.to_le_bytes());
@@ -66,39 +66,39 @@ impl Message {
     }
 
     /// A value of any type: its YAML.
-    fn any(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn any(&mut self, number: u32, value: Option<&Value>) {
         if let Some(value) = value {
             self.message(number, &any(value));
         }
     }
 
-    fn anys(&mut self, number: u32, value: Option<&Value>) {
+    pub(super) fn anys(&mut self, number: u32, value: Option<&Value>) {
         for value in value.and_then(Value::as_array).into_iter().flatten() {
             self.message(number, &any(value));
         }
     }
 
-    fn named(&mut self, number: u32, name: &str, value: &Message) {
+    pub(super) fn named(&mut self, number: u32, name: &str, value: &Message) {
         let mut pair = Message::default();
         pair.bytes(1, name.as_bytes());
         pair.message(2, value);
         self.message(number, &pair);
     }
 
-    fn extensions(&mut self, number: u32, map: &Map) {
+    pub(super) fn extensions(&mut self, number: u32, map: &Map) {
         for (key, value) in map.iter().filter(|(k, _)| k.starts_with("x-")) {
             self.named(number, key, &any(value));
         }
     }
 }
 
-fn any(value: &Value) -> Message {
+pub(super) fn any(value: &Value) -> Message {
     let mut out = Message::default();
     out.bytes(2, format!("{value}\n").as_bytes());
     out
 }
 
-fn inside(number: u32, inner: &Message) -> Message {
+pub(super) fn inside(number: u32, inner: &Message) -> Message {
     let mut out = Message::default();
     out.message(number, inner);
     out

@@ -8,9 +8,11 @@
 
 pub mod describe;
 mod gnostic;
+mod gnostic3;
 mod paths;
 pub mod v2;
 
+pub use gnostic3::protobuf;
 pub use paths::{SchemaOf, document, other_document};
 
 use std::collections::{BTreeMap, BTreeSet};

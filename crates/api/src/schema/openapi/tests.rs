@@ -356,3 +356,39 @@ fn v2_in_protobuf_says_the_same() {
     let consumes: Vec<String> = fields(patch).into_iter().filter(|f| f.0 == 7).map(|f| text(f.1)).collect();
     assert!(consumes.contains(&"application/strategic-merge-patch+json".to_owned()), "{consumes:?}");
 }
+
+#[test]
+fn v3_in_protobuf_says_the_same() {
+    let kinds = crate::kinds::all();
+    let infos: Vec<&ResourceInfo> =
+        kinds.iter().map(|k| k.info()).filter(|i| i.group == "apps" && i.version == "v1").collect();
+    let json = document("apps", "v1", &infos, &|_| None);
+    let bytes = protobuf(&json);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(text(message(&bytes, 1)), "3.0.0");
+    assert_eq!(text(message(message(&bytes, 2), 6)), "unversioned");
+    let entries = |map: &[u8]| -> BTreeMap<String, Vec<u8>> {
+        fields(map).into_iter().map(|f| (text(message(f.1, 1)), message(f.1, 2).to_vec())).collect()
+    };
+    let keys = |value: &Value| {
+        let mut keys: Vec<String> = value.as_object().expect("object").keys().cloned().collect();
+        keys.sort();
+        keys
+    };
+    let (paths, schemas) = (entries(message(&bytes, 4)), entries(message(message(&bytes, 5), 1)));
+    assert_eq!(paths.keys().cloned().collect::<Vec<_>>(), keys(&json["paths"]));
+    assert_eq!(schemas.keys().cloned().collect::<Vec<_>>(), keys(&json["components"]["schemas"]));
+    let deployment = message(&schemas["io.k8s.api.apps.v1.Deployment"], 1);
+    assert_eq!(text(message(deployment, 25)), "object");
+    assert_eq!(text(message(message(deployment, 36), 1)), "x-kubernetes-group-version-kind");
+    let properties = entries(message(deployment, 31));
+    assert_eq!(text(message(message(&properties["apiVersion"], 1), 25)), "string");
+    // A reference beside a default is wrapped.
+    let spec = message(message(&properties["spec"], 1), 26);
+    assert_eq!(text(message(message(spec, 2), 1)), "#/components/schemas/io.k8s.api.apps.v1.DeploymentSpec");
+    let path = &paths["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
+    let patch = message(path, 10);
+    assert_eq!(text(message(patch, 5)), "patchAppsV1NamespacedDeployment");
+    let body = entries(message(message(message(patch, 7), 1), 2));
+    assert!(body.contains_key("application/strategic-merge-patch+json"), "{:?}", body.keys());
+}

@@ -86,22 +86,26 @@ pub fn annotations(errs: &mut ErrorList, annotations: &View<'_>, spec: &View<'_>
 
 /// The template of a workload; `unchanged` when an update leaves it as it was.
 pub fn template(errs: &mut ErrorList, _cx: &Cx<'_>, template: &View<'_>, unchanged: bool) {
-    let meta = template.get("metadata");
-    // Upstream's paths have no `metadata` here.
-    let here = |field: &str| View::at(template.path().child(field), meta.get(field).value());
-    labels::labels(errs, &here("labels"));
-    super::meta::annotations(errs, &here("annotations"));
+    template_meta(errs, template);
     if unchanged {
         return;
     }
     let spec = template.get("spec");
-    annotations(errs, &here("annotations"), &spec);
     self::spec(errs, &spec, None);
-    security::annotations_match(errs, &meta.get("annotations"), &spec);
+    security::annotations_match(errs, &template.dig("metadata.annotations"), &spec);
     let ephemeral = spec.get("ephemeralContainers");
     if !ephemeral.is_empty() {
         errs.forbidden(ephemeral.path(), "ephemeral containers not allowed in pod template");
     }
+}
+
+/// Labels and annotations of a template; upstream's paths have no `metadata` here.
+pub fn template_meta(errs: &mut ErrorList, template: &View<'_>) {
+    let meta = template.get("metadata");
+    let here = |field: &str| View::at(template.path().child(field), meta.get(field).value());
+    labels::labels(errs, &here("labels"));
+    super::meta::annotations(errs, &here("annotations"));
+    annotations(errs, &here("annotations"), &template.get("spec"));
 }
 
 /// A pod spec: of the pod of that name, or of a template.

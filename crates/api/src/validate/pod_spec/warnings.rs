@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::object::{View, at, same};
+use crate::field::Path;
+use crate::object::{View, at};
+use crate::validate::ip;
 
-/// Warnings for a pod; none for what the old one had already.
+/// Warnings for a new pod; updates of pods are too many to be looked at.
 pub fn pod(new: &Value, old: Option<&Value>) -> Vec<String> {
     let root = View::root(new);
-    of(&root.get("spec"), &root.get("metadata"), old.is_some_and(|old| same(at(old, &["spec"]), at(new, &["spec"]))))
+    if old.is_some() { Vec::new() } else { of(&root.get("spec"), &root.get("metadata"), false) }
 }
 
 /// A warning for a new object whose name makes a poor host name; `what` is what it is used in.
@@ -55,81 +57,153 @@ fn fractional(amounts: &View<'_>, resource: &str, text: &str) -> String {
 
 /// Warnings for the template of a workload, at `spec.template`.
 pub fn template(new: &Value, old: Option<&Value>) -> Vec<String> {
-    template_at(&View::root(new).dig("spec.template"), old.map(|old| at(old, &["spec", "template"])))
+    template_at("spec.template", new, old)
 }
 
-/// Warnings for a template anywhere.
-pub fn template_at(template: &View<'_>, old: Option<&Value>) -> Vec<String> {
-    let unchanged = old.is_some_and(|old| same(old, template.value()));
-    if unchanged || !template.is_set() {
+/// Warnings for the template of an object whose generation is new.
+pub fn template_at(path: &str, new: &Value, old: Option<&Value>) -> Vec<String> {
+    let generation = |obj| at(obj, &["metadata", "generation"]);
+    let template = View::root(new).dig(path);
+    if old.is_some_and(|old| generation(old) == generation(new)) || !template.is_set() {
         return Vec::new();
     }
-    of(&template.get("spec"), &template.get("metadata"), false)
+    of(&template.get("spec"), &template.get("metadata"), true)
 }
 
-fn of(spec: &View<'_>, meta: &View<'_>, unchanged: bool) -> Vec<String> {
+/// Warnings for the spec and metadata of a pod, or of the template of pods.
+fn of(spec: &View<'_>, meta: &View<'_>, is_template: bool) -> Vec<String> {
     let mut out = Vec::new();
-    if unchanged {
-        return out;
-    }
     node_labels(&mut out, spec);
-    for (key, v) in meta.get("annotations").entries() {
-        let replaced = if key == "seccomp.security.alpha.kubernetes.io/pod"
-            || key.starts_with("container.seccomp.security.alpha.kubernetes.io/")
-        {
-            Some("non-functional in v1.27+; use the \"seccompProfile\" field instead")
-        } else if key == "scheduler.alpha.kubernetes.io/critical-pod" {
-            Some("non-functional in v1.16+; use the \"priorityClassName\" field instead")
-        } else if matches!(key, "security.alpha.kubernetes.io/sysctls" | "security.alpha.kubernetes.io/unsafe-sysctls")
-        {
-            Some("non-functional in v1.11+; use the \"sysctls\" field instead")
-        } else if key.starts_with("container.apparmor.security.beta.kubernetes.io/") {
-            Some("deprecated since v1.30; use the \"appArmorProfile\" field instead")
-        } else {
-            None
-        };
-        if let Some(replaced) = replaced {
-            out.push(format!("{}: {replaced}", v.path()));
-        }
+    spread(&mut out, spec);
+    let annotations = meta.get("annotations");
+    const REPLACED: [(&str, &str); 3] = [
+        (
+            "scheduler.alpha.kubernetes.io/critical-pod",
+            "non-functional in v1.16+; use the \"priorityClassName\" field instead",
+        ),
+        ("security.alpha.kubernetes.io/sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
+        ("security.alpha.kubernetes.io/unsafe-sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
+    ];
+    for (key, text) in REPLACED {
+        annotated(&mut out, &annotations, key, text);
     }
-    for volume in spec.items("volumes") {
-        const GONE: [(&str, &str); 5] = [
-            ("gitRepo", "deprecated in v1.11"),
-            ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
-            ("flocker", "deprecated in v1.22, non-functional in v1.25+"),
-            ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
-            ("quobyte", "deprecated in v1.22, non-functional in v1.25+"),
-        ];
-        const GONE_LATER: [(&str, &str); 4] = [
-            ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
-            ("glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
-            ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
-            ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
-        ];
-        for (field, text) in GONE.iter().chain(&GONE_LATER) {
-            if volume.get(field).is_set() {
-                out.push(format!("{}: {text}", volume.get(field).path()));
+    volumes(&mut out, spec);
+    token_paths(&mut out, spec);
+    duplicates(&mut out, &spec.items("hostAliases"), "ip");
+    let secrets = spec.items("imagePullSecrets");
+    duplicates(&mut out, &secrets, "name");
+    for name in secrets.iter().map(|secret| secret.get("name")).filter(|name| name.str().is_empty()) {
+        out.push(format!("{}: invalid empty name \"\"", name.path()));
+    }
+    amounts(&mut out, &spec.get("overhead"), "memory");
+    amounts(&mut out, &spec.get("overhead"), "ephemeral-storage");
+    const SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
+    let has = |v: &View<'_>, profile: &str| v.get("securityContext").get(profile).is_set();
+    if !has(spec, "seccompProfile") {
+        annotated(&mut out, &annotations, "seccomp.security.alpha.kubernetes.io/pod", SECCOMP);
+    }
+    let fields = ["initContainers", "containers", "ephemeralContainers"];
+    let containers: Vec<View<'_>> = fields.iter().flat_map(|field| spec.items(field)).collect();
+    for container in &containers {
+        let name = container.get("name").str();
+        if !has(container, "seccompProfile") {
+            let key = format!("container.seccomp.security.alpha.kubernetes.io/{name}");
+            annotated(&mut out, &annotations, &key, SECCOMP);
+        }
+        if is_template && !has(spec, "appArmorProfile") && !has(container, "appArmorProfile") {
+            let key = format!("container.apparmor.security.beta.kubernetes.io/{name}");
+            annotated(
+                &mut out,
+                &annotations,
+                &key,
+                "deprecated since v1.30; use the \"appArmorProfile\" field instead",
+            );
+        }
+        for resource in ["memory", "ephemeral-storage"] {
+            for list in ["limits", "requests"] {
+                amounts(&mut out, &container.get("resources").get(list), resource);
             }
         }
+        env(&mut out, container);
     }
-    duplicates(&mut out, spec.items("hostAliases"), "ip", spec.get("hostAliases").path().as_str());
-    duplicate_pull_secrets(&mut out, spec);
-    for field in ["initContainers", "containers", "ephemeralContainers"] {
-        for container in spec.items(field) {
-            of_container(&mut out, &container);
-        }
+    ports(&mut out, &containers);
+    let grace = spec.get("terminationGracePeriodSeconds");
+    if grace.int().is_some_and(|n| n < 0) {
+        out.push(format!("{}: must be >= 0; negative values are invalid and will be treated as 1", grace.path()));
     }
-    if spec.get("terminationGracePeriodSeconds").int().is_some_and(|n| n < 0) {
-        out.push(format!(
-            "{}: must be >= 0; negative values are invalid and will be treated as 1",
-            spec.get("terminationGracePeriodSeconds").path()
-        ));
-    }
-    spread(&mut out, spec);
+    affinity(&mut out, spec);
+    out.extend(spec.dig("dnsConfig").items("nameservers").iter().flat_map(ip::address_warnings));
+    out.extend(spec.items("hostAliases").iter().flat_map(|alias| ip::address_warnings(&alias.get("ip"))));
     out
 }
 
-fn node_labels(out: &mut Vec<String>, spec: &View<'_>) {
+/// A warning for an annotation, where it is.
+fn annotated(out: &mut Vec<String>, annotations: &View<'_>, key: &str, text: &str) {
+    if annotations.get(key).is_set() {
+        out.push(format!("{}: {text}", annotations.path().key(key)));
+    }
+}
+
+/// Sources that do nothing, or soon will not.
+fn volumes(out: &mut Vec<String>, spec: &View<'_>) {
+    const GONE: [(&str, &str, &str); 9] = [
+        ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+        ("gitRepo", "gitRepo", "deprecated in v1.11"),
+        ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+        ("flocker", "flocker", "deprecated in v1.22, non-functional in v1.25+"),
+        ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+        ("quobyte", "quobyte", "deprecated in v1.22, non-functional in v1.25+"),
+        ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+        ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+        ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+    ];
+    for volume in spec.items("volumes") {
+        for (field, shown, text) in GONE {
+            if volume.get(field).is_set() {
+                out.push(format!("{}: {text}", volume.path().child(shown)));
+            }
+        }
+        out.extend(claim_spec(&volume.dig("ephemeral.volumeClaimTemplate.spec")));
+    }
+}
+
+/// Files that lie where a token of the pod's account does.
+fn token_paths(out: &mut Vec<String>, spec: &View<'_>) {
+    let volumes = spec.items("volumes");
+    let of = |volume| View::get(volume, "projected").items("sources");
+    let sources: Vec<(&View<'_>, View<'_>)> =
+        volumes.iter().flat_map(|volume| of(volume).into_iter().map(move |source| (volume, source))).collect();
+    let tokens: BTreeSet<&str> =
+        sources.iter().filter_map(|(_, source)| source.dig("serviceAccountToken.path").opt_str()).collect();
+    let mut warn = |path: &Path, file: &str| {
+        if tokens.contains(file) {
+            let file = crate::field::quote(file);
+            out.push(format!("{path}: has duplicated path with ServiceAccountToken {file}"));
+        }
+    };
+    for (volume, source) in &sources {
+        let path = volume.path().child("projected").child("sources");
+        for (field, shown) in [("configMap", "configMap"), ("secret", "secrets"), ("downwardAPI", "downwardAPI")] {
+            for (i, item) in source.get(field).items("items").iter().enumerate() {
+                warn(&path.child(shown).index(i), item.get("path").str());
+            }
+        }
+        let file = source.dig("clusterTrustBundle.path");
+        if file.is_set() {
+            warn(&path.child("ClusterTrustBundle"), file.str());
+        }
+    }
+}
+
+/// Amounts of bytes that are not whole.
+fn amounts(out: &mut Vec<String>, amounts: &View<'_>, resource: &str) {
+    if let Some(text) = amounts.get(resource).opt_str().filter(|text| is_fractional(text)) {
+        out.push(fractional(amounts, resource, text));
+    }
+}
+
+/// What is to be said of a label of nodes that has another name now. Upstream: `GetNodeLabelDeprecatedMessage`.
+fn moved(key: &str) -> Option<&'static str> {
     const MOVED: [(&str, &str); 4] = [
         ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
         ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
@@ -142,7 +216,10 @@ fn node_labels(out: &mut Vec<String>, spec: &View<'_>) {
             "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
         ),
     ];
-    let moved = |key: &str| MOVED.iter().find(|(old, _)| *old == key).map(|(_, text)| *text);
+    MOVED.iter().find(|(old, _)| *old == key).map(|(_, text)| *text)
+}
+
+fn node_labels(out: &mut Vec<String>, spec: &View<'_>) {
     for (key, v) in spec.get("nodeSelector").entries() {
         if let Some(text) = moved(key) {
             out.push(format!("{}: {text}", v.path()));
@@ -160,38 +237,24 @@ fn node_labels(out: &mut Vec<String>, spec: &View<'_>) {
     }
 }
 
-fn duplicates(out: &mut Vec<String>, list: Vec<View<'_>>, field: &str, path: &str) {
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    for (i, item) in list.iter().enumerate() {
-        let value = item.get(field).str();
-        match seen.get(value) {
-            Some(_) => out.push(format!("{path}[{i}].{field}: duplicate ip {}", crate::field::quote(value))),
-            None => {
-                seen.insert(value, i);
-            }
+/// Values that come twice in a list of objects.
+fn duplicates(out: &mut Vec<String>, list: &[View<'_>], field: &str) {
+    let mut seen = BTreeSet::new();
+    for v in list.iter().map(|item| item.get(field)) {
+        if !seen.insert(v.str()) {
+            out.push(format!("{}: duplicate {field} {}", v.path(), crate::field::quote(v.str())));
         }
     }
 }
 
-fn duplicate_pull_secrets(out: &mut Vec<String>, spec: &View<'_>) {
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    for (i, secret) in spec.items("imagePullSecrets").iter().enumerate() {
-        let name = secret.get("name");
-        if name.str().is_empty() {
-            out.push(format!("{}: invalid empty name {}", name.path(), crate::field::quote("")));
-            continue;
-        }
-        if seen.insert(name.str(), i).is_some() {
-            out.push(format!("{}: duplicate name {}", name.path(), crate::field::quote(name.str())));
-        }
-    }
-}
-
-fn of_container(out: &mut Vec<String>, c: &View<'_>) {
-    let mut seen: BTreeSet<&str> = BTreeSet::new();
-    for var in c.items("env") {
-        let name = var.get("name").str();
-        if !seen.insert(name) {
+/// Variables that are set again, other than by adding to what they are.
+fn env(out: &mut Vec<String>, container: &View<'_>) {
+    let mut seen = BTreeSet::new();
+    for var in container.items("env") {
+        let (name, value) = (var.get("name").str(), var.get("value").str());
+        let itself = format!("$({name})");
+        let adds = !var.get("valueFrom").is_set() && value.contains(&itself) && value != itself;
+        if !seen.insert(name) && !adds {
             out.push(format!(
                 "{}: hides previous definition of {}, which may be dropped when using apply",
                 var.path(),
@@ -199,46 +262,66 @@ fn of_container(out: &mut Vec<String>, c: &View<'_>) {
             ));
         }
     }
-    for list in ["limits", "requests"] {
-        for resource in ["memory", "ephemeral-storage"] {
-            let amounts = c.get("resources").get(list);
-            let v = amounts.get(resource);
-            let Some(text) = v.opt_str() else { continue };
-            if is_fractional(text) {
-                out.push(fractional(&amounts, resource, text));
-            }
+}
+
+/// Ports of all containers that are in each other's way.
+fn ports(out: &mut Vec<String>, containers: &[View<'_>]) {
+    let number = |port: &View<'_>, field: &str| port.get(field).int().unwrap_or_default();
+    let mut seen: BTreeMap<(i64, &str), Vec<View<'_>>> = BTreeMap::new();
+    for port in containers.iter().flat_map(|c| c.items("ports")) {
+        let (host, address) = (number(&port, "hostPort"), port.get("hostIP").str());
+        let (inner, protocol) = (number(&port, "containerPort"), port.get("protocol").str());
+        if !address.is_empty() && host == 0 {
+            out.push(format!(
+                "{}: hostIP set without hostPort: {{Name:{} HostPort:0 ContainerPort:{inner} Protocol:{protocol} \
+                 HostIP:{address}}}",
+                port.path(),
+                port.get("name").str(),
+            ));
         }
-    }
-    let mut ports: BTreeMap<(i64, &str), String> = BTreeMap::new();
-    for port in c.items("ports") {
-        let key = (port.get("containerPort").int().unwrap_or_default(), port.get("protocol").str());
-        match ports.get(&key) {
-            Some(first) => out.push(format!("{}: duplicate port definition with {first}", port.path())),
-            None => {
-                ports.insert(key, port.path().to_string());
-            }
+        let others = seen.entry((inner, protocol)).or_default();
+        for other in others.iter() {
+            let (other_host, other_address) = (number(other, "hostPort"), other.get("hostIP").str());
+            let what = if (host, address) == (other_host, other_address) {
+                "duplicate"
+            } else if host == 0 || other_host == 0 {
+                "overlapping"
+            } else if host == other_host && address.is_empty() != other_address.is_empty() {
+                "dangerously ambiguous"
+            } else {
+                continue;
+            };
+            out.push(format!("{}: {what} port definition with {}", port.path(), other.path()));
         }
+        others.push(port);
     }
 }
 
+/// Constraints whose topology has another name now, or that match nothing.
 fn spread(out: &mut Vec<String>, spec: &View<'_>) {
     for constraint in spec.items("topologySpreadConstraints") {
-        let selector = constraint.get("labelSelector");
-        if !selector.is_set() {
-            out.push(format!("{}: a null labelSelector results in matching no pod", selector.path()));
+        let key = constraint.get("topologyKey");
+        if let Some(text) = moved(key.str()) {
+            out.push(format!("{}: {} is {text}", key.path(), key.str()));
         }
+        null_selector(out, &constraint);
     }
+}
+
+fn null_selector(out: &mut Vec<String>, v: &View<'_>) {
+    let selector = v.get("labelSelector");
+    if !selector.is_set() {
+        out.push(format!("{}: a null labelSelector results in matching no pod", selector.path()));
+    }
+}
+
+fn affinity(out: &mut Vec<String>, spec: &View<'_>) {
     for kind in ["podAffinity", "podAntiAffinity"] {
         let affinity = spec.get("affinity").get(kind);
         let required = affinity.items("requiredDuringSchedulingIgnoredDuringExecution");
         let preferred = affinity.items("preferredDuringSchedulingIgnoredDuringExecution");
         for term in required.into_iter().chain(preferred.iter().map(|p| p.get("podAffinityTerm"))) {
-            if !term.get("labelSelector").is_set() {
-                out.push(format!(
-                    "{}: a null labelSelector results in matching no pod",
-                    term.get("labelSelector").path()
-                ));
-            }
+            null_selector(out, &term);
         }
     }
 }
@@ -256,12 +339,95 @@ mod tests {
             super::pod(&pod, None),
             [
                 "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead",
-                "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
                 "spec.containers[0].resources.limits[memory]: fractional byte value \"100m\" is invalid, must be an integer",
+                "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
                 "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
             ]
         );
         assert!(super::pod(&pod, Some(&pod)).is_empty());
+    }
+
+    #[test]
+    fn each_warning_has_its_place() {
+        let container = |fields: serde_json::Value| json!({"spec": {"containers": [fields]}});
+        for (pod, expected) in [
+            (container(json!({"env": [{"name": "A", "value": "a"}, {"name": "A", "value": "$(A)b"}]})), &[][..]),
+            (
+                container(json!({"env": [{"name": "A"}, {"name": "A", "value": "$(A)"}]})),
+                &[
+                    "spec.containers[0].env[1]: hides previous definition of \"A\", which may be dropped when using apply",
+                ],
+            ),
+            (
+                json!({"spec": {
+                    "initContainers": [{"ports": [{"containerPort": 80, "hostPort": 8080, "protocol": "TCP"}]}],
+                    "containers": [{"ports": [
+                        {"containerPort": 80, "protocol": "TCP"},
+                        {"containerPort": 80, "hostPort": 8080, "hostIP": "10.0.0.1", "protocol": "TCP"},
+                        {"containerPort": 80, "protocol": "UDP", "hostIP": "10.0.0.1"}]}]}}),
+                &[
+                    "spec.containers[0].ports[0]: overlapping port definition with spec.initContainers[0].ports[0]",
+                    "spec.containers[0].ports[1]: dangerously ambiguous port definition with spec.initContainers[0].ports[0]",
+                    "spec.containers[0].ports[1]: overlapping port definition with spec.containers[0].ports[0]",
+                    "spec.containers[0].ports[2]: hostIP set without hostPort: {Name: HostPort:0 ContainerPort:80 \
+                     Protocol:UDP HostIP:10.0.0.1}",
+                ],
+            ),
+            (
+                json!({"spec": {"volumes": [{"storageos": {}}, {"projected": {"sources": [
+                    {"serviceAccountToken": {"path": "token"}},
+                    {"secret": {"items": [{"path": "a"}, {"path": "token"}]}},
+                    {"clusterTrustBundle": {"path": "token"}}]}}]}}),
+                &[
+                    "spec.volumes[0].storageOS: deprecated in v1.22, non-functional in v1.25+",
+                    "spec.volumes[1].projected.sources.secrets[1]: has duplicated path with ServiceAccountToken \"token\"",
+                    "spec.volumes[1].projected.sources.ClusterTrustBundle: has duplicated path with ServiceAccountToken \
+                     \"token\"",
+                ],
+            ),
+            (
+                json!({"spec": {"topologySpreadConstraints": [{"topologyKey": "failure-domain.beta.kubernetes.io/zone"}],
+                    "imagePullSecrets": [{}, {"name": "a"}, {"name": "a"}], "overhead": {"memory": "1m"}}}),
+                &[
+                    "spec.topologySpreadConstraints[0].topologyKey: failure-domain.beta.kubernetes.io/zone is deprecated \
+                     since v1.17; use \"topology.kubernetes.io/zone\" instead",
+                    "spec.topologySpreadConstraints[0].labelSelector: a null labelSelector results in matching no pod",
+                    "spec.imagePullSecrets[2].name: duplicate name \"a\"",
+                    "spec.imagePullSecrets[0].name: invalid empty name \"\"",
+                    "spec.overhead[memory]: fractional byte value \"1m\" is invalid, must be an integer",
+                ],
+            ),
+            (
+                json!({"metadata": {"annotations": {"container.seccomp.security.alpha.kubernetes.io/a": "x",
+                    "container.apparmor.security.beta.kubernetes.io/a": "x"}},
+                    "spec": {"containers": [{"name": "a"}], "hostAliases": [{"ip": "010.0.0.1"}]}}),
+                &[
+                    "metadata.annotations[container.seccomp.security.alpha.kubernetes.io/a]: non-functional in v1.27+; use \
+                     the \"seccompProfile\" field instead",
+                    "spec.hostAliases[0].ip: non-standard IP address \"010.0.0.1\" will be considered invalid in a future \
+                     Kubernetes release: use \"10.0.0.1\"",
+                ],
+            ),
+        ] {
+            assert_eq!(super::pod(&pod, None), expected, "{pod}");
+        }
+    }
+
+    #[test]
+    fn a_template_is_warned_of_when_its_generation_is_new() {
+        let template = json!({"annotations": {"container.apparmor.security.beta.kubernetes.io/a": "x"}});
+        let workload = |generation: i64| {
+            json!({"metadata": {"generation": generation}, "spec": {"template": {"metadata": template,
+                "spec": {"containers": [{"name": "a"}]}}}})
+        };
+        let warnings = super::template(&workload(2), Some(&workload(1)));
+        assert_eq!(
+            warnings,
+            ["spec.template.metadata.annotations[container.apparmor.security.beta.kubernetes.io/a]: deprecated since \
+              v1.30; use the \"appArmorProfile\" field instead"]
+        );
+        assert!(super::template(&workload(1), Some(&workload(1))).is_empty());
+        assert_eq!(super::template(&workload(1), None), warnings);
     }
 
     #[test]
