@@ -270,9 +270,15 @@ impl<T: View> Informer<T> {
         let _ = self.0.seen.subscribe().wait_for(|seen| *seen >= version).await;
     }
 
-    /// Adds an index: for every object the values it is found by. A second index of the name is ignored.
+    /// Adds an index: for every object the values it is found by. Whoever shares the informer may add the same index
+    /// again, by the same line of the program; another index of the name would be as likely to be the one that counts.
+    #[track_caller]
     pub fn add_index(&self, name: &'static str, values_of: impl Fn(&T) -> Vec<String> + Send + Sync + 'static) {
-        self.0.store.write().add_index(name, Box::new(values_of));
+        let at = std::panic::Location::caller();
+        let there = self.0.store.write().add_index(name, Box::new(values_of), at);
+        if there != at {
+            orkd_base::never!("informer of {} has two indexes {name}: of {there} and {at}", self.0.resource);
+        }
     }
 
     /// The objects that an index gives a value for; none if there is no such index.

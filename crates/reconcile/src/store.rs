@@ -7,6 +7,8 @@ use std::sync::Arc;
 use crate::{Event, Key, View};
 
 type IndexFn<T> = Box<dyn Fn(&T) -> Vec<String> + Send + Sync>;
+/// Where an index is defined.
+type Place = &'static std::panic::Location<'static>;
 
 pub(crate) struct Store<T> {
     objects: BTreeMap<Key, Arc<T>>,
@@ -16,6 +18,7 @@ pub(crate) struct Store<T> {
 struct Index<T> {
     values_of: IndexFn<T>,
     keys: HashMap<String, BTreeSet<Key>>,
+    at: Place,
 }
 
 impl<T> Index<T> {
@@ -42,16 +45,17 @@ impl<T: View> Store<T> {
         Store { objects: BTreeMap::new(), indexes: HashMap::new() }
     }
 
-    /// Adds an index, unless there is one of the name.
-    pub(crate) fn add_index(&mut self, name: &'static str, values_of: IndexFn<T>) {
-        if self.indexes.contains_key(name) {
-            return;
+    /// Adds an index that is defined at a place in the program, unless there is one of the name; where that is defined.
+    pub(crate) fn add_index(&mut self, name: &'static str, values_of: IndexFn<T>, at: Place) -> Place {
+        if let Some(index) = self.indexes.get(name) {
+            return index.at;
         }
-        let mut index = Index { values_of, keys: HashMap::new() };
+        let mut index = Index { values_of, keys: HashMap::new(), at };
         for (key, object) in &self.objects {
             index.add(key, object);
         }
         self.indexes.insert(name, index);
+        at
     }
 
     /// Stores an object. `None` when it is the version that is stored already.
@@ -195,6 +199,7 @@ mod tests {
         store.add_index(
             "colour",
             Box::new(|t: &Thing| t.metadata.label("colour").map(str::to_owned).into_iter().collect()),
+            std::panic::Location::caller(),
         );
         store.upsert(thing("b", "2", 2, "red"));
         store.upsert(thing("a", "1", 3, "blue"));
@@ -206,5 +211,23 @@ mod tests {
         assert!(store.by_index("size", "1").is_none());
         assert_eq!(names(store.list_namespace("n")), ["b"]);
         assert!(store.list_namespace("m").is_empty());
+    }
+
+    #[test]
+    fn who_shares_an_informer_adds_the_same_index() {
+        let things: crate::Informer<Thing> = crate::Informer::detached(crate::Resource::of::<Thing>());
+        for _ in 0..2 {
+            things.add_index("name", |t| vec![t.metadata.name.to_string()]);
+        }
+        things.apply(Arc::into_inner(thing("a", "1", 1, "red")).expect("the only one"));
+        assert_eq!(things.by_index("name", "a").len(), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "two indexes name")]
+    fn two_indexes_of_a_name_are_a_mistake() {
+        let things: crate::Informer<Thing> = crate::Informer::detached(crate::Resource::of::<Thing>());
+        things.add_index("name", |t| vec![t.metadata.name.to_string()]);
+        things.add_index("name", |_| Vec::new());
     }
 }

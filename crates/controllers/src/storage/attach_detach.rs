@@ -31,7 +31,7 @@ pub const SPEC: ControllerSpec = ControllerSpec {
     run: |cx| Box::pin(start(cx)),
 };
 
-const BY_NODE: &str = "node";
+const BY_NODE: &str = "attaching-node";
 const BY_CLAIM: &str = "mounted-claim";
 
 /// After how long a node that is silent is believed to use nothing.
