@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -25,6 +26,8 @@ pub struct Config {
     pub signers: Option<Signers>,
     /// Signs the tokens that stand in Secrets; `None` fills none.
     pub token_signer: Option<Arc<orkd_pki::jwt::Signer>>,
+    /// How long a node may be silent until it is not ready; 50 seconds if `None`.
+    pub node_monitor_grace: Option<Duration>,
 }
 
 /// The identity that writes tokens: the controller manager's own, for no account of a controller may write Secrets

@@ -276,6 +276,9 @@ pub struct ServerArgs {
     /// Cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
+    /// Controllers.
+    #[command(flatten)]
+    pub controllers: ControllerArgs,
     /// Node.
     #[command(flatten)]
     pub node: NodeArgs,
@@ -347,12 +350,24 @@ pub struct RoleArgs {
     pub leader_elect: bool,
 }
 
+/// What controllers are told, in a server or alone.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Controllers")]
+pub struct ControllerArgs {
+    /// How long a node may be silent until it is not ready; nodes renew their leases every ten seconds
+    #[arg(long, value_name = "DURATION", default_value = "50s", value_parser = parse_grace)]
+    pub node_monitor_grace_period: Duration,
+}
+
 /// Flags of `orkd controller-manager`.
 #[derive(Args, Debug, Clone)]
 pub struct ControllerManagerArgs {
     /// What every role is told.
     #[command(flatten)]
     pub role: RoleArgs,
+    /// Controllers.
+    #[command(flatten)]
+    pub controllers: ControllerArgs,
     /// Addresses of pods, of which nodes get their share; empty to leave that to others
     #[arg(long, value_name = "CIDR")]
     pub cluster_cidr: Option<IpNet>,
@@ -495,6 +510,12 @@ fn parse_validity(text: &str) -> Result<SignedDuration, String> {
     Ok(duration)
 }
 
+/// How long a node may be silent.
+fn parse_grace(text: &str) -> Result<Duration, String> {
+    let grace = Duration::try_from(SignedDuration::from_nanos(orkd_api::time::parse_duration(text)?));
+    grace.ok().filter(|g| *g >= Duration::from_secs(1)).ok_or_else(|| "must be a second or more, such as 50s".into())
+}
+
 fn parse_port_range(text: &str) -> Result<(u16, u16), String> {
     let (from, to) = text.split_once('-').ok_or("expected FROM-TO, such as 30000-32767")?;
     let number = |s: &str| s.trim().parse::<u16>().map_err(|_| format!("{s:?} is not a port"));
@@ -522,6 +543,13 @@ mod tests {
         assert!(parse_validity("1s").is_err());
         assert!(parse_validity("-1h").is_err());
         assert!(parse_validity("soon").is_err());
+    }
+
+    #[test]
+    fn graces() {
+        assert_eq!(parse_grace("20s"), Ok(Duration::from_secs(20)));
+        assert!(parse_grace("0s").is_err());
+        assert!(parse_grace("-5s").is_err());
     }
 
     #[test]

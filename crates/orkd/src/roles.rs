@@ -71,6 +71,7 @@ fn controllers_config(args: &ControllerManagerArgs) -> anyhow::Result<orkd_contr
         cluster_cidrs: args.cluster_cidr.into_iter().collect(),
         root_ca_pem,
         signers,
+        node_monitor_grace: Some(args.controllers.node_monitor_grace_period),
         ..Default::default()
     })
 }

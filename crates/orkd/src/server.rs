@@ -421,6 +421,7 @@ fn controllers(control: &ControlPlane, args: &ServerArgs, supervisor: &Superviso
                 serving: ca,
                 longest: args.api.cluster_signing_duration,
             }),
+            node_monitor_grace: Some(args.controllers.node_monitor_grace_period),
             token_signer: Some(Arc::new(Signer::new(&control.pki.service_account_key, LEGACY_ISSUER)?)),
             ..Default::default()
         },

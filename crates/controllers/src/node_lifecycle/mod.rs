@@ -31,10 +31,10 @@ pub const SPEC: ControllerSpec = ControllerSpec {
     run: |cx| Box::pin(start(cx)),
 };
 
-/// How long a node may be silent.
-const GRACE: i64 = 50;
+/// How long a node may be silent, unless told otherwise.
+const GRACE: Duration = Duration::from_secs(50);
 /// How long a node that never reported may be silent.
-const STARTUP_GRACE: i64 = 60;
+const STARTUP_GRACE: Duration = Duration::from_secs(60);
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -110,6 +110,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     nodes.synced().await;
     pods.synced().await;
     leases.synced().await;
+    let grace = cx.config.node_monitor_grace.unwrap_or(GRACE);
     let controller = Lifecycle { nodes, pods, api: cx.api, recorder };
     let was_down = &AtomicBool::new(false);
     let zones = Mutex::new(zones::Zones::default());
@@ -124,7 +125,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
             // What is true of all has changed for each.
             nodes.iter().for_each(|n| queue_ref.add(n.metadata.key()));
         }
-        let mut plan = plan(&node, heard_at, all_down, now);
+        let mut plan = plan(&node, heard_at, grace, all_down, now);
         if plan.begins_eviction(&node)
             && let Err(wait) = zones_ref.lock().take(&nodes, &node, now)
         {
@@ -159,11 +160,11 @@ struct Plan {
     again: Option<Duration>,
 }
 
-fn plan(node: &Node, heard: Timestamp, all_down: bool, now: Timestamp) -> Plan {
+fn plan(node: &Node, heard: Timestamp, grace: Duration, all_down: bool, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let never = condition(&node.status.conditions, "Ready").is_none();
-    let grace = if never { STARTUP_GRACE } else { GRACE };
-    let left = heard.as_second() + grace - now.as_second();
+    let grace = if never { grace.max(STARTUP_GRACE) } else { grace };
+    let left = heard.as_second().saturating_add_unsigned(grace.as_secs()) - now.as_second();
     let mut conditions = node.status.conditions.clone();
     if left < 0 {
         for kind in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
@@ -362,7 +363,7 @@ mod tests {
 
     /// Taints as `key:effect`, the common prefix left out; `-` when they stay.
     fn check(node: &Node, silent: i64, all_down: bool, taints: &str, unknown: usize) {
-        let plan = plan(node, at(0), all_down, at(silent));
+        let plan = plan(node, at(0), GRACE, all_down, at(silent));
         let text = match &plan.taints {
             None => "-".to_owned(),
             Some(taints) => taints
@@ -388,16 +389,18 @@ mod tests {
 
     #[test]
     fn a_silent_node_becomes_unknown() {
-        check(&node(Some("True"), json!([])), GRACE, false, "-", 0);
-        check(&node(Some("True"), json!([])), GRACE + 1, false, "unreachable:NoSchedule unreachable:NoExecute", 4);
-        let plan = plan(&node(Some("True"), json!([])), at(0), false, at(10));
-        assert_eq!(plan.again, Some(Duration::from_secs(41)));
+        check(&node(Some("True"), json!([])), 50, false, "-", 0);
+        check(&node(Some("True"), json!([])), 51, false, "unreachable:NoSchedule unreachable:NoExecute", 4);
+        let again = |grace| plan(&node(Some("True"), json!([])), at(0), grace, false, at(10)).again;
+        assert_eq!(again(GRACE), Some(Duration::from_secs(41)));
+        assert_eq!(again(Duration::from_secs(20)), Some(Duration::from_secs(11)));
+        assert_eq!(again(Duration::from_secs(5)), None);
     }
 
     #[test]
     fn a_node_that_never_reported_has_longer() {
         let new = node(None, json!([{"key": NOT_READY, "effect": "NoSchedule"}]));
-        check(&new, GRACE + 1, true, "-", 0);
-        check(&new, STARTUP_GRACE + 1, true, "unreachable:NoSchedule", 4);
+        check(&new, 51, true, "-", 0);
+        check(&new, 61, true, "unreachable:NoSchedule", 4);
     }
 }
