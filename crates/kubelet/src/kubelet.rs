@@ -27,7 +27,7 @@ use crate::pod::{self, keys};
 use crate::probes::Probes;
 use crate::static_pods;
 use crate::status::manager::StatusManager;
-use crate::views::{PodView, ServiceView};
+use crate::views::{NodeView, PodView, ServiceView};
 use crate::volumes::Volumes;
 use crate::worker::{self, Handle};
 
@@ -352,6 +352,8 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
     let services: Option<Informer<ServiceView>> = (!config.hollow).then(|| informers.informer());
     let pods: Informer<PodView> =
         informers.informer_with(Options::fields(format!("spec.nodeName={}", config.node.name)));
+    let own: Informer<NodeView> =
+        informers.informer_with(Options::fields(format!("metadata.name={}", config.node.name)));
     let objects = Arc::new(ApiObjects(client));
     let status = StatusManager::default();
     let drivers = csi::Drivers::default();
@@ -397,8 +399,8 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
         settings.storage = kubelet.context.volumes.storage().to_string_lossy().into_owned();
     }
     supervisor.spawn(TaskKind::Node, "node status", {
-        let runtime = runtime.clone();
-        move |stop| node::run(node_api, settings, runtime, root, stop)
+        let (runtime, recorder) = (runtime.clone(), kubelet.context.recorder.clone());
+        move |stop| node::run(node_api, settings, runtime, root, own, recorder, stop)
     });
     if !config.hollow {
         let (api, name, root) = (api.clone(), config.node.name.clone(), config.root_dir.clone());

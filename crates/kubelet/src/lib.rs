@@ -9,8 +9,8 @@
 //! Invariant: the runtime's labels and annotations hold all that a restarted kubelet needs; containers keep running
 //! over its restarts.
 //!
-//! Missing, against upstream: eviction, image garbage collection, persistent
-//! volumes and CSI, devices, in-place resize, user namespaces, and the kubelet's own admission of pods.
+//! Missing, against upstream: eviction, image garbage collection, devices, in-place resize, user namespaces, and the kubelet's own admission of
+//! pods.
 
 pub mod act;
 pub mod cgroup;
@@ -24,6 +24,7 @@ pub mod log_rotation;
 pub mod logs;
 pub mod node;
 pub mod node_context;
+mod node_events;
 pub mod objects;
 pub mod plan;
 pub mod pod;

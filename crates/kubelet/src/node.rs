@@ -8,12 +8,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use orkd_cri::{Runtime, v1};
-use orkd_reconcile::{Api, ApiError, Patch, Resource, micro_time, time};
+use orkd_reconcile::{Api, ApiError, Event, Informer, Patch, Recorder, Resource, micro_time, time};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::node_events;
+use crate::views::NodeView;
 
 const NODES: Resource = Resource::new("", "v1", "nodes", "Node", false);
 const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases", "Lease", true);
@@ -228,8 +232,8 @@ fn with_times(mut status: Value, old: &Value, now: Timestamp) -> Value {
     status
 }
 
-/// Registers the node: creates it, or brings the labels of an existing one up to date.
-async fn register(api: &Api, settings: &NodeSettings, status: &Value) -> Result<Value, ApiError> {
+/// Registers the node: creates it, or brings the labels of an existing one up to date. The node, and whether it is new.
+async fn register(api: &Api, settings: &NodeSettings, status: &Value) -> Result<(Value, bool), ApiError> {
     let mut metadata = Map::new();
     metadata.insert("name".to_owned(), json!(settings.name));
     metadata.insert("labels".to_owned(), json!(labels(settings)));
@@ -248,11 +252,11 @@ async fn register(api: &Api, settings: &NodeSettings, status: &Value) -> Result<
         "status": with_times(status.clone(), &Value::Null, now),
     });
     match api.create::<Value>(&NODES.collection(""), &body).await {
-        Ok(node) => Ok(node),
+        Ok(node) => Ok((node, true)),
         Err(e) if e.is_already_exists() => {
             let metadata = json!({"labels": labels(settings), "annotations": annotations});
             let patch = Patch::Strategic(json!({"metadata": metadata}));
-            api.patch::<Value>(&NODES.at("", &settings.name), &patch).await
+            Ok((api.patch::<Value>(&NODES.at("", &settings.name), &patch).await?, false))
         }
         Err(e) => Err(e),
     }
@@ -279,21 +283,63 @@ async fn renew(api: &Api, settings: &NodeSettings, node_uid: &str) -> Result<(),
     api.create::<serde::de::IgnoredAny>(&LEASES.collection("kube-node-lease"), &body).await.map(drop)
 }
 
-/// Keeps the node registered, its lease fresh and its status true, until cancelled.
+/// Whether the API has another status of a condition than it was told: the node lifecycle controller has given up on
+/// a node whose leases did not get through, or a condition was overwritten.
+fn contradicts(told: &Value, node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let told = told.get("conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    told.iter().any(|t| {
+        let there = conditions.iter().find(|c| t["type"] == c.type_.as_str());
+        there.is_none_or(|c| t["status"] != c.status.as_str())
+    })
+}
+
+/// Waits until something of the node's object asks for an answer: a condition that is not what was `told`. Tells in an
+/// event when the node is cordoned.
+async fn asked(
+    changes: &mut tokio::sync::mpsc::UnboundedReceiver<Event<NodeView>>,
+    told: Option<&Value>,
+    tell: &impl Fn(Vec<node_events::Told>),
+    name: &str,
+) {
+    while let Some(change) = changes.recv().await {
+        let Event::Updated { old, new } = &change else { continue };
+        let cordoned = |n: &NodeView| n.object.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or_default();
+        if cordoned(old) != cordoned(new) {
+            tell(vec![node_events::schedulable(name, cordoned(new))]);
+        }
+        if told.is_some_and(|told| contradicts(told, &new.object)) {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Keeps the node registered, its lease fresh and its status true, until cancelled. `own` has the node's object.
 pub async fn run(
     api: Api,
     settings: NodeSettings,
     runtime: Arc<dyn Runtime>,
     root: std::path::PathBuf,
+    own: Informer<NodeView>,
+    recorder: Recorder,
     cancel: CancellationToken,
 ) {
+    let about = node_events::reference(&settings.name);
+    let tell = |events: Vec<node_events::Told>| {
+        for (kind, reason, message) in events {
+            recorder.event(&about, kind, reason, message);
+        }
+    };
+    recorder.normal(&about, "Starting", "Starting kubelet.");
+    let mut changes = own.channel();
     let mut backoff = orkd_base::Backoff::new(Duration::from_millis(100), Duration::from_secs(7));
-    let mut sent = loop {
+    let (mut sent, new) = loop {
         let seen = look(&runtime, &root, true).await;
         match register(&api, &settings, &status(&settings, &seen)).await {
-            Ok(node) => {
+            Ok(registered) => {
                 tracing::info!(node = settings.name, "node registered");
-                break node;
+                break registered;
             }
             Err(error) => {
                 tracing::warn!(error = orkd_base::chain(&error).to_string(), "node not registered yet");
@@ -306,6 +352,9 @@ pub async fn run(
     };
     let uid = sent.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut old = sent.get_mut("status").map(Value::take).unwrap_or_default();
+    if new {
+        tell(node_events::changes(&settings.name, &Value::Null, &old));
+    }
     let mut told: Option<Value> = None;
     let (mut reported, mut renewed, mut images_at) = (Instant::now(), None::<Instant>, None::<Instant>);
     let mut images = Vec::new();
@@ -320,6 +369,12 @@ pub async fn run(
         }
         let ready = seen.not_ready.is_none();
         let now_status = status(&settings, &seen);
+        let there = own.get_named("", &settings.name).filter(|_| told.is_some());
+        if let Some(node) = there.filter(|node| contradicts(&now_status, &node.object)) {
+            // The times since when conditions are as they are start anew, and what is told too.
+            old = json!(node.object.status);
+            told = None;
+        }
         if told.as_ref() != Some(&now_status) || reported.elapsed() > REPORT {
             let mut stamped = with_times(now_status.clone(), &old, Timestamp::now());
             if stamped.get("volumesInUse").is_none() && old.get("volumesInUse").is_some() {
@@ -331,6 +386,7 @@ pub async fn run(
                     if told.is_none() || old.get("conditions") != stamped.get("conditions") {
                         tracing::debug!(node = settings.name, ready, "node status sent");
                     }
+                    tell(node_events::changes(&settings.name, &old, &stamped));
                     old = stamped;
                     told = Some(now_status);
                     reported = Instant::now();
@@ -354,6 +410,7 @@ pub async fn run(
         let wait = if ready && told.is_some() { RENEW } else { Duration::from_millis(100) };
         tokio::select! {
             () = cancel.cancelled() => return,
+            () = asked(&mut changes, told.as_ref(), &tell, &settings.name) => {}
             () = tokio::time::sleep(wait) => {}
         }
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use orkd_reconcile::{Meta, View};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
@@ -54,4 +54,8 @@ whole!(
 whole!(
     /// A service, for environments.
     ServiceView, Service, "Service", "services"
+);
+whole!(
+    /// The node itself.
+    NodeView, Node, "Node", "nodes"
 );
