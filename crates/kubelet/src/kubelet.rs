@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroup::Cgroups;
 use crate::containerd::{self, Supervised};
 use crate::csi;
+use crate::image_gc;
 use crate::images::Images;
 use crate::log_rotation;
 use crate::node::{self, NodeSettings};
@@ -68,6 +69,8 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// Where manifests of static pods are.
     pub manifest_dir: Option<PathBuf>,
+    /// When images that are not used go.
+    pub image_gc: image_gc::Policy,
     /// Nothing is written to disk, mounted or put into cgroups.
     pub hollow: bool,
 }
@@ -85,6 +88,7 @@ impl Config {
             cluster_domain: "cluster.local".to_owned(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             manifest_dir: None,
+            image_gc: image_gc::Policy::default(),
             hollow: false,
         }
     }
@@ -422,6 +426,11 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
     }
     if !config.hollow {
         let log_dir = config.log_dir.clone();
+        let (images, policy, recorder) = (runtime.clone(), config.image_gc, kubelet.context.recorder.clone());
+        let name = config.node.name.clone();
+        supervisor.spawn(TaskKind::Housekeeping, "image garbage collection", move |stop| {
+            image_gc::run(images, policy, name, recorder, stop)
+        });
         supervisor.spawn(TaskKind::Housekeeping, "log rotation", move |stop| log_rotation::run(log_dir, runtime, stop));
     }
     let sources = Sources { pods, informers, api: mirror_api, static_pods, _keep: changes };

@@ -9,7 +9,7 @@
 //! Invariant: the runtime's labels and annotations hold all that a restarted kubelet needs; containers keep running
 //! over its restarts.
 //!
-//! Missing, against upstream: eviction, image garbage collection, devices, in-place resize, user namespaces, and the kubelet's own admission of
+//! Missing, against upstream: eviction, devices, in-place resize, user namespaces, and the kubelet's own admission of
 //! pods.
 
 pub mod act;
@@ -18,6 +18,7 @@ pub mod containerd;
 pub mod csi;
 pub mod dns;
 pub mod env;
+pub mod image_gc;
 pub mod images;
 mod kubelet;
 pub mod log_rotation;

@@ -247,6 +247,12 @@ pub struct NodeArgs {
     /// data directory]
     #[arg(long, value_name = "DIR")]
     pub cni_conf_dir: Option<PathBuf>,
+    /// Per cent of the disk of the images in use from which on unused images are removed; 100 for never
+    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub image_gc_high_threshold: u8,
+    /// Per cent down to which they are
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub image_gc_low_threshold: u8,
     /// Most pods on this node
     #[arg(long, value_name = "N", default_value_t = 110)]
     pub max_pods: u32,

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use orkd_apiserver::user::UserInfo;
 use orkd_base::{Supervisor, TaskKind, chain};
 use orkd_cri::Fake;
+use orkd_kubelet::image_gc::Policy;
 use orkd_kubelet::server::Server as NodeServer;
 use orkd_kubelet::{Config, Kubelet, NodeSettings, RuntimeChoice, containerd};
 use orkd_pki::cert::{Certificate, Identity, Profile};
@@ -184,6 +185,7 @@ async fn start_kubelet(node: &Node<'_>, client: kube::Client, supervisor: &Super
     config.cluster_domain = node.domain.clone();
     config.hollow = node.hollow;
     config.manifest_dir.clone_from(&args.manifest_dir);
+    config.image_gc = image_policy(args)?;
     config.runtime = match &args.container_runtime_endpoint {
         _ if node.hollow => RuntimeChoice::Given(Arc::new(Fake::new())),
         Some(endpoint) => RuntimeChoice::Endpoint(endpoint.clone()),
@@ -202,6 +204,13 @@ async fn start_kubelet(node: &Node<'_>, client: kube::Client, supervisor: &Super
         }
     };
     orkd_kubelet::start(config, client, supervisor).await.context("cannot start the node")
+}
+
+/// When unused images go.
+fn image_policy(args: &NodeArgs) -> anyhow::Result<Policy> {
+    let (high_percent, low_percent) = (args.image_gc_high_threshold, args.image_gc_low_threshold);
+    ensure!(low_percent < high_percent, "--image-gc-low-threshold must be less than --image-gc-high-threshold");
+    Ok(Policy { high_percent, low_percent, ..Policy::default() })
 }
 
 /// `KEY=VALUE` flags.
