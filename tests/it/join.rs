@@ -3,16 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use orkd_tests::cluster::{Cluster, load_busybox, node_args};
+use orkd_tests::cluster::{Cluster, agent_args as agent, load_busybox};
 use orkd_tests::kubectl::Kubectl;
 use orkd_tests::machine::Machine;
 use orkd_tests::{eventually, is_root, orkd};
-
-fn agent(machine: &Machine, server: &str, token: &str) -> Vec<String> {
-    let mut args = vec!["agent".to_owned(), format!("--join={server}"), format!("--token={token}")];
-    args.extend(node_args(machine));
-    args
-}
 
 /// What an agent says that cannot join.
 fn refused(machine: &Machine, server: &str, token: &str) -> Result<String> {
@@ -32,12 +26,7 @@ fn a_second_machine_joins_and_is_held_to_its_rights() -> Result<()> {
     let k = cluster.kubectl()?;
     let server = format!("https://{}:6443", cluster.machine.ip);
     let kubeconfig = cluster.kubeconfig().display().to_string();
-    let create = |ttl: &str| -> Result<String> {
-        let out = cluster.machine.output(&orkd(), &["token", "create", "--ttl", ttl, "--kubeconfig", &kubeconfig])?;
-        ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
-    };
-    let token = create("1h")?;
+    let token = cluster.token("1h")?;
     // What is printed to be run elsewhere names an address that is good elsewhere.
     let command = ["token", "create", "--print-join-command", "--kubeconfig", &kubeconfig];
     let command = String::from_utf8(cluster.machine.output(&orkd(), &command)?.stdout)?;
@@ -51,7 +40,7 @@ fn a_second_machine_joins_and_is_held_to_its_rights() -> Result<()> {
     ensure!(wrong.contains("does not accept the token"), "{wrong}");
     let foreign = refused(&worker, &server, &format!("{version}.{}.{id}.0123456789abcdef", "0".repeat(64)))?;
     ensure!(foreign.contains("is not the server this token was made on"), "{foreign}");
-    let short = create("1s")?;
+    let short = cluster.token("1s")?;
     let expired = eventually("the token to expire", Duration::from_secs(20), || {
         let listed = k.ok("get secrets -n kube-system -o json").map_err(|e| e.to_string())?;
         let id = short.split('.').nth(2).unwrap_or_default();

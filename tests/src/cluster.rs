@@ -38,7 +38,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn start(extra: &[&str]) -> Result<Cluster> {
+    /// A server with a node and no image.
+    pub fn start(extra: &[&str]) -> Result<Cluster> {
         let mut cluster = Cluster::prepare(extra)?;
         cluster.boot()?;
         Ok(cluster)
@@ -109,6 +110,31 @@ impl Cluster {
         Ok(())
     }
 
+    /// Ends the machine of the server as a power cut would ([`Machine::power_off`]).
+    pub fn power_off(&mut self) -> Result<()> {
+        self.machine.power_off()?;
+        self.server.take().context("the server runs")?.wait(Duration::from_secs(10))?;
+        Ok(())
+    }
+
+    /// A token with which machines join.
+    pub fn token(&self, ttl: &str) -> Result<String> {
+        let kubeconfig = self.kubeconfig().display().to_string();
+        let out = self.machine.output(&self.binary, &["token", "create", "--ttl", ttl, "--kubeconfig", &kubeconfig])?;
+        ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    }
+
+    /// Another machine on the switch, which joins as a node. It is not waited for.
+    pub fn join(&self, name: &str) -> Result<Agent> {
+        let machine = self.switch.machine(name)?;
+        let server = format!("https://{}:6443", self.machine.ip);
+        let args = agent_args(&machine, &server, &self.token("1h")?);
+        let mut agent = Agent { process: None, machine, binary: self.binary.clone(), args };
+        agent.boot()?;
+        Ok(agent)
+    }
+
     /// The administrator's credential.
     pub fn kubeconfig(&self) -> PathBuf {
         self.machine.path("admin.kubeconfig")
@@ -141,6 +167,43 @@ impl Cluster {
     }
 }
 
+/// A machine with `orkd agent`.
+pub struct Agent {
+    /// The process; `None` while it is stopped.
+    pub process: Option<Process>,
+    /// The machine it runs on.
+    pub machine: Machine,
+    binary: PathBuf,
+    args: Vec<String>,
+}
+
+impl Agent {
+    /// Starts the agent (again); it is not waited for.
+    pub fn boot(&mut self) -> Result<()> {
+        self.process = Some(self.machine.spawn(&self.binary, &self.args, "agent.log")?);
+        Ok(())
+    }
+
+    /// Ends the machine as a power cut would ([`Machine::power_off`]).
+    pub fn power_off(&mut self) -> Result<()> {
+        self.machine.power_off()?;
+        self.process.take().context("the agent runs")?.wait(Duration::from_secs(10))?;
+        Ok(())
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(|p| p.tail(60)).unwrap_or_default()
+    }
+}
+
+/// The flags of an agent that joins.
+pub fn agent_args(machine: &Machine, server: &str, token: &str) -> Vec<String> {
+    let mut args = vec!["agent".to_owned(), format!("--join={server}"), format!("--token={token}")];
+    args.extend(node_args(machine));
+    args
+}
+
 /// The flags by which several nodes share this computer.
 pub fn node_args(machine: &Machine) -> Vec<String> {
     vec![
@@ -167,6 +230,16 @@ pub fn busybox_archive(machine: &Machine) -> Result<PathBuf> {
     let out = std::process::Command::new(script).arg(&archive).output()?;
     ensure!(out.status.success(), "busybox-image.sh: {}", String::from_utf8_lossy(&out.stderr));
     Ok(archive)
+}
+
+/// The archive of `orkd.local/postgres:latest`, which `tests/tools.sh` makes; `None` (said) where it is not at hand.
+pub fn postgres_archive() -> Option<PathBuf> {
+    let path = std::env::var_os("ORKD_TOOLS").map(|d| PathBuf::from(d).join("postgres.tar"));
+    let found = path.filter(|p| p.is_file());
+    if found.is_none() {
+        println!("skipped: no postgres.tar (tests/tools.sh makes it)");
+    }
+    found
 }
 
 /// Imports an archive of images into the containerd of a machine.

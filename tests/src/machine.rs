@@ -163,6 +163,46 @@ impl Machine {
         joined(self.thread(work)?)
     }
 
+    /// The pids and start times (in ticks since boot) of the processes with this command line.
+    pub fn processes(&self, command: &str) -> Result<Vec<String>> {
+        let script = format!(
+            "for d in /proc/[0-9]*; do [ \"$(tr '\\0' ' ' < $d/cmdline 2>/dev/null)\" = '{command} ' ] && \
+             echo $(cut -d' ' -f1,22 $d/stat); done; true"
+        );
+        let mut found: Vec<String> = self.sh(&script)?.lines().map(str::to_owned).collect();
+        found.sort();
+        Ok(found)
+    }
+
+    /// Ends everything that runs on it at once, as a power cut would, and what the next boot does not find: mounts,
+    /// interfaces, rules, what is kept below `/run`. Its files stay.
+    pub fn power_off(&self) -> Result<()> {
+        // The second time for what was being started at the first.
+        self.sh("kill -9 -1 || true; sleep 0.2; kill -9 -1 || true; sleep 0.2")?;
+        let (dir, run) = (self.dir.path().display(), self.path("data/run"));
+        self.sh(&format!(
+            "awk '$5 ~ \"^({dir}|/run/netns|/run/containerd|/var/lib/cni)\" {{ print $5 }}' /proc/self/mountinfo | \
+             sort -r | while read -r at; do umount -l \"$at\" || true; done
+             for d in /run/netns /run/containerd /var/lib/cni; do mount -t tmpfs tmpfs $d; done
+             for i in $(ip -o link | cut -d: -f2 | cut -d@ -f1); do
+               case $i in lo|eth0) ;; *) ip link del $i 2>/dev/null || true ;; esac
+             done
+             for t in nat filter mangle raw; do iptables -t $t -F && iptables -t $t -X; done; true"
+        ))?;
+        let _ = std::fs::remove_dir_all(run);
+        remove_cgroups(self.cgroup_root.trim_start_matches('/'));
+        Ok(())
+    }
+
+    /// Pulls its plug out of the switch, or puts it in again.
+    pub fn connected(&self, yes: bool) -> Result<()> {
+        self.sh(&format!(
+            "ip link set eth0 {}",
+            if yes { "up && ip route add default via 10.77.0.1" } else { "down" }
+        ))?;
+        Ok(())
+    }
+
     /// The process that holds this machine, as seen from outside.
     pub fn init(&self) -> i32 {
         self.holder.inner
