@@ -1,8 +1,10 @@
 //! Benches: what is measured is printed beside its budget.
 
 mod api;
+mod controllers;
 mod http;
 mod process;
+mod server;
 mod start;
 
 use std::path::PathBuf;
@@ -32,7 +34,9 @@ pub enum What {
     ///
     /// Needs root and what the node tests need. Measures `$ORKD_BIN`, or target/release/orkd.
     Start,
-    /// The controllers against the API server, in one process: wide and many Deployments, namespaces, memory.
+    /// The controllers: wide and many Deployments, namespaces, memory at many pods.
+    ///
+    /// Measures `$ORKD_BIN`, or target/release/orkd, on the loopback address, and builds the hollow nodes beside it.
     Controllers,
     /// The scheduler: its algorithm in memory, and all of it against the API server, in one process.
     Scheduler,
@@ -55,11 +59,8 @@ pub fn run(what: &What) -> Result<()> {
             cargo(&["bench", "-p", "orkd-scheduler", "--bench", "scheduler"])
         }
         What::Controllers => {
-            // It is built with the controllers' own tests: the API server is no part of them otherwise.
-            let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            let status = cargo.args(["bench", "-p", "orkd-controllers", "--bench", "controllers"]).status()?;
-            anyhow::ensure!(status.success(), "the bench ended with {status}");
-            Ok(())
+            cargo(&["build", "--release", "-p", "orkd-kubelet", "--example", "hollow"])?;
+            controllers::run()
         }
         What::Store { directory } => {
             let runtime = tokio::runtime::Runtime::new()?;

@@ -5,7 +5,7 @@
 //! 10 ms apart, pods are watched.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use base64::Engine as _;
 use orkd_store::bench::{Budget, Figure};
 use orkd_tests::cluster::{Cluster, busybox_archive, import};
 use serde_json::{Value, json};
+
+use super::server::binary;
 
 /// How long the cluster rests before its memory is read.
 const SETTLE: Duration = Duration::from_secs(60);
@@ -44,19 +46,6 @@ pub fn run() -> Result<()> {
     let size = std::fs::metadata(&binary)?.len() as f64 / 1e6;
     print("size of the binary (stripped in the release profile)", size, "MB", Some(40.0));
     Ok(())
-}
-
-/// The binary to measure.
-fn binary() -> Result<PathBuf> {
-    let path = match std::env::var_os("ORKD_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-            target.map_or_else(|| crate::workspace().map(|w| w.join("target")), Ok)?.join("release/orkd")
-        }
-    };
-    ensure!(path.is_file(), "{} is not there: cargo build --release -p orkd", path.display());
-    Ok(path)
 }
 
 fn print(what: &str, measured: f64, unit: &'static str, limit: Option<f64>) {
