@@ -57,6 +57,11 @@ impl Resource {
         }
     }
 
+    /// Whether objects are stored in the form served here.
+    pub fn is_stored_as_served(&self) -> bool {
+        !self.view
+    }
+
     /// Turns an object into the form stored.
     pub fn to_storage(&self, object: &mut Value) {
         if let (true, Some(cache)) = (self.view, &self.cache) {

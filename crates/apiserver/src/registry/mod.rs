@@ -226,12 +226,16 @@ pub fn finalizers(object: &Value) -> Vec<String> {
     list.into_iter().flatten().filter_map(|f| f.as_str().map(str::to_owned)).collect()
 }
 
-/// The form in which an object is stored: no resourceVersion, the stored version of its kind.
-fn stored_bytes(target: &Target<'_>, object: &Value) -> Result<Bytes, Status> {
+/// The form in which an object is stored: the stored version of its kind, and no resourceVersion, which the object loses.
+fn stored_bytes(target: &Target<'_>, object: &mut Value) -> Bytes {
+    set_version(object, None);
+    let kind = target.resource.stored_kind();
+    if target.resource.is_stored_as_served() {
+        return codec::encode_stored(kind, object);
+    }
     let mut object = object.clone();
-    set_version(&mut object, None);
     target.resource.to_storage(&mut object);
-    Ok(codec::encode_stored(target.resource.stored_kind(), &object))
+    codec::encode_stored(kind, &object)
 }
 
 /// The largest record written (etcd's default request limit, which clients know).
@@ -246,9 +250,14 @@ enum Written {
 }
 
 /// Writes an object if the record is still at `expected` (0: absent), and waits until the cache shows it.
-async fn write(cx: &Request<'_>, target: &Target<'_>, object: Value, expected: Revision) -> Result<Written, Status> {
+async fn write(
+    cx: &Request<'_>,
+    target: &Target<'_>,
+    mut object: Value,
+    expected: Revision,
+) -> Result<Written, Status> {
     let key = target.storage_key()?;
-    let value = stored_bytes(target, &object)?;
+    let value = stored_bytes(target, &mut object);
     if value.len() > MAX_RECORD {
         return Err(Status::new(500, "", "etcdserver: request is too large"));
     }
@@ -259,7 +268,6 @@ async fn write(cx: &Request<'_>, target: &Target<'_>, object: Value, expected: R
     match cx.server.store().commit(txn).await.map_err(|e| store_error(&e))? {
         Outcome::Committed(revision) => {
             settle(cx.server, revision).await;
-            let mut object = object;
             set_version(&mut object, Some(revision.0));
             Ok(Written::Done(object))
         }

@@ -153,7 +153,7 @@ pub(super) async fn run(
     let mut current = super::cached(target)?;
     let mut is_live = false;
     for _ in 0..ATTEMPTS {
-        match attempt(cx, target, maker, current.clone(), options).await {
+        match attempt(cx, target, maker, current.as_ref(), options).await {
             Ok(Attempt::Done(object, created)) => return Ok((object, created)),
             Ok(Attempt::Lost(standing)) => {
                 // The failed commit told what stands, so the next attempt works on live data.
@@ -186,7 +186,7 @@ async fn attempt(
     cx: &Request<'_>,
     target: &Target<'_>,
     maker: &dyn Maker,
-    current: Option<Current>,
+    current: Option<&Current>,
     options: &WriteOptions,
 ) -> Result<Attempt, Status> {
     let Some(Current { object: old, revision }) = current else {
@@ -200,18 +200,18 @@ async fn attempt(
         };
     };
     let option_value = options.to_value(maker.option_kind());
-    let Made::Object(mut new) = maker.make(Some(&old)).await?;
+    let Made::Object(mut new) = maker.make(Some(old)).await?;
     let dry = options.dry_run;
-    strategy::mutate(cx, target, Operation::Update, &mut new, Some(&old), &option_value, dry).await?;
+    strategy::mutate(cx, target, Operation::Update, &mut new, Some(old), &option_value, dry).await?;
     strategy::dedup_owners(cx, &mut new, true);
-    check_identity(target, &mut new, &old)?;
+    check_identity(target, &mut new, old)?;
     let writer = Writer::new(cx.server.clone(), cx.user.clone());
     let hook_cx = HookContext { writer: &writer, dry_run: dry, subresource: target.subresource };
     let finish = match &target.resource.hook {
-        Some(hook) => Some(hook.begin_update(&hook_cx, &mut new, &old).await?),
+        Some(hook) => Some(hook.begin_update(&hook_cx, &mut new, old).await?),
         None => None,
     };
-    let done = commit(cx, target, new, &old, revision, &option_value, dry).await;
+    let done = commit(cx, target, new, old, *revision, &option_value, dry).await;
     if let Some(finish) = finish {
         finish.finish(matches!(done, Ok(Attempt::Done(..))) && !dry).await;
     }

@@ -428,12 +428,21 @@ pub fn after_admission(before: Option<&Value>, object: &mut Value) -> Option<Str
 ///
 /// Upstream: `IgnoreManagedFieldsTimestampsTransformer`; runs on the object as it would be stored.
 pub fn keep_times(old: &Value, new: &mut Value) {
-    let list = |object: &Value| object.get("metadata").and_then(|m| m.get("managedFields")).cloned();
-    let (Some(old_list), Some(new_list)) = (list(old), list(new)) else { return };
-    if old_list == new_list {
-        return;
+    if differ_in_times_only(old, new) {
+        put_managed(new, managed_of(old).cloned());
     }
-    let (Value::Array(old_entries), Value::Array(new_entries)) = (&old_list, &new_list) else { return };
+}
+
+fn managed_of(object: &Value) -> Option<&Value> {
+    object.get("metadata").and_then(|m| m.get("managedFields"))
+}
+
+fn differ_in_times_only(old: &Value, new: &Value) -> bool {
+    let (Some(old_list), Some(new_list)) = (managed_of(old), managed_of(new)) else { return false };
+    if old_list == new_list {
+        return false;
+    }
+    let (Value::Array(old_entries), Value::Array(new_entries)) = (old_list, new_list) else { return false };
     let same_entry = |a: &Value, b: &Value| match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
             let rest = |m: &Map| m.len() - usize::from(m.contains_key("time"));
@@ -455,10 +464,10 @@ pub fn keep_times(old: &Value, new: &mut Value) {
     let same_entries = old_entries.len() == new_entries.len()
         && sorted(old_entries).into_iter().zip(sorted(new_entries)).all(|(old, new)| same_entry(old, new));
     if !same_entries {
-        return;
+        return false;
     }
-    let (Value::Object(old_map), Value::Object(new_map)) = (old, &*new) else { return };
-    let same = old_map.len() == new_map.len()
+    let (Value::Object(old_map), Value::Object(new_map)) = (old, new) else { return false };
+    old_map.len() == new_map.len()
         && old_map.iter().all(|(key, a)| match (a, new_map.get(key)) {
             (Value::Object(a), Some(Value::Object(b))) if key == "metadata" => {
                 let ignored = |k: &str| k == "managedFields" || k == "resourceVersion";
@@ -467,10 +476,7 @@ pub fn keep_times(old: &Value, new: &mut Value) {
             }
             (a, Some(b)) => a == b,
             (_, None) => false,
-        });
-    if same {
-        put_managed(new, Some(old_list));
-    }
+        })
 }
 
 #[cfg(test)]
