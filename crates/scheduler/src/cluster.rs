@@ -10,6 +10,7 @@ use crate::model::DisruptionBudget;
 use crate::nodes::Nodes;
 use crate::pod::PodInfo;
 use crate::storage::Storage;
+use crate::waiting::WaitingPods;
 use crate::workloads::Workloads;
 
 /// Pods that room is being made for, by node.
@@ -75,4 +76,6 @@ pub struct Cluster {
     pub nominated: Nominated,
     /// Pods whose victims are being removed.
     pub preempting: HashSet<String>,
+    /// Pods that have a node and wait for leave to go there.
+    pub waiting: WaitingPods,
 }

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::classes::{Class, Classes};
 use crate::cluster::Cluster;
 use crate::framework::{Candidate, Cx, Point, PostFilter, PreFilter, PreScore, State, Verdicts, no_state};
+use crate::metrics::Meters;
 use crate::pod::PodInfo;
 use crate::profile::Profile;
 
@@ -81,12 +83,22 @@ impl Prepared {
     }
 }
 
+struct Searched {
+    feasible: Vec<u32>,
+    as_nominated: bool,
+    refused: Option<Unfit>,
+}
+
 /// The nodes that will do.
 pub struct Found {
     /// Their positions.
     pub feasible: Vec<u32>,
     /// What plugins keep.
     pub prepared: Prepared,
+    /// Whether only the node was looked at that the pod is nominated for.
+    pub as_nominated: bool,
+    /// What the others were refused for, where extenders may refuse more ([`Algorithm::has_extenders`]).
+    pub refused: Option<Unfit>,
 }
 
 /// Finds nodes for pods.
@@ -96,6 +108,10 @@ pub struct Algorithm {
     pub profiles: Vec<Profile>,
     /// What is known.
     pub cluster: Cluster,
+    /// Whether servers are asked as well: as many nodes are looked for as if all were rated, and refusals are kept.
+    pub has_extenders: bool,
+    /// What each profile tells of itself.
+    pub meters: Vec<Meters>,
     classes: Classes,
     /// Where the search begins next, so that all nodes get their turn.
     start: usize,
@@ -117,7 +133,8 @@ pub fn enough(nodes: usize, percentage: i64) -> usize {
 impl Algorithm {
     /// With profiles.
     pub fn new(profiles: Vec<Profile>) -> Algorithm {
-        Algorithm { profiles, ..Algorithm::default() }
+        let meters = profiles.iter().map(|p| Meters::new(&p.name)).collect();
+        Algorithm { profiles, meters, ..Algorithm::default() }
     }
 
     /// The position of the profile of a `schedulerName`.
@@ -125,24 +142,45 @@ impl Algorithm {
         self.profiles.iter().position(|p| p.name == scheduler_name)
     }
 
-    /// Finds the nodes that will do for a pod. `all` asks for every one of them, however many there are.
+    /// Finds the nodes that will do for a pod: the one it is nominated for if that will do, or as many as are enough.
     ///
     /// # Errors
     /// Why none will do.
     pub fn find(&mut self, profile: usize, pod: &Arc<PodInfo>) -> Result<Found, (NotFound, Prepared)> {
+        self.find_anew(profile, pod, true)
+    }
+
+    /// As [`Algorithm::find`]; without `nomination` as if the pod were nominated for no node.
+    ///
+    /// # Errors
+    /// Why none will do.
+    pub fn find_anew(
+        &mut self,
+        profile: usize,
+        pod: &Arc<PodInfo>,
+        nomination: bool,
+    ) -> Result<Found, (NotFound, Prepared)> {
         let total = self.cluster.nodes.len();
         if total == 0 {
             return Err((NotFound::Unfit(Unfit::default()), Prepared::default()));
         }
-        let (prepared, only) = match self.prepare(profile, pod) {
-            Ok(both) => both,
-            Err(not_found) => return Err((not_found, Prepared::default())),
+        let start = Instant::now();
+        let prepared = self.prepare(profile, pod);
+        let status = match &prepared {
+            Ok(_) => "Success",
+            Err(NotFound::Failed(_)) => "Error",
+            Err(NotFound::Unfit(unfit)) if unfit.resolvable.is_empty() => "UnschedulableAndUnresolvable",
+            Err(NotFound::Unfit(_)) => "Unschedulable",
         };
+        self.meters[profile].point(Point::PreFilter, status, start.elapsed());
+        let (prepared, only) = prepared.map_err(|not_found| (not_found, Prepared::default()))?;
+        let start = Instant::now();
         let mut class = self.classes.take((profile, &self.profiles[profile]), &self.cluster, pod);
-        let result = self.search(profile, pod, &prepared, only, &mut class);
+        let result = self.search(profile, pod, &prepared, only, &mut class, nomination);
         self.classes.put(profile, pod, class);
+        self.meters[profile].point(Point::Filter, "Success", start.elapsed());
         match result {
-            Ok(feasible) => Ok(Found { feasible, prepared }),
+            Ok(Searched { feasible, as_nominated, refused }) => Ok(Found { feasible, prepared, as_nominated, refused }),
             Err(not_found) => Err((not_found, prepared)),
         }
     }
@@ -219,7 +257,8 @@ impl Algorithm {
         prepared: &Prepared,
         only: Option<(BTreeSet<String>, Vec<&'static str>)>,
         class: &mut Class,
-    ) -> Result<Vec<u32>, NotFound> {
+        nomination: bool,
+    ) -> Result<Searched, NotFound> {
         let profile = &self.profiles[profile];
         let cluster = &mut self.cluster;
         let scratch = &mut self.scratch;
@@ -264,10 +303,11 @@ impl Algorithm {
         };
         let mut feasible = Vec::new();
         // Room was made there: it is the one to try first.
-        if let Some(i) = cluster.nominated.node_of(pod.uid()).and_then(|n| cluster.nodes.position(n)) {
+        let nominated = cluster.nominated.node_of(pod.uid()).filter(|_| nomination);
+        if let Some(i) = nominated.and_then(|n| cluster.nodes.position(n)) {
             judge(cluster, class, &[i as u32], &mut feasible);
             if !feasible.is_empty() {
-                return Ok(feasible);
+                return Ok(Searched { feasible, as_nominated: true, refused: None });
             }
         }
         let all = cluster.nodes.order();
@@ -275,7 +315,7 @@ impl Algorithm {
             Some((names, _)) => names.iter().filter_map(|n| cluster.nodes.position(n)).map(|i| i as u32).collect(),
             None => all.clone(),
         };
-        let wanted = match profile.at(Point::Score).is_empty() {
+        let wanted = match profile.at(Point::Score).is_empty() && !self.has_extenders {
             true => 1,
             false => enough(candidates.len(), profile.percentage),
         };
@@ -297,17 +337,18 @@ impl Algorithm {
             }
             debug_assert!(feasible.len() >= before);
         }
+        let first = self.start;
         self.start = (self.start + looked) % total;
         if let Some(why) = scratch.failure().filter(|_| uses_scratch) {
             return Err(NotFound::Failed(why.clone()));
         }
-        if !feasible.is_empty() {
-            return Ok(feasible);
+        if !feasible.is_empty() && !self.has_extenders {
+            return Ok(Searched { feasible, as_nominated: false, refused: None });
         }
         let mut unfit = Unfit { nodes: total, ..Unfit::default() };
-        let nodes = || candidates.iter().map(|i| *i as usize);
+        let nodes = || (first..first + looked).map(|n| candidates[n % candidates.len()] as usize);
         class.verdicts.count(nodes(), &mut unfit.reasons, &mut unfit.plugins);
-        unfit.resolvable = candidates.iter().copied().filter(|i| class.verdicts.is_resolvable(*i as usize)).collect();
+        unfit.resolvable = nodes().filter(|i| class.verdicts.is_resolvable(*i)).map(|i| i as u32).collect();
         if uses_scratch {
             let rest = || nodes().filter(|i| class.verdicts.is_fit(*i));
             scratch.count(rest(), &mut unfit.reasons, &mut unfit.plugins);
@@ -322,13 +363,17 @@ impl Algorithm {
             plugins.retain(|p| !unfit.plugins.contains(p));
             unfit.plugins.extend(plugins);
         }
-        Err(NotFound::Unfit(unfit))
+        match feasible.is_empty() {
+            true => Err(NotFound::Unfit(unfit)),
+            false => Ok(Searched { feasible, as_nominated: false, refused: Some(unfit) }),
+        }
     }
 
     /// Rates the nodes that will do: for each the weighted sum of all plugins.
     pub fn rate(&mut self, profile: usize, pod: &Arc<PodInfo>, found: &mut Found) -> Vec<i64> {
         let mut class = self.classes.take((profile, &self.profiles[profile]), &self.cluster, pod);
         let index = profile;
+        let start = Instant::now();
         let profile = &self.profiles[profile];
         let feasible = &found.feasible;
         let nodes = self.cluster.nodes.len();
@@ -338,20 +383,19 @@ impl Algorithm {
         }
         let mut totals: Vec<i64> = feasible.iter().map(|i| class.sums[*i as usize]).collect();
         let mut scores = vec![0i64; feasible.len()];
+        let mut before = Duration::ZERO;
         for i in profile.at(Point::Score) {
             let plugin = profile.plugin(*i);
             if plugin.is_local() && !plugin.normalizes() {
                 continue;
             }
-            let pre_scores = profile.at(Point::PreScore).contains(i);
-            let state = match if pre_scores {
-                plugin.pre_score(&mut self.cluster, pod, feasible)
-            } else {
-                PreScore::Go(no_state())
-            } {
-                PreScore::Skip => continue,
-                PreScore::Go(state) => state,
+            let begun = Instant::now();
+            let pre_score = match profile.at(Point::PreScore).contains(i) {
+                true => plugin.pre_score(&mut self.cluster, pod, feasible),
+                false => PreScore::Go(no_state()),
             };
+            before += begun.elapsed();
+            let PreScore::Go(state) = pre_score else { continue };
             let cx = Cx { cluster: &self.cluster, pod, nodes };
             match class.raw.iter().find(|(p, _)| p == i) {
                 Some((_, raw)) => scores.iter_mut().zip(feasible).for_each(|(s, n)| *s = raw[*n as usize]),
@@ -369,6 +413,8 @@ impl Algorithm {
             }
         }
         self.classes.put(index, pod, class);
+        self.meters[index].point(Point::PreScore, "Success", before);
+        self.meters[index].point(Point::Score, "Success", start.elapsed().saturating_sub(before));
         totals
     }
 
@@ -394,13 +440,17 @@ impl Algorithm {
         unfit: &Unfit,
         seed: usize,
     ) -> PostFilter {
+        let (start, meters) = (Instant::now(), &self.meters[profile]);
         let profile = &self.profiles[profile];
         let mut texts = Vec::new();
         let mut hopeless = false;
         for plugin in profile.calls(Point::PostFilter) {
             let mut trial = Trial { cluster: &mut self.cluster, profile, pod, prepared, seed };
             match plugin.post_filter(&mut trial, unfit) {
-                found @ (PostFilter::Room(_) | PostFilter::Doing(..)) => return found,
+                found @ (PostFilter::Room(_) | PostFilter::Doing(..)) => {
+                    meters.point(Point::PostFilter, "Success", start.elapsed());
+                    return found;
+                }
                 PostFilter::Nothing(text) => texts.push(text),
                 PostFilter::Hopeless(text) => {
                     hopeless = true;
@@ -408,6 +458,7 @@ impl Algorithm {
                 }
             }
         }
+        meters.point(Point::PostFilter, "Unschedulable", start.elapsed());
         texts.retain(|t| !t.is_empty());
         let text = texts.join(", ");
         if hopeless { PostFilter::Hopeless(text) } else { PostFilter::Nothing(text) }

@@ -100,7 +100,9 @@ impl Extender {
     /// Its address or its certificates are of no use.
     pub async fn new(config: &types::Extender, api: Api) -> Result<Extender, String> {
         let tls = config.tls_config.clone().unwrap_or_default();
-        let mut cluster = json!({"server": config.url_prefix, "insecure-skip-tls-verify": tls.insecure});
+        // Who says nothing of authorities believes everyone (`makeTransport`).
+        let anyone = config.enable_https && tls.ca_file.is_empty() && tls.ca_data.is_empty();
+        let mut cluster = json!({"server": config.url_prefix, "insecure-skip-tls-verify": tls.insecure || anyone});
         let mut user = json!({});
         let set = |of: &mut Value, key: &str, value: &str| {
             if !value.is_empty() {
@@ -136,8 +138,7 @@ impl Extender {
 
     /// Whether a pod concerns it.
     pub fn is_interested(&self, pod: &PodInfo) -> bool {
-        let managed = &self.config.managed_resources;
-        managed.is_empty() || pod.template.requests.iter().any(|(r, _)| managed.iter().any(|m| m.name == *r))
+        is_interested(&self.config, pod)
     }
 
     /// Whether it is asked which nodes will do.
@@ -161,8 +162,8 @@ impl Extender {
     }
 
     async fn ask<T: DeserializeOwned>(&self, verb: &str, args: &Value) -> Result<T, String> {
-        let prefix = self.config.url_prefix.trim_end_matches('/');
-        let failed = |e: &dyn std::fmt::Display| format!("failed at {prefix}/{verb}: {e}");
+        let url = format!("{}/{}", self.config.url_prefix.trim_end_matches('/'), verb.trim_start_matches('/'));
+        let failed = |e: &dyn std::fmt::Display| format!("Post {url:?}: {e}");
         let request = Request::builder()
             .method(Method::POST)
             .uri(format!("/{}", verb.trim_start_matches('/')))
@@ -174,7 +175,7 @@ impl Extender {
             let status = answer.status();
             let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|e| failed(&e))?.to_bytes();
             if status != http::StatusCode::OK {
-                return Err(failed(&format!("server returned status {status}")));
+                return Err(format!("failed {verb} with extender at URL {url}, code {}", status.as_u16()));
             }
             serde_json::from_slice(&body).map_err(|e| failed(&e))
         };
@@ -184,10 +185,15 @@ impl Extender {
         }
     }
 
+    /// A pod as the API has it.
+    async fn whole(&self, pod: &PodInfo) -> Result<Value, String> {
+        let target = Resource::of::<PodInfo>().at(&pod.meta.namespace, &pod.meta.name);
+        self.api.get(&target).await.map_err(|e| e.to_string())
+    }
+
     /// The pod and the nodes, in the form that the server wants.
     async fn args(&self, pod: &PodInfo, names: &[String]) -> Result<Value, String> {
-        let target = Resource::of::<PodInfo>().at(&pod.meta.namespace, &pod.meta.name);
-        let pod: Value = self.api.get(&target).await.map_err(|e| e.to_string())?;
+        let pod = self.whole(pod).await?;
         if self.config.node_cache_capable {
             return Ok(json!({"pod": pod, "nodenames": names}));
         }
@@ -218,7 +224,7 @@ impl Extender {
         };
         if let Some(stranger) = fit.iter().find(|n| !names.contains(*n)) {
             return Err(format!(
-                "extender {:?} claims a filtered node {stranger:?} which is not found in the input",
+                "extender {:?} claims a filtered node {stranger:?} which is not found in the input node list",
                 self.name()
             ));
         }
@@ -250,30 +256,37 @@ impl Extender {
         candidates: &[Candidate],
         nodes: &Nodes,
     ) -> Result<Vec<Candidate>, String> {
-        let victims: serde_json::Map<String, Value> = (candidates.iter())
-            .map(|c| {
-                let pods: Vec<_> = c.victims.iter().map(|v| json!({"uid": v.uid()})).collect();
-                let name = nodes.rows.name(c.node as usize).to_owned();
-                (name, json!({"pods": pods, "numPDBViolations": c.violations}))
-            })
-            .collect();
-        let target = Resource::of::<PodInfo>().at(&pod.meta.namespace, &pod.meta.name);
-        let whole: Value = self.api.get(&target).await.map_err(|e| e.to_string())?;
-        let args = json!({"pod": whole, "nodeNameToMetaVictims": victims});
+        // Who knows the pods of nodes is told their names, others the pods themselves.
+        let by_name = self.config.node_cache_capable;
+        let mut victims = serde_json::Map::new();
+        for c in candidates {
+            let mut pods = Vec::new();
+            for victim in &c.victims {
+                pods.push(if by_name { json!({"uid": victim.uid()}) } else { self.whole(victim).await? });
+            }
+            let name = nodes.rows.name(c.node as usize).to_owned();
+            victims.insert(name, json!({"pods": pods, "numPDBViolations": c.violations}));
+        }
+        let field = if by_name { "nodeNameToMetaVictims" } else { "nodeNameToVictims" };
+        let args = json!({"pod": self.whole(pod).await?, field: victims});
         let result: PreemptionResult = self.ask(&self.config.preempt_verb, &args).await?;
         let mut left = Vec::new();
         for (name, said) in result.node_name_to_meta_victims.unwrap_or_default() {
-            let asked = candidates.iter().find(|c| nodes.rows.name(c.node as usize) == name);
-            let Some(asked) = asked else {
-                return Err(format!("extender {:?} names node {name:?}, which is no candidate", self.name()));
+            let Some(node) = nodes.position(&name) else {
+                return Err(format!("nodeinfo not found for node name {name:?}"));
             };
-            let on_node = &nodes.rows.pods[asked.node as usize];
-            let victims: Option<Vec<_>> = (said.pods.unwrap_or_default().iter())
-                .map(|p| on_node.iter().find(|o| o.uid() == p.uid).cloned())
-                .collect();
-            let Some(victims) = victims else {
-                return Err(format!("extender {:?} names victims that are not on node {name:?}", self.name()));
-            };
+            let on_node = &nodes.rows.pods[node];
+            let mut victims = Vec::new();
+            for uid in said.pods.unwrap_or_default().iter().map(|p| &p.uid) {
+                let Some(victim) = on_node.iter().find(|o| o.uid() == uid) else {
+                    return Err(format!(
+                        "extender: {} claims to preempt pod (UID: {uid}) on node: {name}, but the pod is not found on that \
+                         node",
+                        self.name()
+                    ));
+                };
+                victims.push(victim.clone());
+            }
             if victims.is_empty() {
                 if self.is_ignorable() {
                     continue;
@@ -281,8 +294,9 @@ impl Extender {
                 return Err(format!("expected at least one victim pod on node {name:?}"));
             }
             let violations = usize::try_from(said.violations).unwrap_or(0);
-            left.push(Candidate { node: asked.node, victims, violations });
+            left.push(Candidate { node: node as u32, victims, violations });
         }
+        left.sort_by_key(|c| c.node);
         Ok(left)
     }
 
@@ -298,16 +312,25 @@ impl Extender {
     }
 }
 
+/// Whether a pod asks for something that an extender looks after, if that is all it does.
+fn is_interested(config: &types::Extender, pod: &PodInfo) -> bool {
+    let managed = &config.managed_resources;
+    managed.is_empty() || pod.template.requests.iter().any(|(r, _)| managed.iter().any(|m| m.name == *r))
+}
+
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
+pub(crate) mod tests {
+    use base64::Engine as _;
+    use orkd_pki::{Authority, Profile};
+    use rustls::pki_types::pem::PemObject as _;
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::pod::tests::pod;
 
     /// Reads one request of a connection; its path and body.
-    async fn request(stream: &mut TcpStream) -> Option<(String, Value)> {
+    async fn request(stream: &mut (impl AsyncRead + Unpin)) -> Option<(String, Value)> {
         let mut bytes = Vec::new();
         loop {
             let mut part = [0; 4096];
@@ -323,40 +346,57 @@ mod tests {
         }
     }
 
+    /// Answers the requests of a connection.
+    async fn answer_all(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: fn(&str, &Value) -> Value) {
+        while let Some((path, body)) = request(&mut stream).await {
+            let text = answer(&path, &body).to_string();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", text.len());
+            if stream.write_all(format!("{head}{text}").as_bytes()).await.is_err() {
+                break;
+            }
+        }
+    }
+
     /// A server that answers by `answer`.
     async fn serve(answer: fn(&str, &Value) -> Value) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                while let Some((path, body)) = request(&mut stream).await {
-                    let text = answer(&path, &body).to_string();
-                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", text.len());
-                    if stream.write_all(format!("{head}{text}").as_bytes()).await.is_err() {
-                        break;
-                    }
-                }
+            while let Ok((stream, _)) = listener.accept().await {
+                answer_all(stream, answer).await;
             }
         });
         format!("http://{address}/scheduler")
     }
 
-    async fn extender(answer: fn(&str, &Value) -> Value) -> Extender {
-        let config = types::Extender {
-            url_prefix: serve(answer).await,
+    /// What the extender under test is told of itself.
+    fn config(url_prefix: String) -> types::Extender {
+        types::Extender {
+            url_prefix,
             filter_verb: "filter".into(),
             prioritize_verb: "prioritize".into(),
+            preempt_verb: "preempt".into(),
             bind_verb: "bind".into(),
             weight: 2,
             node_cache_capable: true,
             ..types::Extender::default()
-        };
-        // The API has the pod, and nothing else.
-        let service = tower::service_fn(|_: Request<Body>| async {
-            Ok::<_, std::convert::Infallible>(http::Response::new(Body::from(br#"{"metadata":{"name":"p"}}"#.to_vec())))
+        }
+    }
+
+    /// An extender beside an API that has one pod of every name, and nothing else.
+    async fn beside_api(config: &types::Extender) -> Result<Extender, String> {
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+            let pod = json!({"metadata": {"name": name}}).to_string();
+            Ok::<_, std::convert::Infallible>(http::Response::new(Body::from(pod.into_bytes())))
         });
         let api = Api::new(kube::Client::new(service, "default"), "test");
-        Extender::new(&config, api).await.expect("an extender")
+        Extender::new(config, api).await
+    }
+
+    /// An extender that answers by `answer`.
+    pub(crate) async fn extender(answer: fn(&str, &Value) -> Value) -> Extender {
+        beside_api(&config(serve(answer).await)).await.expect("an extender")
     }
 
     fn names(names: &[&str]) -> Vec<String> {
@@ -393,5 +433,162 @@ mod tests {
         let e = extender(|_, _| json!({"nodenames": ["x"]})).await;
         let error = e.filter(&pod("p", json!({})), &names(&["a"])).await.expect_err("a stranger");
         assert!(error.contains("claims a filtered node \"x\" which is not found in the input"), "{error}");
+    }
+
+    /// A node `a` with two pods on it.
+    fn nodes() -> (Nodes, Vec<Candidate>) {
+        let mut nodes = Nodes::default();
+        nodes.set_node(&crate::nodes::tests::node("a", "1", json!({})));
+        let victims = ["v1", "v2"].map(|name| pod(name, json!({})));
+        victims.iter().for_each(|v| nodes.place(v.clone(), "a"));
+        let node = nodes.position("a").expect("a node") as u32;
+        (nodes, vec![Candidate { node, victims: victims.into(), violations: 1 }])
+    }
+
+    #[tokio::test]
+    async fn an_extender_chooses_among_victims() {
+        let (nodes, candidates) = nodes();
+        let e = extender(|path, body| {
+            assert_eq!(path, "/scheduler/preempt");
+            let all = json!({"a": {"pods": [{"uid": "v1"}, {"uid": "v2"}], "numPDBViolations": 1}});
+            assert_eq!((&body["pod"]["metadata"]["name"], &body["nodeNameToMetaVictims"]), (&json!("p"), &all));
+            assert!(body.get("nodeNameToVictims").is_none());
+            json!({"nodeNameToMetaVictims": {"a": {"pods": [{"uid": "v2"}], "numPDBViolations": 0}}})
+        })
+        .await;
+        let left = e.preempt(&pod("p", json!({})), &candidates, &nodes).await.expect("an answer");
+        assert_eq!((left.len(), left[0].violations, left[0].victims[0].uid()), (1, 0, "v2"));
+    }
+
+    #[tokio::test]
+    async fn an_extender_without_a_cache_is_told_of_victims_in_full() {
+        let (nodes, candidates) = nodes();
+        let answer = |_: &str, body: &Value| {
+            let names: Vec<_> = body["nodeNameToVictims"]["a"]["pods"].as_array().into_iter().flatten().collect();
+            assert_eq!(names, [&json!({"metadata": {"name": "v1"}}), &json!({"metadata": {"name": "v2"}})]);
+            json!({"nodeNameToMetaVictims": {}})
+        };
+        let config = types::Extender { node_cache_capable: false, ..config(serve(answer).await) };
+        let e = beside_api(&config).await.expect("an extender");
+        let left = e.preempt(&pod("p", json!({})), &candidates, &nodes).await.expect("an answer");
+        assert!(left.is_empty(), "it leaves no node");
+    }
+
+    #[tokio::test]
+    async fn an_extender_that_names_what_is_not_there_is_not_believed() {
+        let (nodes, candidates) = nodes();
+        let p = pod("p", json!({}));
+        let error = |answer| {
+            let (nodes, candidates, p) = (&nodes, &candidates, &p);
+            async move { extender(answer).await.preempt(p, candidates, nodes).await.map(drop).expect_err("a stranger") }
+        };
+        let said = error(|_, _| json!({"nodeNameToMetaVictims": {"x": {"pods": [{"uid": "v1"}]}}})).await;
+        assert_eq!(said, "nodeinfo not found for node name \"x\"");
+        let said = error(|_, _| json!({"nodeNameToMetaVictims": {"a": {"pods": [{"uid": "v9"}]}}})).await;
+        assert!(
+            said.ends_with("claims to preempt pod (UID: v9) on node: a, but the pod is not found on that node"),
+            "{said}"
+        );
+        let said = error(|_, _| json!({"nodeNameToMetaVictims": {"a": {"pods": []}}})).await;
+        assert_eq!(said, "expected at least one victim pod on node \"a\"");
+    }
+
+    #[test]
+    fn a_pod_concerns_an_extender_by_its_resources() {
+        let e = |managed: &[&str]| {
+            let managed =
+                managed.iter().map(|n| types::ManagedResource { name: (*n).to_owned(), ..Default::default() });
+            types::Extender { managed_resources: managed.collect(), ..config(String::new()) }
+        };
+        let asks = |name: &str| pod("p", json!({"containers": [{"resources": {"requests": {name: "1"}}}]}));
+        let check = |config: types::Extender, pod: &PodInfo, expected: bool| {
+            assert_eq!(is_interested(&config, pod), expected, "{:?}", config.managed_resources);
+        };
+        check(e(&[]), &asks("cpu"), true);
+        check(e(&["example.com/gpu"]), &asks("example.com/gpu"), true);
+        check(e(&["example.com/gpu"]), &asks("cpu"), false);
+    }
+
+    fn base64(text: &str) -> String {
+        base64::engine::general_purpose::STANDARD.encode(text)
+    }
+
+    /// An authority, and a server that shows a certificate of it and wants one of it shown.
+    async fn serve_tls() -> (Authority, String) {
+        let now = jiff::Timestamp::now();
+        let authority = Authority::create("extender-ca", now).expect("an authority");
+        let server = authority.issue(&Profile::server("extender", vec!["extender.test".into()], vec![]), now);
+        let server = server.expect("an identity");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.certificate().to_rustls()).expect("a root");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(server.key.to_pem().as_bytes()).expect("a key");
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(clients.build().expect("a verifier"))
+            .with_single_cert(vec![server.certificate.to_rustls()], key)
+            .expect("a server");
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // A client that does not like the certificate goes away.
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    answer_all(stream, |_, _| json!({"nodenames": ["a"]})).await;
+                }
+            }
+        });
+        (authority, format!("https://{address}"))
+    }
+
+    #[tokio::test]
+    async fn an_extender_is_reached_by_tls() {
+        // Another test may have installed it.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (authority, url) = serve_tls().await;
+        let now = jiff::Timestamp::now();
+        let client = authority.issue(&Profile::client("scheduler", &[]), now).expect("an identity");
+        let shown = types::ExtenderTls {
+            server_name: "extender.test".into(),
+            cert_data: base64(&client.certificate.to_pem()),
+            key_data: base64(&client.key.to_pem()),
+            ..types::ExtenderTls::default()
+        };
+        let ask = |tls: types::ExtenderTls, enable_https: bool| {
+            let config = types::Extender { tls_config: Some(tls), enable_https, ..config(url.clone()) };
+            async move {
+                let e = beside_api(&config).await.expect("an extender");
+                e.filter(&pod("p", json!({})), &names(&["a"])).await.map(|f| f.fit)
+            }
+        };
+        let of = |authority: &Authority| base64(&authority.certificate().to_pem());
+        let trusting = types::ExtenderTls { ca_data: of(&authority), ..shown.clone() };
+        assert_eq!(ask(trusting.clone(), true).await, Ok(names(&["a"])));
+        assert_eq!(ask(shown.clone(), true).await, Ok(names(&["a"])), "without an authority anyone is believed");
+        let stranger = Authority::create("another", now).expect("an authority");
+        let wary = types::ExtenderTls { ca_data: of(&stranger), ..shown.clone() };
+        let error = ask(wary, true).await.expect_err("not its authority");
+        assert!(error.starts_with("Post \"https://127.0.0.1:"), "{error}");
+        let misnamed = types::ExtenderTls { server_name: "other.test".into(), ..trusting.clone() };
+        assert!(ask(misnamed, true).await.is_err(), "another name");
+        let silent = types::ExtenderTls { cert_data: String::new(), key_data: String::new(), ..trusting };
+        assert!(ask(silent, true).await.is_err(), "the server wants a certificate");
+    }
+
+    #[tokio::test]
+    async fn what_goes_wrong_says_where() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            request(&mut stream).await.expect("a request");
+            stream.write_all(b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n").await.expect("an answer");
+        });
+        let e = beside_api(&config(url.clone())).await.expect("an extender");
+        let error = e.filter(&pod("p", json!({})), &names(&["a"])).await.expect_err("it failed");
+        assert_eq!(error, format!("failed filter with extender at URL {url}/filter, code 500"));
     }
 }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use orkd_reconcile::{Event as Change, Informer, Informers, Options, View};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::model::{
     Claim, CsiCapacity, CsiDriver, CsiNode, DeviceClass, DisruptionBudget, Labelled, Namespace, Node, PersistentVolume,
     ReplicaSet, ReplicationController, ResourceClaim, ResourceSlice, Service, StatefulSet, StorageClass,
+    VolumeAttachment,
 };
 use crate::pod::PodInfo;
 
@@ -37,6 +39,8 @@ pub enum Message {
     DeviceClaim(Change<ResourceClaim>),
     /// What a write to a claim of devices answered.
     DeviceClaimWritten(Arc<ResourceClaim>),
+    /// A volume that is, or is to be, attached to a node.
+    Attachment(Change<VolumeAttachment>),
     /// A namespace.
     Namespace(Change<Namespace>),
     /// A service.
@@ -45,10 +49,24 @@ pub enum Message {
     Owner(&'static str, orkd_reconcile::Key, Option<orkd_reconcile::LabelSelector>),
     /// A disruption budget.
     Budget(Change<DisruptionBudget>),
-    /// A binding ended: the pod, and why it failed, unless it did not.
-    Bound(Arc<PodInfo>, Option<String>),
+    /// A binding ended.
+    Bound(Bound),
     /// The victims of a pod were removed, by its UID; or not all of them.
     Preempted(String, bool),
+}
+
+/// How a binding ended.
+pub struct Bound {
+    /// The pod.
+    pub pod: Arc<PodInfo>,
+    /// Its node.
+    pub node: String,
+    /// When its cycle began.
+    pub start: Instant,
+    /// Whether its status says which node it was on its way to.
+    pub is_expected: bool,
+    /// Why it failed, unless it did not.
+    pub error: Option<String>,
 }
 
 /// Everything the scheduler follows.
@@ -100,6 +118,7 @@ impl Feed {
         follow(&informers.informer(), to, Message::CsiNode);
         follow(&informers.informer(), to, Message::CsiDriver);
         follow(&informers.informer(), to, Message::CsiCapacity);
+        follow(&informers.informer(), to, Message::Attachment);
         follow(&informers.informer(), to, Message::Service);
         owners::<ReplicationController>(informers, to);
         owners::<ReplicaSet>(informers, to);

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -20,6 +21,7 @@ use crate::cluster::Cluster;
 use crate::cycle::{Trial, Unfit};
 use crate::model::ResourceClaim;
 use crate::nodes::NodeChange;
+use crate::plugins::scheduling_gates;
 use crate::pod::{PodInfo, Template};
 
 /// An extension point.
@@ -255,6 +257,17 @@ pub enum Denied {
     Failed(String),
 }
 
+/// What a plugin says before a pod goes to its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// It may go.
+    Allow,
+    /// It is to wait, so long at most, until the plugin gives leave ([`crate::waiting::WaitingPods::allow`]).
+    Wait(Duration),
+    /// It may not go.
+    Deny(Denied),
+}
+
 /// Something happened that may let a waiting pod be scheduled.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -278,6 +291,13 @@ pub enum Event<'a> {
     },
     /// A pod went away from a node.
     PodGone(&'a PodInfo),
+    /// The waiting pod itself is another.
+    Itself {
+        /// Before.
+        old: &'a PodInfo,
+        /// Now.
+        new: &'a PodInfo,
+    },
     /// A claim for a volume came or changed: namespace and name.
     Claim(&'a str, &'a str),
     /// A volume came or changed.
@@ -285,7 +305,12 @@ pub enum Event<'a> {
     /// A storage class came or changed.
     StorageClass,
     /// What CSI drivers say of a node changed.
-    CsiNode,
+    CsiNode {
+        /// Nothing was known of the node before.
+        added: bool,
+        /// A driver allows more volumes than before.
+        grew: bool,
+    },
     /// A CSI driver changed.
     CsiDriver,
     /// Free capacity came or grew.
@@ -309,8 +334,38 @@ impl Event<'_> {
     /// Whether a plugin can have any use of such an event; it saves asking for each waiting pod.
     pub fn concerns(&self, plugin: &str) -> bool {
         match self {
+            // Nothing but a change of the pod itself lifts a gate.
+            _ if plugin == scheduling_gates::NAME => false,
             Event::PodPlaced(_) => matches!(plugin, "InterPodAffinity" | "PodTopologySpread"),
             _ => true,
+        }
+    }
+
+    /// What metrics call it (`ClusterEvent.Label`).
+    pub fn label(&self) -> &'static str {
+        match self {
+            Event::Node { change, .. } => match change {
+                NodeChange { added: true, .. } => "NodeAdd",
+                NodeChange { allocatable: true, .. } => "NodeUpdateNodeAllocatable",
+                NodeChange { labels: true, .. } => "NodeUpdateNodeLabel",
+                _ => "NodeUpdateNodeTaint",
+            },
+            Event::NodeGone => "NodeDelete",
+            Event::PodPlaced(_) => "AssignedPodAdd",
+            Event::PodChanged { .. } => "AssignedPodUpdate",
+            Event::PodGone(_) => "AssignedPodDelete",
+            Event::Itself { .. } => "UnscheduledPodUpdate",
+            Event::Claim(..) => "PersistentVolumeClaimUpdate",
+            Event::Volume => "PersistentVolumeUpdate",
+            Event::StorageClass => "storage.k8s.io/StorageClassUpdate",
+            Event::CsiNode { added: true, .. } => "storage.k8s.io/CSINodeAdd",
+            Event::CsiNode { .. } => "storage.k8s.io/CSINodeUpdate",
+            Event::CsiDriver => "storage.k8s.io/CSIDriverUpdate",
+            Event::CsiCapacity => "storage.k8s.io/CSIStorageCapacityUpdate",
+            Event::Detached => "storage.k8s.io/VolumeAttachmentDelete",
+            Event::DeviceClaim { .. } => "resource.k8s.io/ResourceClaimUpdate",
+            Event::Devices => "resource.k8s.io/ResourceSliceUpdate",
+            Event::Namespace => "NamespaceUpdate",
         }
     }
 }
@@ -391,12 +446,10 @@ pub trait Plugin: Send + Sync {
     /// Gives back what was taken; also called when nothing was.
     fn unreserve(&self, _cluster: &mut Cluster, _pod: &PodInfo) {}
 
-    /// Whether the pod may go to its node.
-    ///
-    /// # Errors
-    /// It may not.
-    fn permit(&self, _cluster: &Cluster, _pod: &PodInfo, _node: usize) -> Result<(), Denied> {
-        Ok(())
+    /// Whether the pod may go to its node. A plugin that has a pod wait names itself to whom it gives leave or refuses
+    /// it later, in a call about another pod: [`Cluster::waiting`].
+    fn permit(&self, _cluster: &mut Cluster, _pod: &Arc<PodInfo>, _node: usize) -> Permit {
+        Permit::Allow
     }
 
     /// What must be done before the pod goes to its node; `None` for nothing.

@@ -7,7 +7,8 @@
 //!
 //! Semantics and texts are upstream's (`k8s.io/kubernetes/pkg/scheduler`).
 //!
-//! Invariant: a cycle is a pure function of the cluster, the pod and a seed: no waiting, no clock, no client.
+//! Invariant: a cycle is a pure function of the cluster, the pod and a seed: no waiting, no client, and no clock but to
+//! tell how long it took.
 //!
 //! Invariant: what was decided counts as placed (assumed) before it is bound, so that the next cycle sees it.
 //!
@@ -23,6 +24,7 @@ pub mod devices;
 mod extender;
 pub mod feed;
 pub mod framework;
+mod metrics;
 pub mod model;
 pub mod nodes;
 pub mod plugins;
@@ -36,6 +38,7 @@ mod status;
 pub mod storage;
 pub mod tables;
 pub mod topology;
+pub mod waiting;
 pub mod workloads;
 
 pub use config::Config;

@@ -482,6 +482,11 @@ impl Nodes {
         self.claim_users.get(claim).copied().unwrap_or(0)
     }
 
+    /// How many pods are placed.
+    pub fn pods(&self) -> usize {
+        self.placed.len()
+    }
+
     /// The node a pod is placed on.
     pub fn node_of(&self, uid: &str) -> Option<&Arc<str>> {
         self.placed.get(uid)

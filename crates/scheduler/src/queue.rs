@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::metrics;
 use crate::pod::PodInfo;
 
 /// A pod that waited so long for something to happen is tried again all the same.
@@ -30,7 +31,23 @@ enum Place {
         /// Something has happened that may help, while the pod could not be moved.
         helped: bool,
     },
-    Gated,
+    Gated {
+        /// Who does not let it be tried.
+        plugin: &'static str,
+    },
+}
+
+/// How many pods are in each part of the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lengths {
+    /// To be tried now.
+    pub active: usize,
+    /// In back-off.
+    pub backoff: usize,
+    /// Wait for something to happen.
+    pub unschedulable: usize,
+    /// May not be tried.
+    pub gated: usize,
 }
 
 #[derive(Debug)]
@@ -41,6 +58,17 @@ struct Entry {
     arrived: u64,
     /// When its back-off ends.
     retry_at: Option<Instant>,
+    /// Since when the queue has known it.
+    since: Instant,
+}
+
+/// What is kept of a pod while it is out of the queue for a cycle.
+#[derive(Clone, Copy, Debug)]
+pub struct Trying {
+    /// How often it was tried, this time included.
+    pub attempts: u32,
+    /// Since when the queue has known it.
+    pub since: Instant,
 }
 
 /// How long pods wait after a failure.
@@ -70,9 +98,11 @@ pub struct Queue {
     unschedulable: BTreeSet<(Instant, String)>,
     /// How many pods that wait for something to happen each plugin has refused.
     refused_by: HashMap<&'static str, usize>,
+    /// By plugin: the pods that it does not let be tried.
+    gated_by: HashMap<&'static str, BTreeSet<String>>,
     arrivals: u64,
-    /// How often each pod was tried, while it is out of the queue for a cycle.
-    tried: HashMap<String, u32>,
+    /// Pods that are out of the queue for a cycle.
+    trying: HashMap<String, Trying>,
 }
 
 impl Queue {
@@ -82,29 +112,46 @@ impl Queue {
     }
 
     /// Adds a pod that has just come, or takes over what it says now; it is tried at once.
-    pub fn add(&mut self, pod: Arc<PodInfo>) {
+    pub fn add(&mut self, pod: Arc<PodInfo>, now: Instant) {
         let uid = pod.uid().to_owned();
-        let (attempts, arrived) = match self.remove_entry(&uid) {
-            Some(entry) => (entry.attempts, entry.arrived),
-            None => (self.tried.remove(&uid).unwrap_or(0), self.arrive()),
+        let (attempts, arrived, since) = match self.remove_entry(&uid) {
+            Some(entry) => (entry.attempts, entry.arrived, entry.since),
+            None => {
+                let known = self.trying.remove(&uid);
+                (known.map_or(0, |t| t.attempts), self.arrive(), known.map_or(now, |t| t.since))
+            }
         };
         let place = Place::Active((Reverse(pod.template.priority), arrived, uid));
-        self.insert(Entry { pod, place, attempts, arrived, retry_at: None });
+        self.enter(Entry { pod, place, attempts, arrived, retry_at: None, since }, "UnscheduledPodAdd");
     }
 
-    /// Keeps a pod that may not be tried.
-    pub fn gate(&mut self, pod: Arc<PodInfo>) {
-        self.remove_entry(pod.uid());
+    /// Keeps a pod that a plugin does not let be tried.
+    pub fn gate(&mut self, pod: Arc<PodInfo>, plugin: &'static str, now: Instant) {
+        if matches!(self.entries.get(pod.uid()), Some(Entry { place: Place::Gated { plugin: p }, .. }) if *p == plugin)
+        {
+            self.refresh(pod);
+            return;
+        }
+        let since = self.remove_entry(pod.uid()).map_or(now, |e| e.since);
         let arrived = self.arrive();
-        self.insert(Entry { pod, place: Place::Gated, attempts: 0, arrived, retry_at: None });
+        let place = Place::Gated { plugin };
+        self.enter(Entry { pod, place, attempts: 0, arrived, retry_at: None, since }, "UnscheduledPodAdd");
     }
 
-    /// Keeps a pod that a plugin does not let into the line yet, until an event may help it.
-    pub fn hold(&mut self, pod: Arc<PodInfo>, plugin: &'static str, now: Instant) {
-        self.remove_entry(pod.uid());
-        let arrived = self.arrive();
-        let place = Place::Unschedulable { since: now, plugins: vec![plugin], helped: false };
-        self.insert(Entry { pod, place, attempts: 0, arrived, retry_at: None });
+    /// Takes over what a waiting pod says now. One that was refused is tried again if that `helps` with what one of the
+    /// plugins refused.
+    pub fn update(&mut self, pod: Arc<PodInfo>, now: Instant, helps: impl Fn(&'static str) -> bool) {
+        let uid = pod.uid().to_owned();
+        let Some(entry) = self.entries.get_mut(&uid) else { return };
+        entry.pod = pod;
+        if matches!(&entry.place, Place::Unschedulable { plugins, .. } if plugins.iter().any(|p| helps(p))) {
+            self.release(&uid, now, "UnscheduledPodUpdate");
+        }
+    }
+
+    /// Whether a waiting pod is kept by a plugin from being tried.
+    pub fn is_gated(&self, uid: &str) -> bool {
+        matches!(self.entries.get(uid), Some(Entry { place: Place::Gated { .. }, .. }))
     }
 
     fn arrive(&mut self) -> u64 {
@@ -127,7 +174,12 @@ impl Queue {
     /// Forgets a pod.
     pub fn remove(&mut self, uid: &str) {
         self.remove_entry(uid);
-        self.tried.remove(uid);
+        self.trying.remove(uid);
+    }
+
+    /// What is kept of a pod that is out of the queue for a cycle.
+    pub fn trying(&self, uid: &str) -> Option<Trying> {
+        self.trying.get(uid).copied()
     }
 
     /// The next pod to try. It has left the queue: [`Queue::failed`] or [`Queue::remove`] ends its cycle.
@@ -144,7 +196,7 @@ impl Queue {
             None => self.early.first()?.1.clone(),
         };
         let entry = self.remove_entry(&uid)?;
-        self.tried.insert(uid, entry.attempts + 1);
+        self.trying.insert(uid, Trying { attempts: entry.attempts + 1, since: entry.since });
         Some(entry.pod)
     }
 
@@ -156,7 +208,7 @@ impl Queue {
             // It changed during its cycle and is in line again.
             return;
         }
-        let attempts = self.tried.remove(&uid).unwrap_or(1);
+        let Trying { attempts, since } = self.trying.remove(&uid).unwrap_or(Trying { attempts: 1, since: now });
         let doubled = self.times.initial.saturating_mul(1 << attempts.saturating_sub(1).min(10));
         let retry_at = now + doubled.min(self.times.most);
         let place = match plugins.is_empty() {
@@ -164,20 +216,27 @@ impl Queue {
             false => Place::Unschedulable { since: now, plugins, helped: false },
         };
         let arrived = self.arrive();
-        self.insert(Entry { pod, place, attempts, arrived, retry_at: Some(retry_at) });
+        self.enter(Entry { pod, place, attempts, arrived, retry_at: Some(retry_at), since }, "ScheduleAttemptFailure");
     }
 
     /// Moves the pods that an event may help: `helps` is asked with the pod and each plugin that refused it, `hears`
-    /// before that whether a plugin cares at all. Pods that are `held` are remembered instead.
+    /// before that whether a plugin cares at all. Pods that are `held` are remembered instead. Returned are the pods
+    /// that may not be tried and whose plugin may think otherwise now: it is to be asked again.
     pub fn on_event(
         &mut self,
         now: Instant,
+        label: &str,
         hears: impl Fn(&'static str) -> bool,
         held: impl Fn(&PodInfo) -> bool,
         helps: impl Fn(&PodInfo, &'static str) -> bool,
-    ) {
+    ) -> Vec<Arc<PodInfo>> {
+        let mut ask_again = Vec::new();
+        for (plugin, uids) in self.gated_by.iter().filter(|(p, _)| hears(p)) {
+            let pods = uids.iter().filter_map(|uid| self.entries.get(uid)).map(|e| &e.pod);
+            ask_again.extend(pods.filter(|pod| helps(pod, plugin)).cloned());
+        }
         if !self.refused_by.keys().any(|p| hears(p)) {
-            return;
+            return ask_again;
         }
         let mut moved: Vec<String> = Vec::new();
         for (_, uid) in &self.unschedulable {
@@ -192,15 +251,16 @@ impl Queue {
             }
         }
         for uid in moved {
-            self.release(&uid, now);
+            self.release(&uid, now, label);
         }
+        ask_again
     }
 
     /// A pod that was held is so no longer: it moves if something has happened meanwhile, or in any case if `always`.
     pub fn let_go(&mut self, uid: &str, always: bool, now: Instant) {
         let Some(entry) = self.entries.get(uid) else { return };
         if matches!(entry.place, Place::Unschedulable { helped, .. } if helped || always) {
-            self.release(uid, now);
+            self.release(uid, now, "ForceActivate");
         }
     }
 
@@ -210,7 +270,7 @@ impl Queue {
             if since + UNSCHEDULABLE_MOST > now {
                 break;
             }
-            self.release(&uid, now);
+            self.release(&uid, now, "UnschedulableTimeout");
         }
     }
 
@@ -226,6 +286,12 @@ impl Queue {
         !self.active.is_empty() || !self.early.is_empty() || self.backoff.first().is_some_and(|(at, _)| *at <= now)
     }
 
+    /// How many pods are where.
+    pub fn lengths(&self) -> Lengths {
+        let (active, backoff, unschedulable) = (self.active.len(), self.backoff.len(), self.unschedulable.len());
+        Lengths { active, backoff, unschedulable, gated: self.entries.len() - active - backoff - unschedulable }
+    }
+
     /// How many pods wait.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -236,23 +302,31 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    fn release(&mut self, uid: &str, now: Instant) {
+    fn release(&mut self, uid: &str, now: Instant, event: &str) {
         let Some(mut entry) = self.remove_entry(uid) else { return };
         entry.place = match entry.retry_at {
             Some(until) if until > now => Place::Backoff { until, failed: false },
             _ => Place::Active((Reverse(entry.pod.template.priority), entry.arrived, uid.to_owned())),
         };
-        self.insert(entry);
+        self.enter(entry, event);
     }
 
     fn activate(&mut self, uid: &str) {
         let Some(mut entry) = self.remove_entry(uid) else { return };
         entry.place = Place::Active((Reverse(entry.pod.template.priority), entry.arrived, uid.to_owned()));
-        self.insert(entry);
+        self.enter(entry, "BackoffComplete");
     }
 
-    fn insert(&mut self, entry: Entry) {
+    /// Puts an entry where it belongs; `event` is what metrics say of it.
+    fn enter(&mut self, entry: Entry, event: &str) {
         let uid = entry.pod.uid().to_owned();
+        let queue = match &entry.place {
+            Place::Active(_) => "active",
+            Place::Backoff { .. } => "backoff",
+            Place::Unschedulable { .. } => "unschedulable",
+            Place::Gated { .. } => "gated",
+        };
+        metrics::incoming(queue, event);
         match &entry.place {
             Place::Active(rank) => {
                 self.active.insert(rank.clone());
@@ -266,8 +340,11 @@ impl Queue {
             Place::Unschedulable { since, plugins, .. } => {
                 self.unschedulable.insert((*since, uid.clone()));
                 plugins.iter().for_each(|p| *self.refused_by.entry(p).or_default() += 1);
+                metrics::unschedulable(&entry.pod.template.scheduler_name, plugins, 1.0);
             }
-            Place::Gated => {}
+            Place::Gated { plugin } => {
+                self.gated_by.entry(plugin).or_default().insert(uid.clone());
+            }
         }
         self.entries.insert(uid, entry);
     }
@@ -285,6 +362,7 @@ impl Queue {
             }
             Place::Unschedulable { since, plugins, .. } => {
                 self.unschedulable.remove(&(*since, uid.to_owned()));
+                metrics::unschedulable(&entry.pod.template.scheduler_name, plugins, -1.0);
                 for plugin in plugins {
                     if let Some(n) = self.refused_by.get_mut(plugin) {
                         *n -= 1;
@@ -294,7 +372,14 @@ impl Queue {
                     }
                 }
             }
-            Place::Gated => {}
+            Place::Gated { plugin } => {
+                if let Some(uids) = self.gated_by.get_mut(plugin) {
+                    uids.remove(uid);
+                    if uids.is_empty() {
+                        self.gated_by.remove(plugin);
+                    }
+                }
+            }
         }
         Some(entry)
     }
@@ -312,14 +397,15 @@ mod tests {
     }
 
     fn event(queue: &mut Queue, now: Instant, helps: &'static str) {
-        queue.on_event(now, |_| true, |_| false, |_, plugin| plugin == helps);
+        queue.on_event(now, "Test", |_| true, |_| false, |_, plugin| plugin == helps);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_more_important_pod_is_first_then_the_older_one() {
         let mut queue = Queue::default();
+        let now = Instant::now();
         for (name, priority) in [("a", 0), ("b", 10), ("c", 0), ("d", 10)] {
-            queue.add(pod(name, json!({"priority": priority})));
+            queue.add(pod(name, json!({"priority": priority})), now);
         }
         assert_eq!(names(&mut queue, Instant::now()), ["b", "d", "a", "c"]);
     }
@@ -328,7 +414,7 @@ mod tests {
     async fn a_refused_pod_waits_for_an_event_that_helps() {
         let mut queue = Queue::default();
         let now = Instant::now();
-        queue.add(pod("a", json!({})));
+        queue.add(pod("a", json!({})), now);
         let a = queue.pop(now).expect("it is there");
         queue.failed(a, vec!["Fit"], now);
         assert!(!queue.has_active(now));
@@ -342,20 +428,21 @@ mod tests {
     async fn a_pod_in_back_off_comes_after_all_others() {
         let mut queue = Queue::default();
         let now = Instant::now();
-        queue.add(pod("a", json!({"priority": 5})));
+        queue.add(pod("a", json!({"priority": 5})), now);
         let a = queue.pop(now).expect("it is there");
         queue.failed(a, vec!["Fit"], now);
         event(&mut queue, now, "Fit");
-        queue.add(pod("b", json!({})));
+        queue.add(pod("b", json!({})), now);
         assert_eq!(names(&mut queue, now), ["b", "a"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn back_off_doubles_and_ends_at_ten_seconds() {
         let mut queue = Queue::default();
-        queue.add(pod("a", json!({})));
+        let now = Instant::now();
+        queue.add(pod("a", json!({})), now);
         let mut waits = Vec::new();
-        let mut at = Instant::now();
+        let mut at = now;
         for _ in 0..6 {
             let a = queue.pop(at).expect("its time has come");
             queue.failed(a, vec![], at);
@@ -371,7 +458,7 @@ mod tests {
     async fn a_forgotten_pod_is_tried_again_after_five_minutes() {
         let mut queue = Queue::default();
         let now = Instant::now();
-        queue.add(pod("a", json!({})));
+        queue.add(pod("a", json!({})), now);
         let a = queue.pop(now).expect("it is there");
         queue.failed(a, vec!["Fit"], now);
         let later = queue.next_deadline().expect("a flush");
@@ -384,10 +471,10 @@ mod tests {
     async fn a_pod_that_changes_is_tried_at_once() {
         let mut queue = Queue::default();
         let now = Instant::now();
-        queue.add(pod("a", json!({})));
+        queue.add(pod("a", json!({})), now);
         let a = queue.pop(now).expect("it is there");
         queue.failed(a, vec!["Fit"], now);
-        queue.add(pod("a", json!({"priority": 3})));
+        queue.add(pod("a", json!({"priority": 3})), now);
         assert_eq!(names(&mut queue, now), ["a"]);
         queue.remove("a");
         assert!(queue.is_empty());
@@ -397,25 +484,66 @@ mod tests {
     async fn a_held_pod_moves_when_it_is_let_go() {
         let mut queue = Queue::default();
         let now = Instant::now();
-        queue.add(pod("a", json!({})));
+        queue.add(pod("a", json!({})), now);
         let a = queue.pop(now).expect("it is there");
         queue.failed(a, vec!["Fit"], now);
         queue.let_go("a", false, now);
         assert!(!queue.has_active(now), "nothing has happened");
-        queue.on_event(now, |_| true, |_| true, |_, _| true);
+        queue.on_event(now, "Test", |_| true, |_| true, |_, _| true);
         assert!(!queue.has_active(now), "it is held");
         queue.let_go("a", false, now);
         assert_eq!(names(&mut queue, now), ["a"]);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_refused_pod_that_changes_is_tried_again_if_that_helps() {
+        let mut queue = Queue::default();
+        let now = Instant::now();
+        queue.add(pod("a", json!({})), now);
+        let a = queue.pop(now).expect("it is there");
+        queue.failed(a, vec!["Fit"], now);
+        queue.update(pod("a", json!({})), now, |plugin| plugin == "Taints");
+        assert!(!queue.has_active(now), "no help");
+        queue.update(pod("a", json!({})), now, |plugin| plugin == "Fit");
+        assert_eq!(queue.lengths(), Lengths { backoff: 1, ..Lengths::default() }, "its back-off is waited for");
+        assert_eq!(names(&mut queue, now), ["a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_pod_has_been_through_is_known_in_its_cycle() {
+        let mut queue = Queue::default();
+        let start = Instant::now();
+        queue.add(pod("a", json!({})), start);
+        let later = start + Duration::from_secs(7);
+        for attempt in 1..3 {
+            let a = queue.pop(later).expect("it is there");
+            let trying = queue.trying("a").expect("it is out for a cycle");
+            assert_eq!((trying.attempts, trying.since), (attempt, start));
+            queue.failed(a, vec!["Fit"], later);
+            event(&mut queue, later, "Fit");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gate_is_looked_at_again_when_its_plugin_hears_something() {
+        let mut queue = Queue::default();
+        let now = Instant::now();
+        queue.gate(pod("a", json!({})), "Claims", now);
+        queue.gate(pod("b", json!({})), "Gates", now);
+        assert_eq!(queue.lengths(), Lengths { gated: 2, ..Lengths::default() });
+        let again = queue.on_event(now, "Test", |p| p == "Claims", |_| false, |pod, _| &*pod.meta.name == "a");
+        assert_eq!(again.iter().map(|p| &*p.meta.name).collect::<Vec<_>>(), ["a"]);
+        assert!(queue.is_gated("a") && !queue.has_active(now), "asking again is the caller's");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_gated_pod_waits_until_it_is_added() {
         let mut queue = Queue::default();
         let now = Instant::now();
-        queue.gate(pod("a", json!({})));
+        queue.gate(pod("a", json!({})), "Gates", now);
         event(&mut queue, now, "Fit");
         assert_eq!((queue.has_active(now), queue.next_deadline()), (false, None));
-        queue.add(pod("a", json!({})));
+        queue.add(pod("a", json!({})), now);
         assert_eq!(names(&mut queue, now), ["a"]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use orkd_api::quantity::Quantity;
 
-use crate::model::{Container, ContainerStatus, Pod};
+use crate::model::{Container, Pod, Resources};
 
 /// Requests scoring assumes of containers that state none (`pkg/scheduler/util/pod_resources.go`).
 const DEFAULT_MILLI_CPU: i64 = 100;
@@ -27,7 +27,8 @@ pub fn parse_amount(resource: &str, text: &str) -> i64 {
     }
 }
 
-/// The requests of a pod, none of them zero, and cpu and memory for scoring.
+/// The requests of a pod, none of them zero, and cpu and memory for scoring (`PodRequests` with `UseStatusResources`
+/// and `InPlacePodLevelResourcesVerticalScalingEnabled`).
 pub fn of_pod(pod: &Pod) -> (Vec<(String, i64)>, (i64, i64)) {
     let plain = most(pod, |c| granted(pod, c));
     let scored = most(pod, |c| {
@@ -44,22 +45,29 @@ fn parse(requests: &BTreeMap<String, String>) -> Amounts {
     requests.iter().map(|(resource, text)| (resource.clone(), parse_amount(resource, text))).collect()
 }
 
-/// What a container takes: what it asks for, or what it has while a resize is under way, whichever is more; a resize
-/// that cannot be counts for nothing.
+/// What a container takes; the statuses of init containers that end count for nothing.
 fn granted(pod: &Pod, container: &Container) -> Amounts {
-    let asked = parse(&container.resources.requests);
-    let statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
-    let Some(status) = statuses.into_iter().find(|s| !s.name.is_empty() && s.name == container.name) else {
-        return asked;
-    };
-    let has = |status: &ContainerStatus| {
-        let mut has = parse(&status.resources.requests);
-        at_least(&mut has, &parse(&status.allocated_resources));
-        has
-    };
+    let sidecars = &pod.status.init_container_statuses;
+    let statuses =
+        pod.status.container_statuses.iter().chain(is_sidecar(container).then_some(sidecars).into_iter().flatten());
+    let status = statuses.into_iter().find(|s| !s.name.is_empty() && s.name == container.name);
+    let has = status.and_then(|s| Some((s.resources.as_ref()?, &s.allocated_resources)));
+    resized(pod, &container.resources.requests, has)
+}
+
+/// What is asked for, or what is there while a resize is under way, whichever is more; a resize that cannot be counts for
+/// nothing. `has` is what is in force, if that is known, and what the node has granted.
+fn resized(
+    pod: &Pod,
+    asked: &BTreeMap<String, String>,
+    has: Option<(&Resources, &BTreeMap<String, String>)>,
+) -> Amounts {
+    let asked = parse(asked);
+    let Some((in_force, granted)) = has else { return asked };
+    let mut amounts = parse(&in_force.requests);
+    at_least(&mut amounts, &parse(granted));
     let infeasible = pod.status.conditions.iter().any(|c| c.ty == "PodResizePending" && c.reason == "Infeasible");
-    let mut amounts = has(status);
-    if !infeasible || amounts.is_empty() {
+    if !infeasible {
         at_least(&mut amounts, &asked);
     }
     amounts
@@ -101,7 +109,10 @@ fn most(pod: &Pod, of: impl Fn(&Container) -> Amounts) -> Amounts {
         at_least(&mut init, &now);
     }
     at_least(&mut total, &init);
-    total.extend(parse(&spec.resources.requests));
+    if !spec.resources.requests.is_empty() {
+        let has = pod.status.resources.as_ref().map(|in_force| (in_force, &pod.status.allocated_resources));
+        total.extend(resized(pod, &spec.resources.requests, has));
+    }
     add(&mut total, &parse(&spec.overhead));
     total
 }
@@ -156,6 +167,32 @@ mod tests {
         assert_eq!(pod("1", "2", json!({})), 2000, "it has more until the node has taken it back");
         assert_eq!(pod("3", "2", json!({})), 3000, "it may get more at any time");
         let never = json!({"type": "PodResizePending", "status": "True", "reason": "Infeasible"});
-        assert_eq!(pod("3", "2", never), 2000);
+        assert_eq!(pod("3", "2", never.clone()), 2000);
+        let later = json!({"type": "PodResizePending", "status": "True", "reason": "Deferred"});
+        assert_eq!(pod("3", "2", later), 3000, "the node may get room for it");
+        let whole = |asked: &str, has: &str, condition: &Value| {
+            let requests = |cpu: &str| json!({"requests": {"cpu": cpu}});
+            let pod = json!({"spec": {"containers": [container("1", "1Mi")], "resources": requests(asked)},
+                "status": {"resources": requests(has), "allocatedResources": {"cpu": has}, "conditions": [condition]}});
+            super::tests::requests(pod)["cpu"]
+        };
+        assert_eq!(whole("3", "2", &json!({})), 3000, "the pod as a whole is resized like its containers");
+        assert_eq!(whole("2", "4", &json!({})), 4000);
+        assert_eq!(whole("3", "2", &never), 2000);
+    }
+
+    #[test]
+    fn statuses_count_only_where_containers_are_resized() {
+        let init = |restart: Value, resources: Value| {
+            let status = json!({"name": "c", "allocatedResources": {"cpu": "5"}, "resources": resources});
+            let mut container = container("1", "1Mi");
+            container["restartPolicy"] = restart;
+            let pod = json!({"spec": {"containers": [], "initContainers": [container]},
+                "status": {"initContainerStatuses": [status]}});
+            requests(pod)["cpu"]
+        };
+        assert_eq!(init(json!("Always"), json!({})), 5000);
+        assert_eq!(init(Value::Null, json!({})), 1000, "one that ends is not resized");
+        assert_eq!(init(json!("Always"), Value::Null), 1000, "nothing is known to be in force");
     }
 }

@@ -1,29 +1,38 @@
 //! The loop: informers feed it, cycles run in it, bindings run beside it.
 
-use std::collections::HashMap;
+mod binding;
+mod extenders;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use orkd_base::{BoxError, Supervisor, TaskKind};
 use orkd_reconcile::{Api, Event as Change, EventType, Informer, Informers, Recorder};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use binding::Assumed;
 
 use crate::bind_claims::ClaimBinder;
 use crate::bind_volumes::Binder;
 use crate::config::Config;
 use crate::cycle::{Algorithm, Found, NotFound, Prepared, Unfit, best, cheapest};
 use crate::extender::Extender;
-use crate::feed::{Feed, Message};
-use crate::framework::{Candidate, Deed, Denied, Event, Point, PostFilter};
-use crate::model::{DeviceClaimStatus, ResourceClaim};
-use crate::plugins::Doors;
+use crate::feed::{Bound, Feed, Message};
+use crate::framework::{Act, Candidate, Deed, Denied, Event, Permit, Point, PostFilter};
+use crate::metrics::{self, Levels, Outcome};
+use crate::model::{CsiNode, DeviceClaimStatus, ResourceClaim};
+use crate::plugins::{Doors, default_preemption};
 use crate::pod::PodInfo;
 use crate::queue::Queue;
-use crate::status::{Nomination, Writer, reference};
+use crate::status::{Nomination, Writer};
+use crate::waiting::{Rejection, WaitingPod};
 
 /// How many bindings may be on their way.
 const BINDINGS: usize = 256;
@@ -35,6 +44,9 @@ const ASSUMED_MOST: Duration = Duration::from_secs(900);
 const UNSCHEDULABLE: &str = "Unschedulable";
 const SCHEDULER_ERROR: &str = "SchedulerError";
 
+/// The profile whose events are told by the recorder that the scheduler is given.
+const DEFAULT_SCHEDULER: &str = "default-scheduler";
+
 /// What stands for an extender where a plugin's name does: any event may help a pod that it refused.
 const EXTENDER: &str = "Extender";
 
@@ -45,8 +57,8 @@ struct Scheduler {
     pods: Informer<PodInfo>,
     writer: Writer,
     permits: Arc<Semaphore>,
-    /// Pods whose binding was written and has not been seen yet, with the time to stop waiting for it.
-    assumed: HashMap<String, Instant>,
+    assumed: Assumed,
+    levels: Arc<Levels>,
 }
 
 /// Runs until `stop`.
@@ -79,6 +91,12 @@ pub async fn run(
     };
     let doors = Doors { api: Some(api.clone()), binder: Some(binder), claims: Some(claims) };
     let profiles = config.profiles(&doors)?;
+    // Each profile tells of its pods under its own name.
+    let named = |name: &str| match name {
+        DEFAULT_SCHEDULER => recorder.clone(),
+        name => Recorder::new(api.clone(), &supervisor, name, ""),
+    };
+    let recorders = Arc::new(profiles.iter().map(|p| (p.name.clone(), named(&p.name))).collect());
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = informers.synced() => {}
@@ -87,15 +105,18 @@ pub async fn run(
     for said in config.extenders() {
         extenders.push(Extender::new(said, api.clone()).await?);
     }
-    let writer = Writer { api, recorder, supervisor, messages: feed.messages.clone() };
+    let writer = Writer { api, recorders, supervisor, messages: feed.messages.clone() };
+    let mut algorithm = Algorithm::new(profiles);
+    algorithm.has_extenders = extenders.iter().any(|e| e.filters() || e.rates());
     let mut scheduler = Scheduler {
-        algorithm: Algorithm::new(profiles),
+        algorithm,
         extenders,
         queue: Queue::new(config.backoff()),
         pods: feed.pods.clone(),
         writer,
         permits: Arc::new(Semaphore::new(BINDINGS)),
-        assumed: HashMap::new(),
+        assumed: Assumed::default(),
+        levels: Arc::default(),
     };
     let inbox = &mut feed.inbox;
     loop {
@@ -104,6 +125,7 @@ pub async fn run(
             scheduler.take(message);
         }
         let now = Instant::now();
+        scheduler.tick(now);
         if scheduler.queue.has_active(now) {
             let permit = tokio::select! {
                 biased;
@@ -115,8 +137,7 @@ pub async fn run(
             tokio::task::consume_budget().await;
             continue;
         }
-        let deadline =
-            scheduler.queue.next_deadline().into_iter().chain(scheduler.assumed.values().min().copied()).min();
+        let deadline = scheduler.next_deadline();
         let timer = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -130,16 +151,42 @@ pub async fn run(
                 Some(message) => scheduler.take(message),
                 None => return Ok(()),
             },
-            () = timer => {
-                let now = Instant::now();
-                scheduler.queue.flush(now);
-                scheduler.expire(now);
-            }
+            () = timer => {}
         }
     }
 }
 
 impl Scheduler {
+    /// Does what is due, and tells how things stand.
+    fn tick(&mut self, now: Instant) {
+        self.queue.flush(now);
+        for uid in self.assumed.due(now) {
+            self.algorithm.cluster.nodes.unplace(&uid);
+        }
+        self.algorithm.cluster.waiting.expire(now);
+        for (waiting, verdict) in self.algorithm.cluster.waiting.decided() {
+            let waited = now.saturating_duration_since(waiting.since);
+            metrics::permit_wait(if verdict.is_ok() { "Success" } else { "Unschedulable" }, waited);
+            match verdict {
+                Ok(()) => {
+                    let Some(profile) = self.algorithm.profile_of(&waiting.pod.template.scheduler_name) else {
+                        continue;
+                    };
+                    self.go(profile, waiting.pod, &waiting.node, None, waiting.since);
+                }
+                Err(rejection) => self.turned_away(&waiting, rejection),
+            }
+        }
+        let nodes = &self.algorithm.cluster.nodes;
+        self.levels.set(self.queue.lengths(), [nodes.len(), nodes.pods(), self.assumed.until.len()]);
+    }
+
+    /// When something must be done although nothing happens; `None`: never.
+    fn next_deadline(&self) -> Option<Instant> {
+        let waiting = self.algorithm.cluster.waiting.next_deadline();
+        [self.queue.next_deadline(), self.assumed.next_deadline(), waiting].into_iter().flatten().min()
+    }
+
     fn take(&mut self, message: Message) {
         let cluster = &mut self.algorithm.cluster;
         match message {
@@ -179,7 +226,11 @@ impl Scheduler {
             }
             Message::CsiNode(change) => {
                 keep(&mut cluster.storage.csi_nodes, &change, |c| c.metadata.name.clone());
-                self.tell(Event::CsiNode);
+                let old = change.old();
+                let grew = old.is_some_and(|old| allows_more(old, change.object()));
+                if !change.is_deleted() {
+                    self.tell(Event::CsiNode { added: old.is_none(), grew });
+                }
             }
             Message::CsiDriver(change) => {
                 keep(&mut cluster.storage.csi_drivers, &change, |c| c.metadata.name.clone());
@@ -209,6 +260,11 @@ impl Scheduler {
                 let before = cluster.devices.written(&claim);
                 self.device_claim(&claim, before);
             }
+            Message::Attachment(Change::Deleted(attachment)) => {
+                cluster.storage.remove_attachment(&attachment);
+                self.tell(Event::Detached);
+            }
+            Message::Attachment(change) => cluster.storage.set_attachment(change.object()),
             Message::Namespace(change) => {
                 let meta = &change.object().metadata;
                 let labels = (!change.is_deleted()).then_some(&meta.labels);
@@ -223,15 +279,10 @@ impl Scheduler {
             }
             Message::Owner(kind, key, selector) => cluster.workloads.set_owner(kind, &key, selector),
             Message::Budget(change) => keep(&mut cluster.budgets, &change, |b| b.metadata.key()),
-            Message::Bound(pod, None) => {
-                self.queue.remove(pod.uid());
-                cluster.storage.forget(pod.uid(), true);
-                cluster.devices.forget(pod.uid());
-                if self.pods.get(&pod.key()).is_none_or(|p| p.node_name.is_empty()) {
-                    self.assumed.insert(pod.uid().to_owned(), Instant::now() + ASSUMED_MOST);
-                }
-            }
-            Message::Bound(pod, Some(error)) => self.not_bound(pod, &error),
+            Message::Bound(bound) => match bound.error {
+                None => self.bound(&bound),
+                Some(ref error) => self.not_bound(&bound, error),
+            },
             Message::Preempted(uid, done) => {
                 cluster.preempting.remove(&uid);
                 self.queue.let_go(&uid, !done, Instant::now());
@@ -258,7 +309,10 @@ impl Scheduler {
         let uid = pod.uid();
         let cluster = &mut self.algorithm.cluster;
         if !pod.node_name.is_empty() {
-            self.queue.remove(uid);
+            // Its cycle goes on until its binding is known to have ended.
+            if self.queue.get(uid).is_some() {
+                self.queue.remove(uid);
+            }
             self.assumed.remove(uid);
             cluster.nominated.remove(uid);
             let before = cluster.nodes.placed(uid).cloned();
@@ -272,15 +326,14 @@ impl Scheduler {
             }
             return;
         }
-        let is_ours = self.algorithm.profiles.iter().any(|p| p.name == pod.template.scheduler_name);
-        if !is_ours {
+        if self.algorithm.profile_of(&pod.template.scheduler_name).is_none() {
             return;
         }
         if pod.is_terminating() {
-            self.queue.remove(uid);
-            cluster.nominated.remove(uid);
+            self.leaves(pod);
             return;
         }
+        let cluster = &mut self.algorithm.cluster;
         if cluster.nodes.node_of(uid).is_some() {
             // Decided already and on its way.
             return;
@@ -291,15 +344,30 @@ impl Scheduler {
         } else if was_nominated {
             cluster.nominated.remove(uid);
         }
-        // A status that the scheduler itself wrote is no reason to try again.
-        let same = old.is_some_and(|old| {
-            old.template.id == pod.template.id && old.gates == pod.gates && old.claim_statuses == pod.claim_statuses
-        });
-        if same {
-            self.queue.refresh(pod.clone());
-        } else {
-            self.enqueue(pod.clone());
+        let is_new = self.queue.get(uid).is_none();
+        match old {
+            Some(old) if !is_new && !self.queue.is_gated(uid) => {
+                // A status that the scheduler itself wrote is no reason to try again.
+                let same = old.template.id == pod.template.id && old.claim_statuses == pod.claim_statuses;
+                let profile = self.algorithm.profile_of(&pod.template.scheduler_name);
+                let profile = profile.map(|p| &self.algorithm.profiles[p]);
+                let (cluster, event) = (&self.algorithm.cluster, Event::Itself { old, new: pod });
+                let helps = |plugin: &'static str| {
+                    let named = profile.and_then(|p| p.named(plugin));
+                    !same && named.is_none_or(|p| p.may_help(event, pod, cluster))
+                };
+                self.queue.update(pod.clone(), Instant::now(), helps);
+            }
+            _ => self.enqueue(pod.clone()),
         }
+        if let Some(old) = old.filter(|o| was_nominated && o.nominated != pod.nominated) {
+            self.nominated_no_more(old);
+        }
+    }
+
+    /// Pods that were less important than one that was nominated reckoned with it on its node.
+    fn nominated_no_more(&mut self, pod: &PodInfo) {
+        self.tell_some(Event::PodGone(pod), |other| other.template.priority <= pod.template.priority);
     }
 
     /// Puts a pod in line, unless something keeps it from that.
@@ -307,52 +375,72 @@ impl Scheduler {
         let Some(profile) = self.algorithm.profile_of(&pod.template.scheduler_name) else { return };
         let algorithm = &self.algorithm;
         let mut plugins = algorithm.profiles[profile].calls(Point::PreEnqueue);
-        // A pod that has something to wait for waits in its place.
         let gate = plugins.find_map(|p| Some((p.name(), p.pre_enqueue(&algorithm.cluster, &pod)?)));
+        let now = Instant::now();
         match gate {
-            Some((_, reason)) if !pod.gates.is_empty() => {
-                debug!(pod = %pod.key(), reason, "pod may not be scheduled yet");
-                self.queue.gate(pod);
-            }
-            Some(_) if self.queue.get(pod.uid()).is_some() => self.queue.refresh(pod),
+            // One for which room is being made waits in its place.
+            Some((default_preemption::NAME, _)) if self.queue.get(pod.uid()).is_some() => self.queue.refresh(pod),
             Some((plugin, reason)) => {
-                debug!(pod = %pod.key(), reason, "pod cannot be scheduled yet");
-                self.queue.hold(pod, plugin, Instant::now());
+                debug!(pod = %pod.key(), plugin, reason, "pod may not be scheduled yet");
+                self.queue.gate(pod, plugin, now);
             }
-            _ => self.queue.add(pod),
+            None => self.queue.add(pod, now),
+        }
+    }
+
+    /// Forgets a pod without a node that is gone, or about to go.
+    fn leaves(&mut self, pod: &Arc<PodInfo>) {
+        let uid = pod.uid();
+        let cluster = &mut self.algorithm.cluster;
+        self.queue.remove(uid);
+        let was_nominated = cluster.nominated.node_of(uid).is_some();
+        cluster.nominated.remove(uid);
+        if cluster.waiting.reject(uid, "", "removed") {
+            return;
+        }
+        if cluster.nodes.unplace(uid).is_some() {
+            self.tell(Event::PodGone(pod));
+        } else if was_nominated {
+            self.nominated_no_more(pod);
         }
     }
 
     fn gone(&mut self, pod: &Arc<PodInfo>) {
-        let uid = pod.uid();
-        let cluster = &mut self.algorithm.cluster;
-        self.queue.remove(uid);
-        self.assumed.remove(uid);
-        cluster.nominated.remove(uid);
-        if cluster.nodes.unplace(uid).is_some() {
-            self.tell(Event::PodGone(pod));
-        }
+        self.assumed.remove(pod.uid());
+        self.leaves(pod);
     }
 
     fn tell(&mut self, event: Event<'_>) {
+        self.tell_some(event, |_| true);
+    }
+
+    /// Tells of an event those of the waiting pods that it may concern.
+    fn tell_some(&mut self, event: Event<'_>, concerned: impl Fn(&PodInfo) -> bool) {
+        let mut waiting = std::mem::take(&mut self.algorithm.cluster.waiting);
         let algorithm = &self.algorithm;
         let cluster = &algorithm.cluster;
-        self.queue.on_event(
-            Instant::now(),
-            |plugin| event.concerns(plugin),
-            |pod| cluster.preempting.contains(pod.uid()),
-            |pod, plugin| {
-                let profile = algorithm.profile_of(&pod.template.scheduler_name);
-                profile.is_some_and(|p| {
+        let helps = |pod: &PodInfo, plugin: &'static str| {
+            let profile = algorithm.profile_of(&pod.template.scheduler_name);
+            concerned(pod)
+                && profile.is_some_and(|p| {
                     algorithm.profiles[p].named(plugin).is_none_or(|p| p.may_help(event, pod, cluster))
                 })
-            },
+        };
+        let ask_again = self.queue.on_event(
+            Instant::now(),
+            event.label(),
+            |plugin| event.concerns(plugin),
+            |pod| cluster.preempting.contains(pod.uid()),
+            helps,
         );
+        waiting.on_event(|pod, plugin| event.concerns(plugin) && helps(pod, plugin));
+        self.algorithm.cluster.waiting = waiting;
+        ask_again.into_iter().for_each(|pod| self.enqueue(pod));
     }
 
     /// Tries the next pod.
-    async fn cycle(&mut self, now: Instant, permit: tokio::sync::OwnedSemaphorePermit) {
-        let Some(pod) = self.queue.pop(now) else { return };
+    async fn cycle(&mut self, start: Instant, permit: OwnedSemaphorePermit) {
+        let Some(pod) = self.queue.pop(start) else { return };
         let Some(profile) = self.algorithm.profile_of(&pod.template.scheduler_name) else { return };
         if !pod.template.resource_claims.is_empty() {
             self.algorithm.cluster.devices.now = Timestamp::now();
@@ -361,95 +449,69 @@ impl Scheduler {
         if !self.extenders.is_empty()
             && let Ok(nodes) = found
         {
+            let as_nominated = nodes.as_nominated;
             found = self.ask_extenders(&pod, nodes).await;
-        }
-        let (not_found, prepared) = match found {
-            Ok(mut found) => {
-                let node = match found.feasible[..] {
-                    [only] => only,
-                    _ => {
-                        let mut totals = self.algorithm.rate(profile, &pod, &mut found);
-                        self.rate_by_extenders(&pod, &found.feasible, &mut totals).await;
-                        best(&found.feasible, &totals, rand::random::<u32>() as usize)
-                    }
-                };
-                self.send(profile, pod, node as usize, permit);
-                return;
+            if found.is_err() && as_nominated {
+                found = self.algorithm.find_anew(profile, &pod, false);
+                if let Ok(nodes) = found {
+                    found = self.ask_extenders(&pod, nodes).await;
+                }
             }
-            Err(nothing) => nothing,
+        }
+        let chosen = match found {
+            Ok(mut found) => Ok(match found.feasible[..] {
+                [only] => only,
+                _ => {
+                    let mut totals = self.algorithm.rate(profile, &pod, &mut found);
+                    self.rate_by_extenders(&pod, &found.feasible, &mut totals).await;
+                    best(&found.feasible, &totals, rand::random::<u32>() as usize)
+                }
+            }),
+            Err(nothing) => Err(nothing),
         };
-        match not_found {
-            NotFound::Failed(why) => self.refused(&pod, SCHEDULER_ERROR, &why, Nomination::Set(""), vec![], now),
-            NotFound::Unfit(unfit) => self.unfit(profile, &pod, unfit, &prepared, now).await,
-        }
-    }
-
-    fn names(&self, nodes: &[u32]) -> Vec<String> {
-        let rows = &self.algorithm.cluster.nodes.rows;
-        nodes.iter().map(|i| rows.name(*i as usize).to_owned()).collect()
-    }
-
-    /// Leaves the nodes that the extenders leave (`findNodesThatPassExtenders`).
-    async fn ask_extenders(&self, pod: &PodInfo, mut found: Found) -> Result<Found, (NotFound, Prepared)> {
-        let nodes = &self.algorithm.cluster.nodes;
-        let mut unfit = Unfit { nodes: nodes.len(), plugins: vec![EXTENDER], ..Unfit::default() };
-        for extender in self.extenders.iter().filter(|e| e.filters() && e.is_interested(pod)) {
-            if found.feasible.is_empty() {
-                break;
+        self.algorithm.meters[profile].algorithm(start.elapsed());
+        match chosen {
+            Ok(node) => self.send(profile, pod, node as usize, permit, start),
+            Err((NotFound::Failed(why), _)) => {
+                self.refused(&pod, SCHEDULER_ERROR, &why, Nomination::Set(""), vec![], start);
             }
-            let filtered = match extender.filter(pod, &self.names(&found.feasible)).await {
-                Ok(filtered) => filtered,
-                Err(error) if extender.is_ignorable() => {
-                    warn!(extender = extender.name(), error, "an extender that may be ignored failed");
-                    continue;
-                }
-                Err(error) => return Err((NotFound::Failed(error), found.prepared)),
-            };
-            for (node, why, hopeless) in filtered.refused {
-                *unfit.reasons.entry(why).or_default() += 1;
-                if !hopeless && let Some(i) = nodes.position(&node) {
-                    unfit.resolvable.push(i as u32);
-                }
-            }
-            found.feasible.retain(|i| filtered.fit.iter().any(|n| n == nodes.rows.name(*i as usize)));
-        }
-        if found.feasible.is_empty() { Err((NotFound::Unfit(unfit), found.prepared)) } else { Ok(found) }
-    }
-
-    /// Adds what the extenders say. One that fails is left out.
-    async fn rate_by_extenders(&self, pod: &PodInfo, feasible: &[u32], totals: &mut [i64]) {
-        for extender in self.extenders.iter().filter(|e| e.rates() && e.is_interested(pod)) {
-            let names = self.names(feasible);
-            match extender.rate(pod, &names).await {
-                Ok(points) => {
-                    for (name, total) in names.iter().zip(totals.iter_mut()) {
-                        *total = total.saturating_add(points.get(name).copied().unwrap_or(0));
-                    }
-                }
-                Err(error) => debug!(extender = extender.name(), error, "an extender gives no rating"),
-            }
+            Err((NotFound::Unfit(unfit), prepared)) => self.unfit(profile, &pod, unfit, &prepared, start).await,
         }
     }
 
     /// No node will do: looks for a way, and tells.
-    async fn unfit(&mut self, profile: usize, pod: &Arc<PodInfo>, mut unfit: Unfit, prepared: &Prepared, now: Instant) {
+    async fn unfit(
+        &mut self,
+        profile: usize,
+        pod: &Arc<PodInfo>,
+        mut unfit: Unfit,
+        prepared: &Prepared,
+        start: Instant,
+    ) {
         let mut plugins = std::mem::take(&mut unfit.plugins);
         if unfit.nodes == 0 {
             // Any node may do that comes.
             plugins = self.algorithm.profiles[profile].calls(Point::Filter).map(|p| p.name()).collect();
-            self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Set(""), plugins, now);
+            self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Set(""), plugins, start);
             return;
         }
         let seed = rand::random::<u32>() as usize;
+        let mut nomination = Nomination::Keep;
+        let node;
+        metrics::preemption();
         match self.algorithm.post_filter(profile, pod, prepared, &unfit, seed) {
-            PostFilter::Room(candidates) => match cheapest(self.left_by_extenders(pod, candidates).await) {
-                Some(candidate) => {
-                    let node = self.algorithm.cluster.nodes.rows.name(candidate.node as usize).to_owned();
-                    self.make_room(pod, &node, candidate);
-                    self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Set(&node), plugins, now);
+            PostFilter::Room(candidates) => {
+                let left = self.left_by_extenders(pod, candidates).await;
+                match left.map(cheapest) {
+                    Ok(Some(candidate)) => {
+                        node = self.algorithm.cluster.nodes.rows.name(candidate.node as usize).to_owned();
+                        nomination = Nomination::Set(&node);
+                        self.make_room(pod, &node, candidate);
+                    }
+                    Ok(None) => unfit.after = "preemption: no candidate node for preemption".into(),
+                    Err(why) => unfit.after = format!("preemption: {why}"),
                 }
-                None => self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Keep, plugins, now),
-            },
+            }
             PostFilter::Doing(what, Deed(act)) => {
                 unfit.after = match act.await {
                     Ok(()) => what,
@@ -458,38 +520,18 @@ impl Scheduler {
                         String::new()
                     }
                 };
-                self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Keep, plugins, now);
             }
-            PostFilter::Nothing(why) => {
-                unfit.after = why;
-                self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Keep, plugins, now);
-            }
+            PostFilter::Nothing(why) => unfit.after = why,
             PostFilter::Hopeless(why) => {
                 unfit.after = why;
-                self.algorithm.cluster.nominated.remove(pod.uid());
-                self.refused(pod, UNSCHEDULABLE, &unfit.message(), Nomination::Set(""), plugins, now);
+                nomination = Nomination::Set("");
             }
         }
-    }
-
-    /// Leaves the candidates for preemption that the extenders leave.
-    async fn left_by_extenders(&self, pod: &PodInfo, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
-        for extender in self.extenders.iter().filter(|e| e.preempts() && e.is_interested(pod)) {
-            match extender.preempt(pod, &candidates, &self.algorithm.cluster.nodes).await {
-                Ok(left) => candidates = left,
-                Err(error) if extender.is_ignorable() => {
-                    warn!(extender = extender.name(), error, "an extender that may be ignored failed");
-                }
-                Err(error) => {
-                    warn!(extender = extender.name(), error, "an extender failed, no room is made");
-                    return Vec::new();
-                }
-            }
-        }
-        candidates
+        self.refused(pod, UNSCHEDULABLE, &unfit.message(), nomination, plugins, start);
     }
 
     fn make_room(&mut self, pod: &Arc<PodInfo>, node: &str, candidate: Candidate) {
+        metrics::victims(candidate.victims.len());
         let cluster = &mut self.algorithm.cluster;
         // Pods that had hoped for the place look for another.
         let priority = pod.template.priority;
@@ -501,105 +543,15 @@ impl Scheduler {
             self.queue.let_go(other.uid(), true, Instant::now());
         }
         cluster.nominated.add(pod, node);
-        let victims: Vec<_> = candidate.victims.into_iter().filter(|v| !v.is_terminating()).collect();
+        let mut victims = candidate.victims;
+        // One that is not there yet need not be removed: it does not come.
+        let is_there = |v: &Arc<PodInfo>| !cluster.waiting.reject(v.uid(), default_preemption::NAME, "preempted");
+        victims.retain(is_there);
+        victims.retain(|v| !v.is_terminating());
         if !victims.is_empty() {
             cluster.preempting.insert(pod.uid().to_owned());
             self.writer.preempt(pod, node, victims);
         }
-    }
-
-    /// Takes a node for a pod and sends it there.
-    fn send(&mut self, profile: usize, pod: Arc<PodInfo>, node: usize, permit: tokio::sync::OwnedSemaphorePermit) {
-        let now = Instant::now();
-        let name = self.algorithm.cluster.nodes.rows.name(node).to_owned();
-        self.algorithm.cluster.nodes.place(pod.clone(), &name);
-        let nominated = self.algorithm.cluster.nominated.node_of(pod.uid()).cloned();
-        self.algorithm.cluster.nominated.remove(pod.uid());
-        let (profiles, cluster) = (&self.algorithm.profiles, &mut self.algorithm.cluster);
-        let plugins = &profiles[profile];
-        let mut denied = None;
-        for plugin in plugins.calls(Point::Reserve) {
-            if let Err(why) = plugin.reserve(cluster, &pod, node) {
-                denied = Some(("Reserve", plugin.name(), why));
-                break;
-            }
-        }
-        if denied.is_none() {
-            for plugin in plugins.calls(Point::Permit) {
-                if let Err(why) = plugin.permit(cluster, &pod, node) {
-                    denied = Some(("Permit", plugin.name(), why));
-                    break;
-                }
-            }
-        }
-        if let Some((point, plugin, why)) = denied {
-            plugins.calls(Point::Reserve).for_each(|p| p.unreserve(cluster, &pod));
-            cluster.nodes.unplace(pod.uid());
-            if let Some(node) = nominated {
-                cluster.nominated.add(&pod, &node);
-            }
-            match why {
-                Denied::Refused(why) => {
-                    let reasons = [(why, 1)].into();
-                    let unfit = Unfit { nodes: 1, reasons, ..Unfit::default() };
-                    self.refused(&pod, UNSCHEDULABLE, &unfit.message(), Nomination::Set(""), vec![plugin], now);
-                }
-                Denied::Failed(why) => {
-                    let why = format!("running {point} plugin {plugin:?}: {why}");
-                    self.refused(&pod, SCHEDULER_ERROR, &why, Nomination::Set(""), vec![], now);
-                }
-            }
-            return;
-        }
-        let mut acts = Vec::new();
-        for plugin in plugins.calls(Point::PreBind) {
-            acts.extend(plugin.pre_bind(cluster, &pod, &name).map(|act| ("PreBind", plugin.name(), act)));
-        }
-        let by_extender = self.extenders.iter().find(|e| e.binds() && e.is_interested(&pod));
-        let bind = match by_extender {
-            Some(extender) => Some(("Bind", EXTENDER, extender.bind(&pod, &name))),
-            None => plugins.calls(Point::Bind).find_map(|p| Some(("Bind", p.name(), p.bind(cluster, &pod, &name)?))),
-        };
-        let Some(bind) = bind else { return };
-        acts.push(bind);
-        self.tell(Event::PodPlaced(&pod));
-        let writer = self.writer.clone();
-        self.writer.supervisor.spawn(TaskKind::Worker, "bind", move |_| async move {
-            let _permit = permit;
-            let mut error = None;
-            for (point, plugin, act) in acts {
-                if let Err(why) = act.await {
-                    error = Some(format!("running {point} plugin {plugin:?}: {why}"));
-                    break;
-                }
-            }
-            if error.is_none() {
-                let message = format!("Successfully assigned {} to {name}", pod.key());
-                writer.recorder.event(&reference(&pod), EventType::Normal, "Scheduled", message);
-                debug!(pod = %pod.key(), node = %name, "bound pod");
-            }
-            // The loop has ended: nobody waits for the answer.
-            let _ = writer.messages.send(Message::Bound(pod, error));
-        });
-    }
-
-    fn not_bound(&mut self, pod: Arc<PodInfo>, error: &str) {
-        let (profiles, cluster) = (&self.algorithm.profiles, &mut self.algorithm.cluster);
-        if let Some(profile) = profiles.iter().find(|p| p.name == pod.template.scheduler_name) {
-            profile.calls(Point::Reserve).for_each(|p| p.unreserve(cluster, &pod));
-        }
-        cluster.nodes.unplace(pod.uid());
-        let current = self.pods.get(&pod.key()).filter(|p| p.uid() == pod.uid());
-        match current {
-            Some(current) if current.node_name.is_empty() => {
-                warn!(pod = %pod.key(), error, "cannot bind pod, trying again");
-                self.refused(&current, SCHEDULER_ERROR, error, Nomination::Set(""), vec![], Instant::now());
-            }
-            // Bound by someone else.
-            Some(current) => cluster.nodes.place(current.clone(), &current.node_name),
-            None => self.queue.remove(pod.uid()),
-        }
-        self.tell(Event::PodGone(&pod));
     }
 
     /// Tells why a pod is not scheduled, and has it wait.
@@ -610,9 +562,13 @@ impl Scheduler {
         message: &str,
         nomination: Nomination<'_>,
         plugins: Vec<&'static str>,
-        now: Instant,
+        start: Instant,
     ) {
-        if nomination == Nomination::Set("") {
+        let outcome = if reason == UNSCHEDULABLE { Outcome::Unschedulable } else { Outcome::Error };
+        if let Some(profile) = self.algorithm.profile_of(&pod.template.scheduler_name) {
+            self.algorithm.meters[profile].attempt(outcome, start.elapsed());
+        }
+        if matches!(nomination, Nomination::Set("") | Nomination::Clear) {
             self.algorithm.cluster.nominated.remove(pod.uid());
         }
         let Some(current) = self.pods.get(&pod.key()).filter(|p| p.uid() == pod.uid()) else {
@@ -621,20 +577,18 @@ impl Scheduler {
         };
         self.writer.refused(pod, &current, reason, message, nomination);
         if current.node_name.is_empty() {
-            self.queue.failed(current, plugins, now);
+            self.queue.failed(current, plugins, Instant::now());
         } else {
             self.queue.remove(pod.uid());
         }
     }
+}
 
-    /// Forgets decisions that were written long ago and never seen.
-    fn expire(&mut self, now: Instant) {
-        let due: Vec<String> = self.assumed.iter().filter(|(_, at)| **at <= now).map(|(uid, _)| uid.clone()).collect();
-        for uid in due {
-            self.assumed.remove(&uid);
-            self.algorithm.cluster.nodes.unplace(&uid);
-        }
-    }
+/// Whether a driver allows more volumes on a node than before.
+fn allows_more(old: &CsiNode, new: &CsiNode) -> bool {
+    let count =
+        |of: &CsiNode, name: &str| of.spec.drivers.iter().find(|d| d.name == name).and_then(|d| d.allocatable.count);
+    new.spec.drivers.iter().any(|d| d.allocatable.count > count(old, &d.name) && count(old, &d.name).is_some())
 }
 
 /// Whether a placed pod changed in a way that counts.

@@ -1,6 +1,7 @@
 //! What is written about pods: events, conditions, nominations. Upstream: `handleSchedulingFailure` in
 //! `pkg/scheduler/schedule_one.go`, `pkg/scheduler/framework/preemption`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -23,8 +24,8 @@ const LONGEST_NOTE: usize = 1024;
 pub struct Writer {
     /// The API.
     pub api: Api,
-    /// Events.
-    pub recorder: Recorder,
+    /// Events, by profile; each is told by the scheduler that the pod names.
+    pub recorders: Arc<BTreeMap<String, Recorder>>,
     /// What tasks run under.
     pub supervisor: Supervisor,
     /// Back to the loop.
@@ -38,6 +39,8 @@ pub enum Nomination<'a> {
     Keep,
     /// A node, or none.
     Set(&'a str),
+    /// None, whatever is known of it: it was written a moment ago.
+    Clear,
 }
 
 /// The reference to a pod.
@@ -62,20 +65,40 @@ fn note(message: &str) -> String {
 }
 
 impl Writer {
+    /// Tells of a pod, as the scheduler that `scheduler` names.
+    pub fn event(&self, scheduler: &str, about: &PodInfo, ty: EventType, reason: &str, text: String) {
+        if let Some(recorder) = self.recorders.get(scheduler) {
+            recorder.event(&reference(about), ty, reason, text);
+        }
+    }
+
     /// Tells why a pod is not scheduled: event, condition and nomination. `current` is what the API says of the pod.
     pub fn refused(&self, pod: &PodInfo, current: &PodInfo, reason: &str, message: &str, nomination: Nomination<'_>) {
-        self.recorder.event(&reference(pod), EventType::Warning, "FailedScheduling", note(message));
+        self.event(&pod.template.scheduler_name, pod, EventType::Warning, "FailedScheduling", note(message));
         let condition = condition(&current.conditions, reason, message, current.meta.generation, Timestamp::now());
         let mut status = serde_json::Map::new();
         if let Some(condition) = condition {
             status.insert("conditions".into(), json!([condition]));
         }
-        if let Nomination::Set(node) = nomination
-            && node != current.nominated
-        {
+        let nominated = match nomination {
+            Nomination::Set(node) if node != current.nominated => Some(node),
+            Nomination::Clear => Some(""),
+            Nomination::Set(_) | Nomination::Keep => None,
+        };
+        if let Some(node) = nominated {
             status.insert("nominatedNodeName".into(), if node.is_empty() { Value::Null } else { node.into() });
         }
         self.patch_status(pod, status);
+    }
+
+    /// Says which node a pod is on its way to, when that takes a while: who adds and removes nodes wants to know
+    /// (`NominatedNodeNameForExpectation`). It goes on if it cannot be said.
+    pub async fn expect(&self, pod: &PodInfo, node: &str) {
+        let body = json!({"metadata": {"uid": pod.uid()}, "status": {"nominatedNodeName": node}});
+        let written = self.api.patch::<IgnoredAny>(&target(pod).sub("status"), &Patch::Strategic(body)).await;
+        if let Err(error) = written {
+            warn!(pod = %pod.key(), %error, "cannot say where the pod is to go");
+        }
     }
 
     /// Takes back a pod's nomination.
@@ -139,7 +162,7 @@ impl Writer {
             return gone(e);
         }
         let text = format!("Preempted by pod {} on node {node}", pod.uid());
-        self.recorder.event(&reference(victim), EventType::Normal, "Preempted", text);
+        self.event(&pod.template.scheduler_name, victim, EventType::Normal, "Preempted", text);
         Ok(())
     }
 }

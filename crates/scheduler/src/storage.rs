@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use orkd_reconcile::{Key, Meta};
 
-use crate::model::{Claim, CsiCapacity, CsiDriver, CsiNode, PersistentVolume, StorageClass, TopologyTerm};
+use crate::model::{
+    Claim, CsiCapacity, CsiDriver, CsiNode, PersistentVolume, StorageClass, TopologyTerm, VolumeAttachment,
+};
 use crate::pod::PodInfo;
 use crate::requests::parse_amount;
 use crate::selector::{NodeTerms, Selector};
@@ -81,6 +83,8 @@ pub struct Storage {
     pub csi_drivers: HashMap<Arc<str>, Arc<CsiDriver>>,
     /// Free capacity.
     pub capacities: HashMap<Key, Arc<CsiCapacity>>,
+    /// By node: what is attached there, by name.
+    attached: HashMap<String, BTreeMap<Arc<str>, Arc<VolumeAttachment>>>,
     /// By volume: the claim it is to be bound to.
     promised: HashMap<Arc<str>, Key>,
     /// By claim: the node a volume is to be made for.
@@ -422,6 +426,31 @@ impl Storage {
         for claim in decision.provisions {
             self.selected.remove(&claim.metadata.key());
         }
+    }
+
+    /// Takes over what is attached to a node; the node of an attachment never changes.
+    pub fn set_attachment(&mut self, attachment: &Arc<VolumeAttachment>) {
+        let on_node = self.attached.entry(attachment.spec.node_name.clone()).or_default();
+        on_node.insert(attachment.metadata.name.clone(), attachment.clone());
+    }
+
+    /// Forgets what was attached to a node.
+    pub fn remove_attachment(&mut self, attachment: &VolumeAttachment) {
+        let Some(on_node) = self.attached.get_mut(&attachment.spec.node_name) else { return };
+        on_node.remove(&attachment.metadata.name);
+        if on_node.is_empty() {
+            self.attached.remove(&attachment.spec.node_name);
+        }
+    }
+
+    /// The CSI drivers and volumes that are attached to a node, whether a pod there uses them or not
+    /// (`getNodeVolumeAttachmentInfo`).
+    pub fn attached(&self, node: &str) -> impl Iterator<Item = (&str, &str)> {
+        let on_node = self.attached.get(node).into_iter().flat_map(BTreeMap::values);
+        on_node.filter(|a| !a.spec.attacher.is_empty()).filter_map(|a| {
+            let volume = self.volume(a.spec.source.persistent_volume_name.as_deref()?)?;
+            Some((a.spec.attacher.as_str(), volume.spec.csi.as_ref()?.volume_handle.as_str()))
+        })
     }
 
     /// The CSI driver and the volume's name there that a claim stands for, however far it has come.

@@ -105,11 +105,8 @@ impl Config {
     /// A plugin is not known, is called where it cannot be, or has arguments that will not do.
     pub fn profiles(&self, doors: &Doors) -> Result<Vec<Profile>, String> {
         let percentage = self.file.percentage_of_nodes_to_score.unwrap_or(0);
-        if self.file.profiles.is_empty() {
-            let mut profile = default_profile(doors);
-            profile.percentage = percentage;
-            return Ok(vec![profile]);
-        }
+        let none_said = [types::Profile::default()];
+        let all = if self.file.profiles.is_empty() { &none_said[..] } else { &self.file.profiles };
         let one = |(i, said): (usize, &types::Profile)| {
             let mut args = args::read(&said.plugin_config).map_err(|e| format!("profiles[{i}].{e}"))?;
             for resource in self.file.extenders.iter().flat_map(|e| &e.managed_resources) {
@@ -121,7 +118,7 @@ impl Config {
             profile.percentage = said.percentage_of_nodes_to_score.unwrap_or(percentage);
             Ok(profile)
         };
-        self.file.profiles.iter().enumerate().map(one).collect()
+        all.iter().enumerate().map(one).collect()
     }
 }
 
@@ -339,6 +336,29 @@ mod tests {
                     disabled: [{name: InterPodAffinity}]\n";
         assert_eq!(calls(body, Point::Score)[2], ("NodeResourcesFit".to_owned(), 5));
         assert!(!calls(body, Point::Filter).iter().any(|(n, _)| n == "InterPodAffinity"));
+    }
+
+    #[test]
+    fn what_extenders_look_after_is_not_looked_at_here() {
+        use crate::cycle::Algorithm;
+        use crate::nodes::tests::node;
+        use crate::pod::tests::pod;
+        use serde_json::json;
+        let gpu = pod("p", json!({"containers": [{"resources": {"requests": {"example.com/gpu": "1"}}}]}));
+        let fits = |body: &str| {
+            let mut a = Algorithm::new(parse(body).and_then(|c| c.profiles(&Doors::default())).expect("good"));
+            a.cluster.nodes.set_node(&node("a", "1", json!({})));
+            a.find(0, &gpu).is_ok()
+        };
+        let extender = |ignored: bool| {
+            format!(
+                "extenders:\n- urlPrefix: http://127.0.0.1:1\n  managedResources:\n  - name: example.com/gpu\n    \
+                 ignoredByScheduler: {ignored}\n"
+            )
+        };
+        assert!(!fits("") && !fits(&extender(false)));
+        assert!(fits(&extender(true)), "whether profiles are written or not");
+        assert!(fits(&format!("{}profiles: [{{}}]\n", extender(true))));
     }
 
     #[test]

@@ -218,6 +218,11 @@ pub struct PodStatus {
     /// The same of init containers.
     #[serde(deserialize_with = "null_default")]
     pub init_container_statuses: Vec<ContainerStatus>,
+    /// What the node has granted the pod as a whole.
+    #[serde(deserialize_with = "null_default")]
+    pub allocated_resources: BTreeMap<String, String>,
+    /// What is in force for it.
+    pub resources: Option<Resources>,
     /// Conditions.
     #[serde(deserialize_with = "null_default")]
     pub conditions: Vec<Condition>,
@@ -232,9 +237,8 @@ pub struct ContainerStatus {
     /// What the node has granted.
     #[serde(deserialize_with = "null_default")]
     pub allocated_resources: BTreeMap<String, String>,
-    /// What is in force.
-    #[serde(deserialize_with = "null_default")]
-    pub resources: Resources,
+    /// What is in force, if that is known.
+    pub resources: Option<Resources>,
 }
 
 /// A condition.

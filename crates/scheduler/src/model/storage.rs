@@ -246,3 +246,35 @@ pub struct CsiCapacity {
     pub maximum_volume_size: Option<String>,
 }
 resource!(CsiCapacity, "CSIStorageCapacity", "storage.k8s.io", "csistoragecapacities", true);
+
+/// A volume that is, or is to be, attached to a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct VolumeAttachment {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Spec.
+    #[serde(deserialize_with = "null_default")]
+    pub spec: VolumeAttachmentSpec,
+}
+resource!(VolumeAttachment, "VolumeAttachment", "storage.k8s.io", "volumeattachments", false);
+
+/// `spec` of an attachment.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumeAttachmentSpec {
+    /// The CSI driver.
+    pub attacher: String,
+    /// The node.
+    pub node_name: String,
+    /// What is attached.
+    pub source: AttachmentSource,
+}
+
+/// `source` of an attachment.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AttachmentSource {
+    /// A volume; none for one that is written in a pod.
+    pub persistent_volume_name: Option<String>,
+}

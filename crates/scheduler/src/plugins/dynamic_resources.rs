@@ -390,6 +390,8 @@ impl Plugin for DynamicResources {
                 let made = claim.metadata.is_controlled_by(pod.uid()) && is_made(claim);
                 freed || (own || made) && old.is_none_or(|old| old.status != claim.status)
             }
+            // A claim was made for it.
+            Event::Itself { old, new } => old.claim_statuses != new.claim_statuses,
             // Its claims were not written, or are not any more.
             Event::PodGone(gone) => uses_devices(gone),
             _ => false,

@@ -184,6 +184,7 @@ impl Plugin for InterPodAffinity {
                 template.anti_affinity.iter().any(|t| means(t, &gone.template, cluster))
                     || gone.template.anti_affinity.iter().any(|t| means(t, template, cluster))
             }
+            Event::Itself { old, new } => old.template.labels != new.template.labels,
             Event::Node { change, .. } => change.added || change.labels,
             Event::Namespace => true,
             _ => false,

@@ -254,7 +254,7 @@ impl Plugin for NodeResourcesFit {
             Event::Devices => !pod.template.extended.is_empty(),
             // At least its place among the node's pods is free now.
             Event::PodGone(_) => true,
-            Event::PodChanged { old, new } => {
+            Event::PodChanged { old, new } | Event::Itself { old, new } => {
                 pod.template.requests.iter().any(|(r, _)| new.template.request(r) < old.template.request(r))
             }
             _ => false,

@@ -45,7 +45,12 @@ impl Plugin for NodeUnschedulable {
     }
 
     fn may_help(&self, event: Event<'_>, _pod: &PodInfo, cluster: &Cluster) -> bool {
-        matches!(event, Event::Node { position, change }
-            if (change.added || change.taints) && !cluster.nodes.rows.unschedulable[position])
+        match event {
+            Event::Node { position, change } => {
+                (change.added || change.taints) && !cluster.nodes.rows.unschedulable[position]
+            }
+            Event::Itself { new, .. } => tolerates(new),
+            _ => false,
+        }
     }
 }

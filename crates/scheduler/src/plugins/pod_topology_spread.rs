@@ -261,6 +261,7 @@ impl Plugin for PodTopologySpread {
         match event {
             Event::PodPlaced(other) | Event::PodGone(other) => counts(other),
             Event::PodChanged { old, new } => counts(old) || counts(new),
+            Event::Itself { old, new } => counts(old) != counts(new),
             Event::Node { change, .. } => change.added || change.labels || change.taints,
             Event::NodeGone => true,
             _ => false,

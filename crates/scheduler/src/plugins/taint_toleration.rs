@@ -68,8 +68,13 @@ impl Plugin for TaintToleration {
     }
 
     fn may_help(&self, event: Event<'_>, pod: &PodInfo, cluster: &Cluster) -> bool {
-        let Event::Node { position, change } = event else { return false };
-        (change.added || change.taints)
-            && tolerates_all(&pod.template.tolerations, cluster.nodes.rows.taints_of(position))
+        match event {
+            Event::Node { position, change } => {
+                (change.added || change.taints)
+                    && tolerates_all(&pod.template.tolerations, cluster.nodes.rows.taints_of(position))
+            }
+            Event::Itself { old, new } => old.template.tolerations != new.template.tolerations,
+            _ => false,
+        }
     }
 }

@@ -21,7 +21,7 @@ const UNBOUND: &str = "pod has unbound immediate PersistentVolumeClaims";
 pub struct Args {
     /// How long binding may take.
     pub bind_timeout_seconds: i64,
-    /// How full storage should be; needs the feature `StorageCapacityScoring`, which is off.
+    /// How full storage should be; needs the feature `StorageCapacityScoring`, which is alpha and off in v1.36.
     pub shape: Vec<ShapePoint>,
 }
 
@@ -115,7 +115,8 @@ impl Plugin for VolumeBinding {
                 *namespace == *pod.meta.namespace && pod.claims().any(|(claim, _)| claim == name)
             }
             Event::Node { change, .. } => change.added || change.labels,
-            Event::Volume | Event::StorageClass | Event::CsiDriver | Event::CsiCapacity | Event::CsiNode => true,
+            Event::Volume | Event::StorageClass | Event::CsiDriver | Event::CsiCapacity => true,
+            Event::CsiNode { added, .. } => added,
             _ => false,
         }
     }

@@ -298,6 +298,8 @@ pub fn bind(pod: &mut Value, binding: &Value, now: jiff::Timestamp) -> Result<()
         return Err(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
     set(pod, &["spec", "nodeName"], text(binding, &["target", "name"]));
+    // It has one: nobody is to keep a place for it any more (`ClearingNominatedNodeNameAfterBinding`).
+    remove(pod, &["status", "nominatedNodeName"]);
     for field in ["annotations", "labels"] {
         for (key, value) in at(binding, &["metadata", field]).as_object().into_iter().flatten() {
             set(pod, &["metadata", field, key], value.clone());
@@ -378,7 +380,9 @@ mod tests {
     fn a_pod_is_bound_once() {
         let binding = json!({"target": {"name": "n"}});
         let mut pod = json!({"metadata": {"name": "p"}, "spec": {}});
+        pod["status"]["nominatedNodeName"] = json!("n");
         assert_eq!(bind(&mut pod, &binding, jiff::Timestamp::UNIX_EPOCH), Ok(()));
+        assert!(pod["status"].get("nominatedNodeName").is_none(), "nobody keeps a place for it any more");
         assert_eq!(pod["spec"]["nodeName"], "n");
         assert_eq!(
             bind(&mut pod, &binding, jiff::Timestamp::UNIX_EPOCH),
