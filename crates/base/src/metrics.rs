@@ -196,11 +196,20 @@ pub fn head(out: &mut String, name: &str, help: &str, kind: &str) {
 
 /// Writes one value of such a metric; labels in the order they are to appear.
 pub fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
+    sample(out, name, &joined(labels), &float(value));
+}
+
+/// The same for a value that was measured at a time, in milliseconds since 1970.
+pub fn line_at(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64, millis: i64) {
+    sample(out, name, &joined(labels), &format!("{} {millis}", float(value)));
+}
+
+fn joined(labels: &[(&str, &str)]) -> String {
     let mut text = String::new();
     for (name, value) in labels {
         label(&mut text, name, value);
     }
-    sample(out, name, &text, &float(value));
+    text
 }
 
 fn label(out: &mut String, name: &str, value: &str) {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::stats::usage::{self, Usage};
 use crate::{pod, resources};
 
 /// Which hierarchy the host has.
@@ -64,6 +65,31 @@ impl Cgroups {
     /// The cgroup of a pod, from the mount point on; `cgroup_parent` of its sandbox.
     pub fn pod(&self, pod: &Pod) -> String {
         format!("{}/pod{}", self.class(resources::qos_class(&pod::spec(pod))), pod::uid(pod))
+    }
+
+    /// The cgroup of all pods.
+    pub fn all_pods(&self) -> String {
+        self.under_root("kubepods")
+    }
+
+    fn read(&self, cgroup: &str, v1_controller: &str, file: &str) -> Option<String> {
+        let relative = cgroup.trim_start_matches('/');
+        let folder = match self.version {
+            Version::V1 => self.mount.join(v1_controller).join(relative),
+            Version::V2 => self.mount.join(relative),
+        };
+        std::fs::read_to_string(folder.join(file)).ok()
+    }
+
+    /// What a cgroup used, as far as the host counts it.
+    pub fn usage(&self, cgroup: &str) -> Usage {
+        usage::of_cgroup(self.version, |controller, file| self.read(cgroup, controller, file))
+    }
+
+    /// The processes of a cgroup, not counting those below.
+    pub fn processes(&self, cgroup: &str) -> Vec<u32> {
+        let text = self.read(cgroup, "memory", "cgroup.procs").unwrap_or_default();
+        text.lines().filter_map(|l| l.parse().ok()).filter(|pid| *pid != 0).collect()
     }
 
     /// The folders of a cgroup: one, or one a controller.

@@ -35,6 +35,7 @@ pub mod retry;
 pub mod server;
 pub mod spec;
 pub mod static_pods;
+pub mod stats;
 pub mod status;
 pub mod views;
 pub mod volumes;

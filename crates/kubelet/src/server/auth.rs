@@ -44,17 +44,18 @@ pub struct Guard {
     allowed: Mutex<HashMap<(User, String, String), Instant>>,
 }
 
-/// The subresource of `nodes` that a path stands for (`pkg/kubelet/server/auth.go`).
-pub fn subresource(path: &str) -> &'static str {
+/// The subresources of `nodes` that a path stands for; one that is allowed is enough (`pkg/kubelet/server/auth.go`,
+/// fine-grained authorization included).
+pub fn subresources(path: &str) -> &'static [&'static str] {
     match path.split('/').nth(1).unwrap_or_default() {
-        "stats" => "stats",
-        "metrics" => "metrics",
-        "logs" => "log",
-        "spec" => "spec",
-        "pods" => "pods",
-        "healthz" => "healthz",
-        "configz" => "configz",
-        _ => "proxy",
+        "stats" => &["stats"],
+        "metrics" => &["metrics"],
+        "logs" => &["log"],
+        "checkpoint" => &["checkpoint"],
+        "pods" | "runningpods" => &["pods", "proxy"],
+        "healthz" => &["healthz", "proxy"],
+        "configz" => &["configz", "proxy"],
+        _ => &["proxy"],
     }
 }
 
@@ -80,13 +81,26 @@ impl Guard {
             http::Method::PATCH => "patch",
             _ => "get",
         };
-        let subresource = subresource(path);
-        let question = (user, verb.to_owned(), subresource.to_owned());
+        let mut refused = Vec::new();
+        for subresource in subresources(path) {
+            if self.is_allowed(&user, verb, subresource).await? {
+                return Ok(());
+            }
+            refused.push(*subresource);
+        }
+        let named = refused.join(", ");
+        Err(Refused(
+            403,
+            format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{named}])", user.name),
+        ))
+    }
+
+    async fn is_allowed(&self, user: &User, verb: &str, subresource: &str) -> Result<bool, Refused> {
+        let question = (user.clone(), verb.to_owned(), subresource.to_owned());
         let now = Instant::now();
         if self.allowed.lock().get(&question).is_some_and(|until| *until > now) {
-            return Ok(());
+            return Ok(true);
         }
-        let user = &question.0;
         let review = json!({
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
@@ -100,16 +114,14 @@ impl Guard {
         });
         let answer: Value = self.ask(&ACCESS, &review).await?;
         if answer["status"]["allowed"] != true {
-            let text =
-                format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource={subresource})", user.name);
-            return Err(Refused(403, text));
+            return Ok(false);
         }
         let mut allowed = self.allowed.lock();
         if allowed.len() >= MOST {
             allowed.clear();
         }
         allowed.insert(question, now + KEPT);
-        Ok(())
+        Ok(true)
     }
 
     async fn user(&self, chain: &[CertificateDer<'static>], token: Option<&str>) -> Result<User, Refused> {
@@ -153,10 +165,16 @@ mod tests {
 
     #[test]
     fn paths_are_subresources_of_nodes() {
-        assert_eq!(subresource("/containerLogs/ns/pod/c"), "proxy");
-        assert_eq!(subresource("/stats/summary"), "stats");
-        assert_eq!(subresource("/metrics/resource"), "metrics");
-        assert_eq!(subresource("/healthz"), "healthz");
-        assert_eq!(subresource("/"), "proxy");
+        let check = |path: &str, expected: &[&str]| assert_eq!(subresources(path), expected, "{path}");
+        check("/containerLogs/ns/pod/c", &["proxy"]);
+        check("/stats/summary", &["stats"]);
+        check("/metrics", &["metrics"]);
+        check("/metrics/resource", &["metrics"]);
+        check("/logs/", &["log"]);
+        check("/pods", &["pods", "proxy"]);
+        check("/runningpods/", &["pods", "proxy"]);
+        check("/healthz", &["healthz", "proxy"]);
+        check("/statsx", &["proxy"]);
+        check("/", &["proxy"]);
     }
 }

@@ -1,10 +1,11 @@
-//! The node server on port 10250: logs, exec, attach, port-forward and health, for the API server.
+//! The node server on port 10250: logs, exec, attach, port-forward, health and figures, for the API server and for
+//! whoever collects metrics.
 //!
 //! Paths are upstream's (`pkg/kubelet/server/server.go`). A session of SPDY is passed byte for byte between the client
 //! and the runtime's streaming server; one of WebSocket is translated ([`orkd_streaming`]), because closing the input must
 //! reach the process and containerd 1.6 knows no WebSocket protocol that can say so.
 //!
-//! Not here yet: `/stats/summary`, `/metrics/*`, `/checkpoint`.
+//! Not here yet: `/metrics/probes`, `/configz`, `/logs`, `/checkpoint`.
 
 mod auth;
 mod log;
@@ -39,6 +40,7 @@ use crate::Kubelet;
 use crate::logs::LogOptions;
 use crate::pod;
 use crate::spec::log_directory;
+use crate::stats::Stats;
 
 use auth::{Guard, Refused};
 use orkd_streaming::remote::Streams;
@@ -56,6 +58,7 @@ type Body = BoxBody<Bytes, Infallible>;
 #[derive(Clone)]
 pub struct Server {
     kubelet: Kubelet,
+    stats: Arc<Stats>,
     guard: Arc<Guard>,
     client_ca: Arc<Certificate>,
     tls: Arc<RwLock<Arc<rustls::ServerConfig>>>,
@@ -66,6 +69,13 @@ fn text(code: StatusCode, text: impl Into<String>) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(text.into())).boxed());
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// An answer in JSON.
+fn json(body: String) -> Response<Body> {
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -89,7 +99,11 @@ impl Server {
         let verifier = ClientVerifier::new(tls::roots([client_ca.to_rustls()])?)?;
         let tls = Arc::new(RwLock::new(tls_config(identity, client_ca)?));
         let guard = Arc::new(Guard::new(Api::new(client, "kubelet"), node, verifier));
-        Ok(Server { kubelet, guard, client_ca: Arc::new(client_ca.clone()), tls })
+        let stats = Arc::new(Stats::new(kubelet.context.clone(), {
+            let kubelet = kubelet.clone();
+            move || kubelet.pods()
+        }));
+        Ok(Server { kubelet, stats, guard, client_ca: Arc::new(client_ca.clone()), tls })
     }
 
     /// Shows another certificate from the next connection on.
@@ -170,6 +184,10 @@ impl Server {
         match parts.as_slice() {
             ["healthz"] => text(StatusCode::OK, "ok"),
             ["pods"] | ["pods", ""] => self.pods(),
+            ["stats", "summary"] if request.method() == Method::GET => {
+                self.summary(request.uri().query().unwrap_or_default()).await
+            }
+            ["metrics", rest @ ..] if request.method() == Method::GET => self.metrics(rest).await,
             ["orkd", "volumes", name] if request.method() == Method::DELETE => self.remove_storage(name).await,
             ["containerLogs", namespace, name, container] if request.method() == Method::GET => {
                 self.logs(namespace, name, container, request.uri().query().unwrap_or_default()).await
@@ -190,11 +208,7 @@ impl Server {
         let (context, name) = (self.kubelet.context.clone(), name.to_owned());
         let removed = tokio::task::spawn_blocking(move || context.volumes.remove_storage(&name)).await;
         match removed {
-            Ok(Ok(())) => {
-                let mut response = text(StatusCode::OK, r#"{"kind":"Status","apiVersion":"v1","status":"Success"}"#);
-                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                response
-            }
+            Ok(Ok(())) => json(r#"{"kind":"Status","apiVersion":"v1","status":"Success"}"#.into()),
             Ok(Err(error)) => text(StatusCode::CONFLICT, error.to_string()),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
@@ -204,9 +218,34 @@ impl Server {
         let items: Vec<_> =
             self.kubelet.pods().iter().map(|p| serde_json::to_value(&**p).unwrap_or_default()).collect();
         let list = serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
-        let mut response = text(StatusCode::OK, list.to_string());
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
+        json(list.to_string())
+    }
+
+    /// The node and its pods in figures; `only_cpu_and_memory=true` is quick.
+    async fn summary(&self, query: &str) -> Response<Body> {
+        let only = pairs(query).any(|(key, value)| key == "only_cpu_and_memory" && matches!(&*value, "true" | "1"));
+        match self.stats.summary(only).await {
+            Ok(summary) => json(serde_json::to_string(&summary).unwrap_or_default()),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {error}")),
+        }
+    }
+
+    async fn metrics(&self, rest: &[&str]) -> Response<Body> {
+        let answer = match rest {
+            [] | [""] => self.stats.kubelet_metrics().await,
+            ["resource"] => Ok(self.stats.resource_metrics().await),
+            ["cadvisor"] => self.stats.cadvisor_metrics().await,
+            _ => return not_found("404 page not found"),
+        };
+        match answer {
+            Ok(answer) => {
+                let mut response = text(StatusCode::OK, answer);
+                let form = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores");
+                response.headers_mut().insert(header::CONTENT_TYPE, form);
+                response
+            }
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
     }
 
     fn find(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Box<Response<Body>>> {

@@ -79,6 +79,11 @@ impl Volumes {
         self.csi().take_down(uid).await
     }
 
+    /// The kubelet's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The folder of a pod.
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
         self.root.join("pods").join(uid)

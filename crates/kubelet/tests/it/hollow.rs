@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orkd_cri::{Code, Error, Fake, RuntimeService};
+use orkd_kubelet::stats::Stats;
 use serde_json::json;
 
 use crate::harness::{node, run, state};
@@ -101,6 +102,29 @@ async fn a_pod_that_may_not_restart_ends_by_itself() {
     let status = pod.until("succeeded", |s| s.phase.as_deref() == Some("Succeeded")).await;
     let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready").cloned().unwrap_or_default();
     assert_eq!(ready.reason.as_deref(), Some("PodCompleted"));
+    pod.delete(0).await;
+}
+
+/// A hollow node has no cgroups: it tells what runs, and no figures but its own.
+#[tokio::test]
+async fn pods_are_told_of_without_figures_where_there_are_no_cgroups() {
+    let fake = Arc::new(Fake::new());
+    let cx = node(fake.clone(), None, None);
+    let pod = run(&cx, "u5", json!({"containers": [{"name": "c", "image": "app:1"}]})).await;
+    pod.ready().await;
+    let handle = pod.handle.clone();
+    let stats = Stats::new(cx.clone(), move || vec![handle.pod()]);
+    let summary = serde_json::to_value(stats.summary(false).await.expect("the runtime answers")).expect("encoded");
+    assert_eq!(summary["pods"][0]["podRef"], json!({"name": "p", "namespace": "default", "uid": "u5"}));
+    let container = &summary["pods"][0]["containers"][0];
+    assert!(container["name"] == "c" && container["cpu"].is_null(), "{container}");
+    let rate = summary["node"]["cpu"]["usageNanoCores"].as_u64();
+    assert!(rate.is_some() && summary["node"]["memory"]["workingSetBytes"].as_u64() > Some(0), "{summary}");
+    let text = stats.resource_metrics().await;
+    let started = r#"container_start_time_seconds{container="c",namespace="default",pod="p"} "#;
+    assert!(text.contains(started) && text.contains("\nresource_scrape_error 0\n"), "{text}");
+    fake.fail_next("ListPodSandbox", Error::new(Code::Unavailable, "gone"));
+    assert!(stats.resource_metrics().await.contains("\nresource_scrape_error 1\n"));
     pod.delete(0).await;
 }
 

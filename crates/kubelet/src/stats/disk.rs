@@ -1,0 +1,142 @@
+//! How full file systems are, and how much folders hold.
+
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// For how long the size of a folder is believed (`volumeStatsAggPeriod`): it is costly to find out.
+const BELIEVED: Duration = Duration::from_secs(60);
+/// The most files a folder is measured with; what has more is told as unknown rather than for minutes.
+const MOST_FILES: u64 = 200_000;
+
+/// A file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Filesystem {
+    /// Its size in bytes.
+    pub capacity: u64,
+    /// Bytes that anybody may still take.
+    pub available: u64,
+    /// Bytes in use.
+    pub used: u64,
+    /// How many files it can have.
+    pub inodes: u64,
+    /// How many it can still take.
+    pub inodes_free: u64,
+}
+
+/// The file system that a path is on.
+pub fn filesystem(path: &Path) -> Option<Filesystem> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(Filesystem {
+        capacity: stat.f_blocks * stat.f_frsize,
+        available: stat.f_bavail * stat.f_frsize,
+        used: stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize,
+        inodes: stat.f_files,
+        inodes_free: stat.f_ffree,
+    })
+}
+
+/// What a folder holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// Files and folders.
+    pub inodes: u64,
+}
+
+impl std::ops::AddAssign for Held {
+    fn add_assign(&mut self, other: Held) {
+        self.bytes += other.bytes;
+        self.inodes += other.inodes;
+    }
+}
+
+/// Measures a folder: no link is followed, no other file system is entered, a file with several names counts once.
+/// `None` if it is not there or has more than `most` files.
+pub fn held(path: &Path, most: u64) -> Option<Held> {
+    let root = std::fs::symlink_metadata(path).ok()?;
+    let mut held = Held { bytes: root.blocks() * 512, inodes: 1 };
+    let mut seen = HashSet::new();
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        // What goes away meanwhile is not there.
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.dev() != root.dev()
+                || (metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert(metadata.ino()))
+            {
+                continue;
+            }
+            held += Held { bytes: metadata.blocks() * 512, inodes: 1 };
+            if held.inodes > most {
+                return None;
+            }
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Some(held)
+}
+
+/// Sizes of folders as measured lately.
+#[derive(Debug, Default)]
+pub struct Folders(Mutex<HashMap<PathBuf, (Instant, Option<Held>)>>);
+
+impl Folders {
+    /// What a folder holds, or held less than a minute ago.
+    pub fn held(&self, path: &Path) -> Option<Held> {
+        if let Some((at, known)) = self.0.lock().get(path)
+            && at.elapsed() < BELIEVED
+        {
+            return *known;
+        }
+        let measured = held(path, MOST_FILES);
+        let mut known = self.0.lock();
+        known.retain(|_, (at, _)| at.elapsed() < BELIEVED);
+        known.insert(path.to_owned(), (Instant::now(), measured));
+        measured
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_measured_without_leaving_it() -> std::io::Result<()> {
+        let (dir, other) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        std::fs::write(other.path().join("big"), vec![1; 1 << 20])?;
+        std::fs::create_dir(dir.path().join("below"))?;
+        std::fs::write(dir.path().join("below/a"), vec![1; 8192])?;
+        std::fs::hard_link(dir.path().join("below/a"), dir.path().join("again"))?;
+        std::os::unix::fs::symlink(other.path(), dir.path().join("out"))?;
+        let got = held(dir.path(), 100).expect("measured");
+        assert_eq!(got.inodes, 4, "itself, the folder, the file once, the link");
+        assert!((8192..200_000).contains(&got.bytes), "{got:?}");
+        assert_eq!(held(dir.path(), 3), None, "too many");
+        assert_eq!(held(&dir.path().join("nothing"), 100), None);
+        Ok(())
+    }
+
+    #[test]
+    fn sizes_are_believed_for_a_while() -> std::io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let folders = Folders::default();
+        let first = folders.held(dir.path());
+        std::fs::write(dir.path().join("a"), "x")?;
+        assert_eq!(folders.held(dir.path()), first);
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_system_has_room() {
+        let root = filesystem(Path::new("/")).expect("there is one");
+        assert!(root.capacity >= root.used && root.available <= root.capacity, "{root:?}");
+        assert_eq!(filesystem(Path::new("/nothing/here")), None);
+    }
+}
