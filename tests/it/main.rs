@@ -14,6 +14,7 @@ mod harness;
 mod healing;
 mod hostile;
 mod join;
+mod metrics;
 mod node;
 mod quickstart;
 mod registry;

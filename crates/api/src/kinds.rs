@@ -4,7 +4,8 @@
 //! that have an address of their own; [`bodies`] are the kinds that occur only as the body of a subresource
 //! (`Scale`, `Eviction`, `TokenRequest`), which are defaulted and validated by the same calls.
 //!
-//! Every stable kind of v1.36 is here; alpha and beta versions are not served.
+//! Every stable kind of v1.36 is here; alpha and beta versions are not served. [`aggregated`] are kinds of other servers
+//! upstream.
 
 use std::borrow::Cow;
 
@@ -40,6 +41,12 @@ pub fn all() -> Vec<Box<dyn Kind>> {
     .collect()
 }
 
+/// The kinds that upstream leaves to a second server behind the aggregation layer, and that the API server of orkd
+/// answers itself. They are served beside those of [`all`].
+pub fn aggregated() -> Vec<Box<dyn Kind>> {
+    crate::metrics::all()
+}
+
 /// The kinds that are bodies of subresources only. Their `plural` is the name of the subresource.
 pub fn bodies() -> Vec<Box<dyn Kind>> {
     vec![
@@ -55,6 +62,8 @@ pub(crate) struct Facts {
     pub version: &'static str,
     pub kind: &'static str,
     pub plural: &'static str,
+    /// Empty: the kind in lower case.
+    pub singular: &'static str,
     pub short_names: &'static [&'static str],
     pub categories: &'static [&'static str],
     pub scope: Scope,
@@ -94,6 +103,7 @@ impl Facts {
             version,
             kind: "",
             plural: "",
+            singular: "",
             short_names: &[],
             categories: &[],
             scope,
@@ -125,7 +135,10 @@ impl Facts {
             version: self.version.into(),
             kind: self.kind.into(),
             plural: self.plural.into(),
-            singular: self.kind.to_lowercase().into(),
+            singular: match self.singular {
+                "" => self.kind.to_lowercase().into(),
+                singular => singular.into(),
+            },
             short_names: own(self.short_names),
             categories: own(self.categories),
             scope: self.scope,
@@ -153,6 +166,7 @@ fn go_package(group: &str) -> String {
     match group {
         "apiextensions" => "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions".into(),
         "apiregistration" => "k8s.io/kube-aggregator/pkg/apis/apiregistration".into(),
+        "metrics" => "k8s.io/metrics/pkg/apis/metrics".into(),
         _ => format!("k8s.io/api/{group}"),
     }
 }
@@ -227,7 +241,11 @@ mod tests {
             assert!(kinds.insert((info.group.clone(), info.version.clone(), info.kind.clone())), "{info:?}");
             assert!(addresses.insert((info.group.clone(), info.version.clone(), info.plural.clone())), "{info:?}");
         }
-        for kind in bodies() {
+        for kind in aggregated() {
+            let info = kind.info();
+            assert!(addresses.insert((info.group.clone(), info.version.clone(), info.plural.clone())), "{info:?}");
+        }
+        for kind in bodies().into_iter().chain(aggregated()) {
             let info = kind.info();
             assert!(kinds.insert((info.group.clone(), info.version.clone(), info.kind.clone())), "{info:?}");
         }

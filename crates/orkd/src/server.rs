@@ -400,7 +400,7 @@ fn features(gates: &[String]) -> anyhow::Result<Features> {
 
 /// Every kind that is served.
 fn kinds() -> Vec<Arc<dyn Kind>> {
-    orkd_api::kinds::all().into_iter().map(Arc::from).collect()
+    orkd_api::kinds::all().into_iter().chain(orkd_api::kinds::aggregated()).map(Arc::from).collect()
 }
 
 /// The controllers, each with its own identity; all read by one more.

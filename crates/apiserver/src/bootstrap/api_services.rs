@@ -31,6 +31,8 @@ const PRIORITIES: &[(&str, &str, u32, u32)] = &[
     ("discovery.k8s.io", "v1", 16_200, 15),
     ("resource.k8s.io", "v1", 16_200, 21),
     ("flowcontrol.apiserver.k8s.io", "v1", 16_100, 21),
+    // The priorities of metrics-server's manifest.
+    ("metrics.k8s.io", "v1beta1", 100, 100),
 ];
 
 /// The APIServices to be made: names and objects.
@@ -55,7 +57,8 @@ mod tests {
     #[test]
     fn every_group_and_version_served_has_one() {
         let served: BTreeSet<String> = orkd_api::kinds::all()
-            .iter()
+            .into_iter()
+            .chain(orkd_api::kinds::aggregated())
             .map(|k| format!("{}.{}", k.info().version, k.info().group))
             // The group of the APIServices themselves is the aggregator's own.
             .filter(|name| name != "v1.apiregistration.k8s.io")

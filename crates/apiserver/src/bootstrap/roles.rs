@@ -21,8 +21,11 @@ const TABLE: &str = include_str!("roles.txt");
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// What our own parts need beside upstream's. Names begin with `orkd:`.
+/// What our own parts need beside upstream's. Names begin with `orkd:`, but for the role that metrics-server brings
+/// along: who may view, edit or administer a namespace may see what it uses.
 const OURS: &str = "\
+ClusterRole system:aggregated-metrics-reader aggregate-to=admin aggregate-to=edit aggregate-to=view
+  get,list,watch metrics.k8s.io nodes,pods
 ClusterRoleBinding orkd:kubelet-clients ClusterRole/system:kubelet-api-admin Group/orkd:kubelet-clients
 ClusterRoleBinding orkd:node-proxy-approver \
  ClusterRole/system:certificates.k8s.io:kube-apiserver-client-approver \
@@ -72,6 +75,8 @@ pub struct Object {
 pub fn all() -> Vec<Object> {
     let mut objects = parse(TABLE);
     objects.extend(parse(OURS));
+    // Ours have a part in upstream's.
+    aggregate(&mut objects);
     objects.sort_by_key(|o| o.resource.ends_with("bindings"));
     objects
 }
@@ -417,14 +422,18 @@ mod tests {
     #[test]
     fn our_own_bindings_are_understood() {
         let ours = parse(OURS);
-        assert_eq!(ours.len(), 12);
+        assert_eq!(ours.len(), 13);
         for object in &ours {
             // Upstream's names are upstream's alone.
-            assert!(object.name.starts_with("orkd:"), "{}", object.name);
+            let of_metrics_server = object.name == "system:aggregated-metrics-reader";
+            assert!(object.name.starts_with("orkd:") || of_metrics_server, "{}", object.name);
             let binding = object.resource.ends_with("bindings");
             assert_eq!(object.value["subjects"][0]["name"].is_string(), binding, "{}", object.name);
             assert_eq!(object.value["rules"][0]["verbs"].is_array(), !binding, "{}", object.name);
         }
         assert!(!node_rules().is_empty());
+        let view = all().into_iter().find(|o| o.resource == "clusterroles" && o.name == "view").expect("a role");
+        let rules = view.value["rules"].as_array().cloned().unwrap_or_default();
+        assert!(rules.iter().any(|r| r["apiGroups"][0] == "metrics.k8s.io"), "{rules:?}");
     }
 }

@@ -5,12 +5,11 @@
 
 use async_trait::async_trait;
 use orkd_api::status::Status;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Call, Reply, Rest};
+use super::{Call, Reply, Rest, made};
 use crate::Body;
-use crate::negotiation::{self, Offer, Shape};
-use crate::respond;
+use crate::negotiation::{self, Offer};
 
 /// The handler of `componentstatuses`.
 pub struct ComponentStatuses;
@@ -30,38 +29,6 @@ impl Rest for ComponentStatuses {
         if one && call.info.name != NAME {
             return Err(Status::not_found("", "componentstatuses", &call.info.name));
         }
-        let items = vec![item];
-        let answer = match wanted.shape {
-            Shape::Table(_) => table(&call, &items),
-            _ if one => {
-                let mut object = items.into_iter().next().unwrap_or_default();
-                object["kind"] = json!("ComponentStatus");
-                object["apiVersion"] = json!("v1");
-                object
-            }
-            _ => json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items }),
-        };
-        Ok(Reply::Raw(respond::object(&wanted, 200, &answer)))
+        if one { made::one(&call, &wanted, item) } else { made::list(&call, &wanted, vec![item]) }
     }
-}
-
-fn table(call: &Call, items: &[Value]) -> Value {
-    let info = call.kind.info();
-    let columns: Vec<Value> = info
-        .columns
-        .iter()
-        .map(|c| json!({ "name": c.name, "type": c.ty, "format": c.format, "description": "", "priority": c.priority }))
-        .collect();
-    let rows: Vec<Value> = items
-        .iter()
-        .map(|item| {
-            let object = json!({
-                "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": item["metadata"],
-            });
-            json!({ "cells": call.kind.cells(item, call.now), "object": object })
-        })
-        .collect();
-    json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "columnDefinitions": columns, "rows": rows,
-    })
 }

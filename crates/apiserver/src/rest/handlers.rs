@@ -11,6 +11,7 @@ use super::component_status::ComponentStatuses;
 use super::eviction::Eviction;
 use super::pod_stream::{Log, PodStream, Stream};
 use super::proxy::{Proxy, To};
+use super::resource_metrics::{Collector, Of, ResourceMetrics};
 use super::review::{AccessReview, RulesReview, SelfReview, TokenReview, Whose};
 use super::token::Token;
 use crate::pipeline::{Builder, PathHandler};
@@ -32,6 +33,8 @@ pub(crate) fn add(
     let token = Token::new(Arc::clone(signer), guard.bearer.audiences().to_vec())
         .limit(options.max_token_seconds)
         .extend(options.extend_tokens);
+    let collector = Collector::new(dialer());
+    let metrics = |of| Arc::new(ResourceMetrics::new(of, collector.clone()));
     let own_keys = format!("{}/openid/v1/jwks", signer.issuer().trim_end_matches('/'));
     let discovery = json!({
         "issuer": signer.issuer(),
@@ -60,6 +63,8 @@ pub(crate) fn add(
         .rest("", "nodes", "proxy", Arc::new(Proxy::new(To::Node, dialer())))
         .rest("", "pods", "proxy", Arc::new(Proxy::new(To::Pod, dialer())))
         .rest("", "services", "proxy", Arc::new(Proxy::new(To::Service, dialer())))
+        .rest("metrics.k8s.io", "nodes", "", metrics(Of::Nodes))
+        .rest("metrics.k8s.io", "pods", "", metrics(Of::Pods))
         .path("/.well-known/openid-configuration", document(&discovery, "application/json"))
         .path("/openid/v1/jwks", document(&keys, "application/jwk-set+json"))
 }

@@ -61,7 +61,8 @@ impl World {
         let pki = ClusterPki::load_or_create(&dir.path().join("pki"), ServerNames::default(), Timestamp::now());
         let pki = pki.expect("pki");
         let store = embedded::Embedded::open(dir.path().join("db"), embedded::Options::default()).expect("store");
-        let kinds = orkd_api::kinds::all().into_iter().map(Arc::from).collect();
+        let kinds = orkd_api::kinds::all().into_iter().chain(orkd_api::kinds::aggregated());
+        let kinds = kinds.map(Arc::from).collect();
         let caches = Caches::open(Arc::new(store), kinds).await.expect("caches");
         let cidr = "10.43.0.0/16".parse().expect("cidr");
         let options = more(Options { service_cidrs: vec![cidr], ..Options::default() });
