@@ -145,7 +145,7 @@ fn validate_endpoint(errs: &mut ErrorList, endpoint: &View<'_>, ty: &str) {
     for address in addresses.list() {
         match ty {
             "IPv4" | "IPv6" => {
-                if !ip::sloppy(address.str()).is_some_and(|ip| ip.is_ipv4() == (ty == "IPv4")) {
+                if ip::sloppy(address.str()).is_none_or(|ip| ip.is_ipv4() != (ty == "IPv4")) {
                     errs.invalid(address.path(), address.str(), format!("must be a valid {ty} address"));
                 }
                 non_special_ip(errs, address.str(), address.path());
