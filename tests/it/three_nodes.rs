@@ -105,7 +105,7 @@ fn workloads_move_between_nodes() -> Result<()> {
     cluster.wait_ready("early").map_err(|e| e.context(early.log()))?;
     load_busybox(&early.machine)?;
     let mut nodes = Nodes { k: &k, cluster: &cluster, agents: vec![early] };
-    let scenarios: [(&str, fn(&mut Nodes<'_>) -> Result<()>); 4] = [
+    let scenarios: [(&str, Scenario); 4] = [
         ("a late node", a_late_node_gets_its_daemon),
         ("drain", a_drain_waits_for_the_budget),
         ("death", a_dead_node_is_replaced),
@@ -123,6 +123,9 @@ fn workloads_move_between_nodes() -> Result<()> {
     }
     Ok(())
 }
+
+/// What happens to the machines, one after the other.
+type Scenario = fn(&mut Nodes<'_>) -> Result<()>;
 
 /// The machines of the cluster.
 struct Nodes<'a> {
