@@ -243,7 +243,7 @@ mod tests {
             "metadata": {"name": "p", "namespace": "ns", "creationTimestamp": "2026-01-01T00:01:02Z"},
             "timestamp": "2026-01-01T00:01:00Z", "window": "15.02s",
             "containers": [
-                {"name": "a", "usage": {"cpu": "12345678n", "memory": "1000"}},
+                {"name": "a", "usage": {"cpu": "12345678n", "memory": "1k"}},
                 {"name": "b", "usage": {"cpu": "250m", "memory": "3Mi"}},
             ],
         });
