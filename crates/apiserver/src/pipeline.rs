@@ -16,18 +16,21 @@ use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::cache::{Caches, Reader};
 use crate::flowcontrol::{Control, Flow};
-use crate::metrics::Metrics;
+use crate::metrics::{AdmissionTimes, Metrics};
 use crate::openapi::Documents;
 use crate::registry::{self, Hook, Request, Target};
 use crate::resources::{Resource, Resources};
 use crate::rest::{Call, Rest};
+
+/// An admission plugin and how long it takes.
+pub type Admitter = (Arc<dyn Plugin>, AdmissionTimes);
 
 /// Collects the parts of an API server.
 pub struct Builder {
     caches: Arc<Caches>,
     authenticators: Vec<Box<dyn Authenticator>>,
     authorizers: Vec<Arc<dyn Authorizer>>,
-    admission: Vec<Arc<dyn Plugin>>,
+    admission: Vec<Admitter>,
     hooks: HashMap<(Name, Name), Arc<dyn Hook>>,
     rest: HashMap<(Name, Name, Name), Arc<dyn Rest>>,
     features: Features,
@@ -61,7 +64,10 @@ impl Builder {
 
     /// Adds admission plugins, in upstream's order.
     pub fn admission(mut self, plugins: impl IntoIterator<Item = Arc<dyn Plugin>>) -> Self {
-        self.admission.extend(plugins);
+        self.admission.extend(plugins.into_iter().map(|plugin| {
+            let times = AdmissionTimes::new(Some(plugin.name()));
+            (plugin, times)
+        }));
         self
     }
 
@@ -146,7 +152,7 @@ impl Builder {
             fairness: self.fairness,
             stopping: self.stopping,
         }));
-        for plugin in server.admission() {
+        for (plugin, _) in server.admission() {
             plugin.bind(&server.downgrade());
         }
         server
@@ -173,7 +179,7 @@ pub(crate) struct Inner {
     pub(crate) caches: Arc<Caches>,
     pub(crate) authenticators: Vec<Box<dyn Authenticator>>,
     pub(crate) authorizers: Vec<Arc<dyn Authorizer>>,
-    pub(crate) admission: Vec<Arc<dyn Plugin>>,
+    pub(crate) admission: Vec<Admitter>,
     pub(crate) features: Features,
     pub(crate) version: String,
     pub(crate) flow: Flow,
@@ -233,7 +239,7 @@ impl ApiServer {
     }
 
     /// Admission plugins in order.
-    pub fn admission(&self) -> &[Arc<dyn Plugin>] {
+    pub fn admission(&self) -> &[Admitter] {
         &self.0.admission
     }
 

@@ -7,11 +7,12 @@
 pub mod process;
 pub mod requests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use orkd_base::metrics::{self as base, Counter, Family, Gauge, Histogram};
 
+use crate::admission::Operation;
 use crate::pipeline::ApiServer;
 
 pub use requests::Metrics;
@@ -103,14 +104,36 @@ pub fn authorized(result: &str, took: Duration) {
     AUTHORIZATION_TIME.with(&[result]).observe(took.as_secs_f64());
 }
 
-/// Counts a phase of admission (`admit` or `validate`), or what one plugin had to do with it.
-pub fn admission(plugin: Option<&str>, operation: &str, phase: &str, rejected: bool, took: Duration) {
-    let rejected = if rejected { "true" } else { "false" };
-    let histogram = match plugin {
-        Some(name) => ADMISSION_CONTROLLERS.with(&[name, operation, rejected, phase]),
-        None => ADMISSION_STEPS.with(&[operation, rejected, phase]),
-    };
-    histogram.observe(took.as_secs_f64());
+/// How long an admission plugin takes, or a whole phase of admission. Every write asks every plugin twice, so the cells are
+/// looked up once each and kept.
+pub struct AdmissionTimes {
+    plugin: Option<&'static str>,
+    cells: [OnceLock<Arc<Histogram>>; 16],
+}
+
+impl AdmissionTimes {
+    /// Those of a plugin; of whole phases without one.
+    pub const fn new(plugin: Option<&'static str>) -> Self {
+        AdmissionTimes { plugin, cells: [const { OnceLock::new() }; 16] }
+    }
+
+    /// Counts one: what was asked, in the phase `admit` or `validate`, whether it was refused, how long it took.
+    pub fn observe(&self, operation: Operation, mutating: bool, rejected: bool, took: Duration) {
+        let (at, operation) = match operation {
+            Operation::Create => (0, "CREATE"),
+            Operation::Update => (1, "UPDATE"),
+            Operation::Delete => (2, "DELETE"),
+            Operation::Connect => (3, "CONNECT"),
+        };
+        let phase = if mutating { "admit" } else { "validate" };
+        let refusal = if rejected { "true" } else { "false" };
+        let cell =
+            self.cells[at * 4 + usize::from(mutating) * 2 + usize::from(rejected)].get_or_init(|| match self.plugin {
+                Some(name) => ADMISSION_CONTROLLERS.with(&[name, operation, refusal, phase]),
+                None => ADMISSION_STEPS.with(&[operation, refusal, phase]),
+            });
+        cell.observe(took.as_secs_f64());
+    }
 }
 
 /// Counts a request that was sent away because there are too many.

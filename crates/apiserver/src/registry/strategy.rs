@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Request, Target, meta_text, metadata};
 use crate::admission::{self, Operation};
 use crate::codec;
-use crate::metrics;
+use crate::metrics::AdmissionTimes;
 
 /// Sets the defaults of the schema and of the kind.
 pub fn default(target: &Target<'_>, object: &mut Value) {
@@ -44,36 +44,36 @@ fn attributes<'a>(
     }
 }
 
+static STEPS: AdmissionTimes = AdmissionTimes::new(None);
+
 /// The time a phase of admission takes, and each plugin in it (`admission/metrics`).
 struct Phase {
-    operation: &'static str,
-    name: &'static str,
+    operation: Operation,
+    mutating: bool,
     begun: Instant,
+    /// When the last plugin was done.
+    last: Instant,
 }
 
 impl Phase {
-    fn begin(operation: Operation, name: &'static str) -> Self {
-        let operation = match operation {
-            Operation::Create => "CREATE",
-            Operation::Update => "UPDATE",
-            Operation::Delete => "DELETE",
-            Operation::Connect => "CONNECT",
-        };
-        Phase { operation, name, begun: Instant::now() }
+    fn begin(operation: Operation, mutating: bool) -> Self {
+        let now = Instant::now();
+        Phase { operation, mutating, begun: now, last: now }
     }
 
     /// Notes what a plugin did. A refusal ends the phase.
-    fn passed(&self, plugin: &str, begun: Instant, outcome: Result<(), Status>) -> Result<(), Status> {
-        let rejected = outcome.is_err();
-        metrics::admission(Some(plugin), self.operation, self.name, rejected, begun.elapsed());
+    fn passed(&mut self, times: &AdmissionTimes, outcome: Result<(), Status>) -> Result<(), Status> {
+        let (rejected, now) = (outcome.is_err(), Instant::now());
+        times.observe(self.operation, self.mutating, rejected, now - self.last);
+        self.last = now;
         if rejected {
-            metrics::admission(None, self.operation, self.name, true, self.begun.elapsed());
+            STEPS.observe(self.operation, self.mutating, true, now - self.begun);
         }
         outcome
     }
 
     fn end(self) {
-        metrics::admission(None, self.operation, self.name, false, self.begun.elapsed());
+        STEPS.observe(self.operation, self.mutating, false, self.last - self.begun);
     }
 }
 
@@ -89,11 +89,10 @@ pub async fn mutate(
 ) -> Result<(), Status> {
     let request = attributes(cx, target, operation, old, options, dry_run);
     let mut warnings = Vec::new();
-    let phase = Phase::begin(operation, "admit");
-    for plugin in cx.server.admission() {
-        let begun = Instant::now();
+    let mut phase = Phase::begin(operation, true);
+    for (plugin, times) in cx.server.admission() {
         let outcome = plugin.admit(&request, object, &mut warnings).await;
-        phase.passed(plugin.name(), begun, outcome)?;
+        phase.passed(times, outcome)?;
     }
     phase.end();
     cx.warnings.extend(warnings);
@@ -122,11 +121,10 @@ pub async fn check(
 ) -> Result<(), Status> {
     let request = attributes(cx, target, operation, old, options, dry_run);
     let mut warnings = Vec::new();
-    let phase = Phase::begin(operation, "validate");
-    for plugin in cx.server.admission() {
-        let begun = Instant::now();
+    let mut phase = Phase::begin(operation, false);
+    for (plugin, times) in cx.server.admission() {
         let outcome = plugin.validate(&request, object, &mut warnings).await;
-        phase.passed(plugin.name(), begun, outcome)?;
+        phase.passed(times, outcome)?;
     }
     phase.end();
     cx.warnings.extend(warnings);
