@@ -3,6 +3,7 @@
 
 mod blocked;
 mod claims;
+mod devices;
 mod jobs;
 mod restart;
 mod stateful;

@@ -1,4 +1,4 @@
-//! An API server, controllers that can be killed, and a kubelet and an attacher that are played.
+//! An API server, controllers that can be killed, a scheduler, and a kubelet and an attacher that are played.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,7 +15,7 @@ use orkd_apiserver::user::{InProcess, MASTERS, UserInfo};
 use orkd_base::{Clock, Supervisor, TaskKind};
 use orkd_controllers::{Composition, Config, MANAGER, Signers, run_some};
 use orkd_pki::cluster::{ClusterPki, ServerNames};
-use orkd_reconcile::{Api, DeleteOptions, Informers, Patch, Target};
+use orkd_reconcile::{Api, DeleteOptions, Informers, Patch, Recorder, Target};
 use orkd_store::backends::embedded;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -261,6 +261,20 @@ impl World {
             }),
         };
         run_some(composition, |name| names.contains(&name));
+    }
+
+    /// Runs the scheduler until the world ends, with the rights that upstream's role gives it.
+    pub fn schedule(&self) {
+        let user = UserInfo::new("system:kube-scheduler", &[]);
+        let client = client(&self.server, user, Arc::default(), Stubs::default());
+        let informers = Informers::new(client.clone(), self.supervisor.clone());
+        let api = Api::new(client, "kube-scheduler");
+        let recorder = Recorder::new(api.clone(), &self.supervisor, "default-scheduler", "");
+        let (config, tasks) = (Arc::new(orkd_scheduler::Config::default()), self.supervisor.clone());
+        self.supervisor.run(TaskKind::Controller, "scheduler", move |stop| {
+            let (informers, api, recorder) = (informers.clone(), api.clone(), recorder.clone());
+            orkd_scheduler::run(config.clone(), informers, api, recorder, tasks.clone(), stop)
+        });
     }
 
     pub async fn get(&self, path: &str) -> Option<Value> {
