@@ -287,7 +287,7 @@ impl From<&Value> for Shown {
     fn from(v: &Value) -> Self {
         match v {
             Value::String(s) => Shown(quote(s)),
-            other => Shown(other.to_string()),
+            other => Shown(crate::codec::json::to_string(other)),
         }
     }
 }

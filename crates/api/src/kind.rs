@@ -99,6 +99,17 @@ pub fn table(columns: &[(&'static str, &'static str, &'static str, i32)]) -> Vec
         .collect()
 }
 
+/// Which rules the kind's own validation applies to the metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetaRules {
+    /// Those of `pkg/apis/core/validation`: finalizers are standard ones or have a domain. Most kinds.
+    Core,
+    /// Those of `k8s.io/apimachinery/pkg/api/validation`.
+    Machinery,
+    /// None; the registry checks the metadata of what is otherwise good, and takes any name that fits into a path.
+    Registry,
+}
+
 /// The circumstances of one request, as far as a kind may know them.
 #[derive(Clone, Debug)]
 pub struct Cx<'a> {
@@ -138,8 +149,8 @@ pub type Cells = Vec<Value>;
 /// current object, decode or patch, defaults, managed fields, mutating admission, [`Kind::prepare_update`],
 /// [`Kind::validate_update`], validating admission, commit; again from the start when the commit loses a race.
 ///
-/// Metadata common to all kinds (name, namespace, labels, annotations, owners, finalizers, generation of
-/// nothing) is checked by the caller with [`Kind::validate_name`].
+/// Metadata common to all kinds (name, namespace, labels, annotations, owners, finalizers) is checked by the caller
+/// ([`crate::validate::meta`]) with [`Kind::validate_name`] and [`Kind::meta_rules`].
 pub trait Kind: Send + Sync + 'static {
     /// The facts.
     fn info(&self) -> &ResourceInfo;
@@ -171,6 +182,11 @@ pub trait Kind: Send + Sync + 'static {
     /// The rule for names: the messages of what is wrong, empty for a good one. Most kinds: a DNS subdomain.
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
         crate::names::dns_subdomain(name, prefix)
+    }
+
+    /// By which rules the kind looks at the metadata.
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::Core
     }
 
     /// Texts for `Warning` headers. `old` is `None` on create.

@@ -5,7 +5,7 @@ use orkd_api::Value;
 use orkd_api::kind::{Cx, Features, Kind};
 use orkd_api::object::View;
 use orkd_api::table::Template;
-use orkd_api::validate::meta::{validate_meta, validate_meta_update};
+use orkd_api::validate::meta::{changed_object, new_object};
 use serde_json::json;
 
 /// A small generator of numbers, so that a failure can be repeated.
@@ -59,14 +59,10 @@ fn call_everything(kind: &dyn Kind, obj: &Value, old: &Value) {
         let mut new = obj.clone();
         kind.default(&mut new);
         kind.prepare_create(&cx, &mut new);
-        let _ = (kind.validate(&cx, &new), kind.warnings(&cx, &new, None), validate_meta(kind, &new));
+        let _ = (new_object(kind, &cx, &new), kind.warnings(&cx, &new, None));
         let mut new = obj.clone();
         kind.prepare_update(&cx, &mut new, old);
-        let _ = (
-            kind.validate_update(&cx, &new, old),
-            kind.warnings(&cx, &new, Some(old)),
-            validate_meta_update(&new, old),
-        );
+        let _ = (changed_object(kind, &cx, &new, old), kind.warnings(&cx, &new, Some(old)));
         let _ = kind.reset_fields(subresource);
     }
     let _ =

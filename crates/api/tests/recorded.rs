@@ -7,7 +7,7 @@ use orkd_api::kind::{Cx, Features, Kind};
 use orkd_api::object::{at, at_mut, items_mut, remove, set};
 use orkd_api::schema::Type;
 use orkd_api::status::Status;
-use orkd_api::validate::meta::validate_meta;
+use orkd_api::validate::meta::{changed_object, new_object};
 
 fn recorded(name: &str) -> Vec<Value> {
     let root = std::env::var_os("ORKD_SHARED").map_or_else(
@@ -162,8 +162,7 @@ fn recorded_defaults() {
             // Admission names the account before the pod is checked.
             set(&mut ours, &["spec", "serviceAccountName"], "default");
         }
-        let mut problems = validate_meta(&*kind, &ours);
-        problems.extend(kind.validate(&cx, &ours));
+        let problems = new_object(&*kind, &cx, &ours);
         if !problems.is_empty() && case["response"]["kind"] != "Service" {
             bad.push(format!(
                 "{} is refused: {:?}",
@@ -191,8 +190,7 @@ fn recorded_validation_errors() {
         let kind = addressed(path).unwrap_or_else(|| panic!("not served: {}", case["case"]));
         seen += 1;
         let obj = created(&*kind, &cx, &case["request"], path).expect("the object is well formed");
-        let mut errs = validate_meta(&*kind, &obj);
-        errs.extend(kind.validate(&cx, &obj));
+        let errs = new_object(&*kind, &cx, &obj);
         let info = kind.info();
         let name = at(&obj, &["metadata", "name"]).as_str().unwrap_or_default();
         let ours = Status::invalid(&info.group, &info.kind, name, &errs).to_value();
@@ -235,7 +233,7 @@ fn writing_back_what_was_read_changes_nothing() {
             if new != before {
                 bad.push(format!("{} by {door:?}\n  new {new}\n  old {before}", case["case"]));
             }
-            let errs = kind.validate_update(&cx, &new, &old);
+            let errs = changed_object(&*kind, &cx, &new, &old);
             if !errs.is_empty() {
                 let texts: Vec<String> = errs.0.iter().map(ToString::to_string).collect();
                 bad.push(format!("{} by {door:?} is refused: {texts:?}", case["case"]));

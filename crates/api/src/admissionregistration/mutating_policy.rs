@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{hooks, policy, rules};
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, list};
 use crate::strategy::{first_generation, next_generation};
@@ -54,6 +54,10 @@ impl Kind for MutatingAdmissionPolicy {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::Machinery
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

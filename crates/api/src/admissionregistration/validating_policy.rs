@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{hooks, policy, rules};
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, list, set};
 use crate::strategy::{first_generation, reset_all_or_status, reset_meta_for_status, separate_status};
@@ -49,6 +49,10 @@ impl Kind for ValidatingAdmissionPolicy {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::Machinery
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::policy;
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::View;
 use crate::strategy::{first_generation, next_generation};
@@ -43,6 +43,10 @@ impl Kind for ValidatingAdmissionPolicyBinding {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::Machinery
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

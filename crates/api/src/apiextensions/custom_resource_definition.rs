@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::validate;
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaRules};
 use crate::kinds::{Facts, NAME, STATUS, facts};
 use crate::object::{at_mut, default_text, default_value, list, restore, set, text};
 use crate::strategy::{first_generation, next_generation, reset_all_or_status, reset_meta_for_status};
@@ -85,6 +85,10 @@ impl Kind for CustomResourceDefinition {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::Machinery
     }
 
     fn cells(&self, obj: &Value, _now: jiff::Timestamp) -> Cells {

@@ -11,7 +11,7 @@ use crate::field::ErrorList;
 use crate::kind::Kind;
 use crate::kind::{Cells, Cx};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
-use crate::object::{View, at, at_mut, default_value, remove, restore, set};
+use crate::object::{at, at_mut, default_value, remove, restore, set};
 use crate::strategy::reset_spec_or_status;
 
 /// The kind `HorizontalPodAutoscaler`.
@@ -129,31 +129,33 @@ impl Kind for HorizontalPodAutoscaler {
         restore(new, old, if cx.subresource == Some("status") { &["spec"] } else { &["status"] });
     }
 
-    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
-        let mut errs = ErrorList::new();
-        let spec = View::root(obj).get("spec");
-        v2::bounds_and_target(&mut errs, &spec);
-        let percent = spec.get("targetCPUUtilizationPercentage");
-        if let Some(n) = percent.int()
-            && n < 1
-        {
-            errs.invalid(percent.path(), n, "must be greater than 0");
-        }
-        errs
+    /// What is checked upstream, too, is the form that knows everything: paths are those of v2.
+    fn validate(&self, cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        v2::validate(cx, &self.stored(obj), &Value::Null)
     }
 
-    fn validate_update(&self, cx: &Cx<'_>, new: &Value, _old: &Value) -> ErrorList {
-        if cx.subresource == Some("status") { v2::status(new) } else { self.validate(cx, new) }
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        if cx.subresource == Some("status") {
+            v2::status(new)
+        } else {
+            v2::validate(cx, &self.stored(new), &self.stored(old))
+        }
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
-        let mut stored = obj.clone();
-        self.to_storage(&mut stored);
-        v2::cells(&stored, now)
+        v2::cells(&self.stored(obj), now)
     }
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
         reset_spec_or_status(subresource)
+    }
+}
+
+impl HorizontalPodAutoscaler {
+    fn stored(&self, obj: &Value) -> Value {
+        let mut stored = obj.clone();
+        self.to_storage(&mut stored);
+        stored
     }
 }
 
@@ -183,6 +185,20 @@ fn unpack(obj: &mut Value, annotation: &str) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn problems_are_those_of_the_other_form() {
+        let obj = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 0, "minReplicas": 1, "targetCPUUtilizationPercentage": 0,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}});
+        assert_eq!(
+            crate::validate::testing::problems(&HorizontalPodAutoscaler, &obj),
+            [
+                "spec.maxReplicas: Required value: must be set and greater than 0",
+                "spec.maxReplicas: Invalid value: 0: must be greater than or equal to `minReplicas`",
+                "spec.metrics[0].resource.target.averageUtilization: Invalid value: 0: must be greater than 0",
+            ]
+        );
+    }
 
     #[test]
     fn nothing_is_lost_between_the_forms() {

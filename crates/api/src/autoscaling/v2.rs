@@ -65,19 +65,12 @@ impl Kind for HorizontalPodAutoscaler {
         restore(new, old, if cx.subresource == Some("status") { &["spec"] } else { &["status"] });
     }
 
-    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
-        let mut errs = ErrorList::new();
-        let spec = View::root(obj).get("spec");
-        bounds_and_target(&mut errs, &spec);
-        for metric in spec.items("metrics") {
-            self::metric(&mut errs, &metric);
-        }
-        behavior(&mut errs, &spec.get("behavior"));
-        errs
+    fn validate(&self, cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        validate(cx, obj, &Value::Null)
     }
 
-    fn validate_update(&self, cx: &Cx<'_>, new: &Value, _old: &Value) -> ErrorList {
-        if cx.subresource == Some("status") { status(new) } else { self.validate(cx, new) }
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        if cx.subresource == Some("status") { status(new) } else { validate(cx, new, old) }
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
@@ -115,13 +108,23 @@ fn default_rules(behavior: &mut Value, direction: &str, policies: Value) {
     }
 }
 
-/// Numbers and target, the same in both versions. Upstream: `validateHorizontalPodAutoscalerSpec`.
-pub(super) fn bounds_and_target(errs: &mut ErrorList, spec: &View<'_>) {
-    let (least, most) = (spec.get("minReplicas"), spec.get("maxReplicas"));
-    if let Some(n) = least.int()
-        && n < 1
-    {
-        errs.invalid(least.path(), n, "must be greater than or equal to 1");
+/// How strictly the version of a reference is looked at. Upstream: `CrossVersionObjectReferenceValidationOptions`.
+#[derive(Clone, Copy)]
+struct Versions {
+    any: bool,
+    without_group: bool,
+}
+
+/// Checks an autoscaler in this form; `old` is `null` for a new one.
+/// Upstream: `validateHorizontalPodAutoscalerSpec`, `validationOptionsForHorizontalPodAutoscaler`.
+pub(super) fn validate(cx: &Cx<'_>, obj: &Value, old: &Value) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let spec = View::root(obj).get("spec");
+    let (least, most, target) = (spec.get("minReplicas"), spec.get("maxReplicas"), spec.get("scaleTargetRef"));
+    let to_zero = cx.features.enabled("HPAScaleToZero", false) || at(old, &["spec", "minReplicas"]).as_i64() == Some(0);
+    let bound = i64::from(!to_zero);
+    if let Some(n) = least.int().filter(|n| *n < bound) {
+        errs.invalid(least.path(), n, format!("must be greater than or equal to {bound}"));
     }
     let max = most.int().unwrap_or_default();
     if max < 1 {
@@ -134,10 +137,41 @@ pub(super) fn bounds_and_target(errs: &mut ErrorList, spec: &View<'_>) {
     if least.int().is_some_and(|n| max < n) {
         errs.invalid(most.path(), max, "must be greater than or equal to `minReplicas`");
     }
-    reference(errs, &spec.get("scaleTargetRef"));
+    // What stays is not looked at again; of what scales in the core group there is one kind.
+    let before = at(old, &["spec", "scaleTargetRef"]);
+    let stays = !old.is_null() && ["apiVersion", "kind"].iter().all(|f| text(before, &[f]) == target.get(f).str());
+    let without_group = !stays && target.get("kind").str() == "ReplicationController";
+    reference(&mut errs, &target, Versions { any: stays, without_group });
+    let described = |metric: &Value| metric["type"] == "Object" && !at(metric, &["object"]).is_null();
+    let any = list(old, &["spec", "metrics"])
+        .iter()
+        .filter(|metric| described(metric))
+        .any(|metric| group(text(metric, &["object", "describedObject", "apiVersion"])).is_err());
+    for one in spec.items("metrics") {
+        metric(&mut errs, &one, Versions { any, without_group: true });
+    }
+    let by_others = |metric: &Value| matches!(text(metric, &["type"]), "Object" | "External");
+    if least.int() == Some(0) && !list(obj, &["spec", "metrics"]).iter().any(by_others) {
+        errs.forbidden(
+            spec.get("metrics").path(),
+            "must specify at least one Object or External metric to support scaling to zero replicas",
+        );
+    }
+    behavior(&mut errs, &spec.get("behavior"));
+    errs
 }
 
-fn reference(errs: &mut ErrorList, v: &View<'_>) {
+/// The group of a version. Upstream: `schema.ParseGroupVersion`.
+fn group(version: &str) -> Result<&str, String> {
+    match version.matches('/').count() {
+        0 => Ok(""),
+        1 => Ok(version.split_once('/').map_or("", |(group, _)| group)),
+        _ => Err(format!("unexpected GroupVersion string: {version}")),
+    }
+}
+
+/// Upstream: `ValidateCrossVersionObjectReference`.
+fn reference(errs: &mut ErrorList, v: &View<'_>, versions: Versions) {
     for field in ["kind", "name"] {
         let part = v.get(field);
         if part.str().is_empty() {
@@ -149,17 +183,18 @@ fn reference(errs: &mut ErrorList, v: &View<'_>) {
         }
     }
     let version = v.get("apiVersion");
-    let core_controller = version.str() == "v1" && v.get("kind").str() == "ReplicationController";
-    if version.str().matches('/').count() > 1 {
-        let problem = format!("unexpected GroupVersion string: {}", version.str());
-        errs.invalid(version.path(), version.str(), problem);
-    } else if !version.str().contains('/') && !core_controller {
-        errs.invalid(version.path(), version.str(), "apiVersion must specify API group");
+    match group(version.str()) {
+        _ if versions.any => {}
+        Err(problem) => errs.invalid(version.path(), version.str(), problem),
+        Ok("") if !versions.without_group => {
+            errs.invalid(version.path(), version.str(), "apiVersion must specify API group");
+        }
+        Ok(_) => {}
     }
 }
 
 /// Upstream: `validateMetricSpec`; of several sources the first is looked at.
-fn metric(errs: &mut ErrorList, v: &View<'_>) {
+fn metric(errs: &mut ErrorList, v: &View<'_>, versions: Versions) {
     const SOURCES: [&str; 5] = ["object", "external", "pods", "resource", "containerResource"];
     let (ty, names) = (v.get("type"), METRICS.map(|(name, _)| name));
     let expected = METRICS.iter().find(|(name, _)| *name == ty.str()).map(|(_, field)| *field);
@@ -171,7 +206,7 @@ fn metric(errs: &mut ErrorList, v: &View<'_>) {
     }
     let present: Vec<&str> = SOURCES.into_iter().filter(|field| v.get(field).is_set()).collect();
     if let Some(first) = present.first() {
-        source(errs, first, &v.get(first));
+        source(errs, first, &v.get(first), versions);
     }
     match expected {
         Some(field) if !v.get(field).is_set() => {
@@ -188,7 +223,7 @@ fn metric(errs: &mut ErrorList, v: &View<'_>) {
     }
 }
 
-fn source(errs: &mut ErrorList, field: &str, v: &View<'_>) {
+fn source(errs: &mut ErrorList, field: &str, v: &View<'_>, versions: Versions) {
     let (name, wanted) = (v.get("name"), v.get("target"));
     let (value, average, utilization) =
         (wanted.get("value"), wanted.get("averageValue"), wanted.get("averageUtilization"));
@@ -216,7 +251,7 @@ fn source(errs: &mut ErrorList, field: &str, v: &View<'_>) {
         }
         _ => {
             if field == "object" {
-                reference(errs, &v.get("describedObject"));
+                reference(errs, &v.get("describedObject"), versions);
             }
             let metric = v.dig("metric.name");
             if metric.is_empty() {
@@ -295,6 +330,7 @@ fn behavior(errs: &mut ErrorList, v: &View<'_>) {
                 errs.invalid(period.path(), n, "must be less than or equal to 1800");
             }
         }
+        crate::validate::pod_spec::resources::amount(errs, &rules.get("tolerance"));
     }
 }
 
@@ -377,12 +413,17 @@ pub(super) fn split(obj: &mut Value, field: &str, keep: impl Fn(&Value) -> bool)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
 
     #[test]
     fn a_metric_has_one_source_and_a_target() {
         let problems = |metric: Value| {
             let mut errs = ErrorList::new();
-            super::metric(&mut errs, &View::at(crate::field::Path::new("m"), &metric));
+            super::metric(
+                &mut errs,
+                &View::at(crate::field::Path::new("m"), &metric),
+                Versions { any: false, without_group: true },
+            );
             errs.0.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let cpu = json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}});
@@ -426,6 +467,84 @@ mod tests {
         ] {
             assert_eq!(problems(metric.clone()), expected, "{metric}");
         }
+    }
+
+    fn hpa(spec: Value) -> Value {
+        let mut obj = json!({"spec": {"maxReplicas": 5,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}});
+        for (field, value) in spec.as_object().into_iter().flatten() {
+            obj["spec"][field] = value.clone();
+        }
+        HorizontalPodAutoscaler.default(&mut obj);
+        obj
+    }
+
+    #[test]
+    fn specs() {
+        let check = |spec: Value, expected: &[&str]| {
+            assert_eq!(problems(&HorizontalPodAutoscaler, &hpa(spec.clone())), expected, "{spec}");
+        };
+        check(json!({}), &[]);
+        check(json!({"scaleTargetRef": {"apiVersion": "v1", "kind": "ReplicationController", "name": "r"}}), &[]);
+        // What a metric describes may be of the core group.
+        check(
+            json!({"metrics": [{"type": "Object", "object": {"describedObject": {"apiVersion": "v1", "kind": "Service", "name": "s"},
+                "metric": {"name": "hits"}, "target": {"type": "Value", "value": "10"}}}]}),
+            &[],
+        );
+        check(
+            json!({"minReplicas": 0, "maxReplicas": -1, "scaleTargetRef": {"apiVersion": "a/b/c", "kind": "a/b"}}),
+            &[
+                "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
+                "spec.maxReplicas: Invalid value: -1: must be greater than 0",
+                "spec.maxReplicas: Invalid value: -1: must be greater than or equal to `minReplicas`",
+                "spec.scaleTargetRef.kind: Invalid value: \"a/b\": may not contain '/'",
+                "spec.scaleTargetRef.name: Required value",
+                "spec.scaleTargetRef.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
+                "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero \
+                 replicas",
+            ],
+        );
+        check(
+            json!({"behavior": {"scaleUp": {"stabilizationWindowSeconds": 3601, "selectPolicy": "x", "tolerance": "-0.1",
+                "policies": [{"type": "x", "value": 0, "periodSeconds": 1801}]}, "scaleDown": {"stabilizationWindowSeconds": -1,
+                "policies": []}}}),
+            &[
+                "spec.behavior.scaleUp.stabilizationWindowSeconds: Invalid value: 3601: must be less than or equal to 3600",
+                "spec.behavior.scaleUp.selectPolicy: Unsupported value: \"x\": supported values: \"Disabled\", \"Max\", \"Min\"",
+                "spec.behavior.scaleUp.policies[0].type: Unsupported value: \"x\": supported values: \"Percent\", \"Pods\"",
+                "spec.behavior.scaleUp.policies[0].value: Invalid value: 0: must be greater than zero",
+                "spec.behavior.scaleUp.policies[0].periodSeconds: Invalid value: 1801: must be less than or equal to 1800",
+                "spec.behavior.scaleUp.tolerance: Invalid value: \"-0.1\": must be greater than or equal to 0",
+                "spec.behavior.scaleDown.stabilizationWindowSeconds: Invalid value: -1: must be greater than or equal to zero",
+                "spec.behavior.scaleDown.policies: Required value: must specify at least one Policy",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_was_wrong_before_may_stay() {
+        let update = |new: &Value, old: &Value| problems_of_update(&HorizontalPodAutoscaler, None, new, old);
+        let old = hpa(json!({"minReplicas": 0, "scaleTargetRef": {"apiVersion": "v1", "kind": "X", "name": "x"},
+            "metrics": [{"type": "Object", "object": {"describedObject": {"apiVersion": "a/b/c", "kind": "K", "name": "k"},
+                "metric": {"name": "m"}, "target": {"type": "Value", "value": "1"}}}]}));
+        let mut new = old.clone();
+        new["spec"]["maxReplicas"] = json!(6);
+        assert_eq!(update(&new, &old), [""; 0]);
+        new["spec"]["scaleTargetRef"]["kind"] = json!("Y");
+        assert_eq!(
+            update(&new, &old),
+            ["spec.scaleTargetRef.apiVersion: Invalid value: \"v1\": apiVersion must specify API group"]
+        );
+        let mut new = old.clone();
+        new["status"] = json!({"currentReplicas": -1, "desiredReplicas": -1});
+        assert_eq!(
+            problems_of_update(&HorizontalPodAutoscaler, Some("status"), &new, &old),
+            [
+                "status.currentReplicas: Invalid value: -1: must be greater than or equal to 0",
+                "status.desiredReplicas: Invalid value: -1: must be greater than or equal to 0"
+            ]
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, at, remove, text};
 use crate::table::{age, name};
@@ -52,6 +52,21 @@ impl Kind for Lease {
             errs.invalid(duration.path(), seconds, "must be greater than 0");
         }
         non_negative(&mut errs, &spec.get("leaseTransitions"));
+        let (strategy, preferred) = (spec.get("strategy"), spec.get("preferredHolder"));
+        if strategy.is_set() {
+            // Upstream's path has the field twice.
+            let path = strategy.path().child("strategy");
+            if strategy.str().contains('/') {
+                for problem in crate::names::qualified_name(strategy.str()) {
+                    errs.invalid(&path, strategy.str(), problem);
+                }
+            } else if strategy.str() != "OldestEmulationVersion" {
+                errs.not_supported(&path, strategy.str(), &["OldestEmulationVersion"]);
+            }
+        }
+        if !preferred.is_empty() && strategy.is_empty() {
+            errs.forbidden(preferred.path(), "may only be specified if `strategy` is defined");
+        }
         errs
     }
 
@@ -63,7 +78,46 @@ impl Kind for Lease {
         false
     }
 
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::Machinery
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         vec![json!(name(obj)), json!(text(obj, &["spec", "holderIdentity"])), json!(age(obj, now))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, with_cx};
+
+    #[test]
+    fn specs() {
+        let check = |spec: Value, expected: &[&str]| assert_eq!(problems(&Lease, &json!({"spec": spec})), expected);
+        check(json!({"holderIdentity": "h", "leaseDurationSeconds": 1, "leaseTransitions": 0}), &[]);
+        check(
+            json!({"leaseDurationSeconds": 0, "leaseTransitions": -1, "preferredHolder": "h"}),
+            &[
+                "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+                "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0",
+                "spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined",
+            ],
+        );
+        check(
+            json!({"strategy": "x"}),
+            &["spec.strategy.strategy: Unsupported value: \"x\": supported values: \"OldestEmulationVersion\""],
+        );
+    }
+
+    #[test]
+    fn what_is_off_is_dropped_unless_it_is_in_use() {
+        let asked = json!({"spec": {"strategy": "a.io/b", "preferredHolder": "h"}});
+        let mut obj = asked.clone();
+        with_cx(None, |cx| Lease.prepare_create(cx, &mut obj));
+        assert_eq!(obj, json!({"spec": {}}));
+        let mut obj = asked.clone();
+        with_cx(None, |cx| Lease.prepare_update(cx, &mut obj, &asked));
+        assert_eq!(obj, asked);
     }
 }

@@ -5,11 +5,12 @@
 
 use serde_json::{Value, json};
 
-use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, Name};
+use crate::field::{ErrorList, Path};
+use crate::kind::{Cells, Cx, Kind, MetaRules, Name};
 use crate::kinds::{Facts, NAME, facts};
 use crate::object::{View, at, same, text};
 use crate::table::{name, since};
+use crate::validate::internal;
 
 /// The kind `Event` of the core group.
 pub struct Event;
@@ -57,6 +58,10 @@ impl Kind for Event {
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
         selectable(obj, "involvedObject", "source", "reportingComponent")
+    }
+
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::Registry
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
@@ -147,36 +152,46 @@ pub(crate) fn cells(e: &Shown<'_>) -> Cells {
     ]
 }
 
-/// The rules of events that came in by the core group: those of old clients, which know no `eventTime`, are only
-/// checked for being where their object is. Upstream: `legacyValidateEvent`.
+/// The rules of every event: those of old clients, which know no `eventTime`, are only checked for being where their
+/// object is. Paths are those of upstream's internal type. Upstream: `legacyValidateEvent`.
 fn legacy(obj: &Value) -> ErrorList {
+    const ELSEWHERE: &str = "does not match event.namespace";
     let mut errs = ErrorList::new();
     let root = View::root(obj);
     let about = root.dig("involvedObject.namespace");
     let namespace = text(obj, &["metadata", "namespace"]);
-    const ELSEWHERE: &str = "does not match event.namespace";
-    if !root.get("eventTime").is_set() {
+    if root.get("eventTime").is_set() {
+        if about.str().is_empty() && !matches!(namespace, "default" | "kube-system") {
+            errs.invalid(about.path(), about.str(), ELSEWHERE);
+        }
+        let (controller, path) = (text(obj, &["reportingComponent"]), Path::new("reportingController"));
+        if controller.is_empty() {
+            errs.required(&path, "");
+        }
+        for problem in crate::names::qualified_name(controller) {
+            errs.invalid(&path, controller, problem);
+        }
+        for field in ["reportingInstance", "action", "reason"] {
+            let v = root.get(field);
+            if v.str().is_empty() {
+                errs.required(v.path(), "");
+            } else if v.len() > MAX_WORD {
+                errs.invalid(v.path(), "", format!("can have at most {MAX_WORD} characters"));
+            }
+        }
+        let message = root.get("message");
+        if message.len() > MAX_NOTE {
+            errs.invalid(message.path(), "", format!("can have at most {MAX_NOTE} characters"));
+        }
+    } else {
         // Events of objects outside namespaces are in the default one.
         let there = if about.str().is_empty() { matches!(namespace, "" | "default") } else { about.str() == namespace };
         if !there {
             errs.invalid(about.path(), about.str(), ELSEWHERE);
         }
-        return errs;
     }
-    if about.str().is_empty() && !matches!(namespace, "default" | "kube-system") {
-        errs.invalid(about.path(), about.str(), ELSEWHERE);
-    }
-    let reporter = root.get("reportingComponent");
-    if reporter.str().is_empty() {
-        errs.required(reporter.path(), "");
-    }
-    for problem in crate::names::qualified_name(reporter.str()) {
-        errs.invalid(reporter.path(), reporter.str(), problem);
-    }
-    words(&mut errs, &root);
-    let message = root.get("message");
-    if message.len() > MAX_NOTE {
-        errs.invalid(message.path(), "", format!("can have at most {MAX_NOTE} characters"));
+    for problem in crate::names::dns_subdomain(namespace, false) {
+        errs.invalid(&Path::new("namespace"), namespace, problem);
     }
     errs
 }
@@ -184,43 +199,30 @@ fn legacy(obj: &Value) -> ErrorList {
 const MAX_NOTE: usize = 1024;
 const MAX_WORD: usize = 128;
 
-/// The words every new event has.
-fn words(errs: &mut ErrorList, root: &View<'_>) {
-    for field in ["reportingInstance", "action", "reason"] {
-        let v = root.get(field);
-        if v.str().is_empty() {
-            errs.required(v.path(), "");
-        } else if v.len() > MAX_WORD {
-            errs.invalid(v.path(), "", format!("can have at most {MAX_WORD} characters"));
-        }
-    }
-}
-
-/// The rules of events that came in by `events.k8s.io/v1`, in the names of the core form they are stored in.
+/// The rules of events that come in by `events.k8s.io/v1`, of the core form they are stored in.
 /// Upstream: `ValidateEventCreate`.
 pub(crate) fn strict(obj: &Value) -> ErrorList {
-    let mut errs = ErrorList::new();
+    let mut errs = legacy(obj);
     let root = View::root(obj);
+    series(&mut errs, &root);
     if !root.get("eventTime").is_set() {
         errs.required(root.get("eventTime").path(), "");
     }
-    let controller = root.get("reportingController");
-    if controller.str().is_empty() {
-        errs.required(controller.path(), "");
-    }
-    for problem in crate::names::qualified_name(controller.str()) {
-        errs.invalid(controller.path(), controller.str(), problem);
-    }
-    words(&mut errs, &root);
-    let note = root.get("note");
-    if note.len() > MAX_NOTE {
-        errs.invalid(note.path(), "", format!("can have at most {MAX_NOTE} characters"));
-    }
     let ty = root.get("type");
     if !matches!(ty.str(), "Normal" | "Warning") {
-        errs.invalid(ty.path(), "", "has invalid value: ".to_owned() + ty.str());
+        errs.invalid(ty.path(), "", format!("has invalid value: {}", ty.str()));
     }
-    series(&mut errs, &root);
+    let source = root.get("source");
+    for (v, given) in [
+        (root.get("firstTimestamp"), root.get("firstTimestamp").is_set()),
+        (root.get("lastTimestamp"), root.get("lastTimestamp").is_set()),
+        (root.get("count"), root.get("count").int().is_some_and(|n| n != 0)),
+        (source.clone(), ["component", "host"].iter().any(|f| !source.get(f).is_empty())),
+    ] {
+        if given {
+            errs.invalid(v.path(), "", "needs to be unset");
+        }
+    }
     errs
 }
 
@@ -237,37 +239,48 @@ fn series(errs: &mut ErrorList, root: &View<'_>) {
     }
 }
 
-/// What an update by `events.k8s.io/v1` may not change: everything but the series.
-/// Upstream: `ValidateEventUpdate`.
+/// What an update by `events.k8s.io/v1` may not change: everything but the series. Upstream: `ValidateEventUpdate`.
 pub(crate) fn strict_update(new: &Value, old: &Value) -> ErrorList {
-    let mut errs = ErrorList::new();
+    let mut errs = legacy(new);
     let root = View::root(new);
-    for field in [
-        "regarding",
-        "reason",
-        "note",
-        "deprecatedFirstTimestamp",
-        "deprecatedLastTimestamp",
-        "deprecatedCount",
-        "related",
-        "type",
-        "eventTime",
-        "action",
-        "reportingController",
-        "reportingInstance",
+    if !same(root.get("series").value(), at(old, &["series"])) {
+        series(&mut errs, &root);
+    }
+    for (field, shown) in [
+        ("involvedObject", "involvedObject"),
+        ("reason", "reason"),
+        ("message", "message"),
+        ("source", "source"),
+        ("firstTimestamp", "firstTimestamp"),
+        ("lastTimestamp", "lastTimestamp"),
+        ("count", "count"),
+        ("reason", "reason"),
+        ("type", "type"),
+        ("eventTime", "eventTime"),
+        ("action", "action"),
+        ("related", "related"),
+        ("reportingComponent", "reportingController"),
+        ("reportingInstance", "reportingInstance"),
     ] {
-        let v = root.get(field);
-        if !same(v.value(), at(old, &[field])) {
-            errs.invalid(v.path(), v.value(), "field is immutable");
+        let value = root.get(field).value();
+        if !same(value, at(old, &[field])) {
+            let path = Path::new(shown);
+            match field {
+                "involvedObject" | "related" if value.is_object() => {
+                    errs.invalid(&path, internal::shown(internal::OBJECT_REFERENCE, value), "field is immutable");
+                }
+                "source" => errs.invalid(&path, internal::shown(internal::EVENT_SOURCE, value), "field is immutable"),
+                _ => errs.invalid(&path, value, "field is immutable"),
+            }
         }
     }
-    series(&mut errs, &root);
     errs
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validate::testing::texts;
 
     #[test]
     fn a_row_says_what_happened_to_what_and_when() {
@@ -296,9 +309,59 @@ mod tests {
     #[test]
     fn an_event_lives_where_its_object_lives() {
         let event = json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": "b"}});
-        assert_eq!(legacy(&event).0.len(), 1);
+        assert_eq!(
+            texts(&legacy(&event)),
+            ["involvedObject.namespace: Invalid value: \"b\": does not match event.namespace"]
+        );
         let node = json!({"metadata": {"namespace": "default"}, "involvedObject": {"kind": "Node"}});
         assert!(legacy(&node).is_empty());
+    }
+
+    #[test]
+    fn new_events_say_who_did_what_and_why() {
+        let event = json!({"metadata": {"namespace": "a"}, "involvedObject": {}, "eventTime": "2026-01-01T00:00:00.000000Z",
+            "reportingComponent": "a b", "action": "x".repeat(129), "message": "x".repeat(1025)});
+        let found = texts(&legacy(&event));
+        assert!(
+            found[1].starts_with("reportingController: Invalid value: \"a b\": name part must consist"),
+            "{found:?}"
+        );
+        assert_eq!(
+            [&found[..1], &found[2..]].concat(),
+            [
+                "involvedObject.namespace: Invalid value: \"\": does not match event.namespace",
+                "reportingInstance: Required value",
+                "action: Invalid value: \"\": can have at most 128 characters",
+                "reason: Required value",
+                "message: Invalid value: \"\": can have at most 1024 characters",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_newer_group_is_strict() {
+        let old = json!({"metadata": {"namespace": "a"}, "involvedObject": {"kind": "Pod", "namespace": "a", "name": "p"},
+            "reason": "R", "type": "Normal", "count": 2, "source": {"host": "h"}, "series": {"count": 1}});
+        assert_eq!(
+            texts(&strict(&old)),
+            [
+                "series.count: Invalid value: \"\": should be at least 2",
+                "series.lastObservedTime: Required value",
+                "eventTime: Required value",
+                "count: Invalid value: \"\": needs to be unset",
+                "source: Invalid value: \"\": needs to be unset",
+            ]
+        );
+        let mut new = old.clone();
+        new["involvedObject"]["name"] = json!("q");
+        new["source"] = json!({});
+        assert_eq!(
+            texts(&strict_update(&new, &old)),
+            [
+                "involvedObject: Invalid value: {\"Kind\":\"Pod\",\"Namespace\":\"a\",\"Name\":\"q\",\"UID\":\"\",\"APIVersion\":\"\",\"ResourceVersion\":\"\",\"FieldPath\":\"\"}: field is immutable",
+                "source: Invalid value: {\"Component\":\"\",\"Host\":\"\"}: field is immutable",
+            ]
+        );
     }
 
     #[test]

@@ -34,6 +34,12 @@ fn rename(obj: &mut Value, names: impl Iterator<Item = (&'static str, &'static s
     }
 }
 
+fn core_form(obj: &Value) -> Value {
+    let mut core = obj.clone();
+    Event.to_storage(&mut core);
+    core
+}
+
 impl Kind for Event {
     facts!(Facts {
         kind: "Event",
@@ -71,12 +77,13 @@ impl Kind for Event {
         }
     }
 
+    /// Checked is the core form, whose names the paths have.
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
-        event::strict(obj)
+        event::strict(&core_form(obj))
     }
 
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
-        event::strict_update(new, old)
+        event::strict_update(&core_form(new), &core_form(old))
     }
 
     fn create_on_update(&self) -> bool {

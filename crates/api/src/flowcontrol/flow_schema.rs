@@ -10,6 +10,7 @@ use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::names;
 use crate::object::{View, at, at_mut, default_number, list, same, text};
 use crate::table::{age, name};
+use crate::validate::internal;
 
 /// The kind `FlowSchema`.
 pub struct FlowSchema;
@@ -125,7 +126,8 @@ fn validate_spec(errs: &mut ErrorList, schema: &str, spec: &View<'_>) {
     let method = spec.get("distinguisherMethod");
     let ty = method.get("type");
     if method.is_set() && !matches!(ty.str(), "ByNamespace" | "ByUser") {
-        errs.not_supported(ty.path(), method.value(), &["ByNamespace", "ByUser"]);
+        let shown = internal::shown(internal::DISTINGUISHER, method.value());
+        errs.not_supported(ty.path(), shown, &["ByNamespace", "ByUser"]);
     }
     let level = spec.dig("priorityLevelConfiguration.name");
     if level.is_empty() {
@@ -299,7 +301,7 @@ mod tests {
             json!({"matchingPrecedence": 1, "distinguisherMethod": {"type": "x"}}),
             &[
                 "spec.matchingPrecedence: Invalid value: 1: only the schema named 'exempt' may have matchingPrecedence 1",
-                "spec.distinguisherMethod.type: Unsupported value: {\"type\":\"x\"}: supported values: \"ByNamespace\", \"ByUser\"",
+                "spec.distinguisherMethod.type: Unsupported value: {\"Type\":\"x\"}: supported values: \"ByNamespace\", \"ByUser\"",
                 "spec.priorityLevelConfiguration.name: Required value: must reference a priority level",
             ],
         );

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx};
+use crate::kind::{Cells, Cx, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, set};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
@@ -80,6 +80,10 @@ impl Kind for PodDisruptionBudget {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::Registry
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

@@ -8,6 +8,7 @@ use crate::field::ErrorList;
 use crate::kind::Cells;
 use crate::object::{View, at_mut, default_text, items_mut, list, set, text};
 use crate::table::{age, name};
+use crate::validate::internal;
 
 pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -104,7 +105,10 @@ pub(super) fn validate_binding(obj: &Value, kinds: &[&str], namespaced: bool) ->
                     errs.required(subject.get("namespace").path(), "");
                 }
             }
-            "User" | "Group" => {
+            kind @ ("User" | "Group") => {
+                if name.str().is_empty() {
+                    errs.invalid(name.path(), "", format!("{} name cannot be empty", kind.to_lowercase()));
+                }
                 if group.str() != GROUP {
                     errs.not_supported(group.path(), group.str(), &[GROUP]);
                 }
@@ -119,7 +123,7 @@ pub(super) fn validate_binding(obj: &Value, kinds: &[&str], namespaced: bool) ->
 pub(super) fn validate_role_unchanged(errs: &mut ErrorList, new: &Value, old: &Value) {
     let role = View::root(new).get("roleRef");
     if !crate::object::same(role.value(), old.get("roleRef").unwrap_or(&Value::Null)) {
-        errs.invalid(role.path(), role.value(), "cannot change roleRef");
+        errs.invalid(role.path(), internal::shown(internal::ROLE_REF, role.value()), "cannot change roleRef");
     }
 }
 
@@ -147,6 +151,71 @@ pub(super) fn binding_cells(obj: &Value, now: jiff::Timestamp) -> Cells {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rbac::cluster_role::ClusterRole;
+    use crate::rbac::cluster_role_binding::ClusterRoleBinding;
+    use crate::rbac::role::Role;
+    use crate::rbac::role_binding::RoleBinding;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    #[test]
+    fn rules() {
+        assert_eq!(
+            problems(
+                &Role,
+                &json!({"rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"], "resources": ["pods"]}, {}]})
+            ),
+            [
+                "rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs",
+                "rules[0].nonResourceURLs: Invalid value: [\"/x\"]: rules cannot apply to both regular resources and \
+                 non-resource URLs",
+                "rules[1].verbs: Required value: verbs must contain at least one value",
+                "rules[1].apiGroups: Required value: resource rules must supply at least one api group",
+                "rules[1].resources: Required value: resource rules must supply at least one resource",
+            ]
+        );
+        assert_eq!(
+            problems(&ClusterRole, &json!({"aggregationRule": {}})),
+            ["aggregationRule.clusterRoleSelectors: Required value: at least one clusterRoleSelector required if \
+                 aggregationRule is non-nil"]
+        );
+    }
+
+    #[test]
+    fn bindings() {
+        let mut bad = json!({"roleRef": {"apiGroup": "x", "kind": "Role", "name": "a/b"}, "subjects": [
+            {"kind": "User"}, {"kind": "Group", "apiGroup": "x", "name": "g"}, {"kind": "ServiceAccount", "name": "A"}, {"kind": "?"}]});
+        default_binding(&mut bad);
+        let found = problems(&ClusterRoleBinding, &bad);
+        assert!(
+            found[6].starts_with("subjects[2].name: Invalid value: \"A\": a lowercase RFC 1123 subdomain"),
+            "{found:?}"
+        );
+        assert_eq!(
+            [&found[..6], &found[7..]].concat(),
+            [
+                "roleRef.apiGroup: Unsupported value: \"x\": supported values: \"rbac.authorization.k8s.io\"",
+                "roleRef.kind: Unsupported value: \"Role\": supported values: \"ClusterRole\"",
+                "roleRef.name: Invalid value: \"a/b\": may not contain '/'",
+                "subjects[0].name: Required value",
+                "subjects[0].name: Invalid value: \"\": user name cannot be empty",
+                "subjects[1].apiGroup: Unsupported value: \"x\": supported values: \"rbac.authorization.k8s.io\"",
+                "subjects[2].namespace: Required value",
+                "subjects[3].name: Required value",
+                "subjects[3].kind: Unsupported value: \"?\": supported values: \"ServiceAccount\", \"User\", \"Group\"",
+            ]
+        );
+        let mut old = json!({"roleRef": {"kind": "Role", "name": "a"}});
+        default_binding(&mut old);
+        let mut new = old.clone();
+        new["roleRef"]["name"] = json!("b");
+        assert_eq!(
+            problems_of_update(&RoleBinding, None, &new, &old),
+            [
+                "roleRef: Invalid value: {\"APIGroup\":\"rbac.authorization.k8s.io\",\"Kind\":\"Role\",\"Name\":\"b\"}: cannot \
+                 change roleRef"
+            ]
+        );
+    }
 
     #[test]
     fn bindings_name_their_subjects() {

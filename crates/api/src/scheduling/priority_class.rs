@@ -74,9 +74,7 @@ impl Kind for PriorityClass {
             );
         }
         let policy = root.get("preemptionPolicy");
-        if !matches!(policy.str(), "Never" | "PreemptLowerPriority") {
-            errs.not_supported(policy.path(), policy.str(), &["Never", "PreemptLowerPriority"]);
-        }
+        crate::validate::one_of(&mut errs, &policy, &["PreemptLowerPriority", "Never"]);
         errs
     }
 
@@ -98,5 +96,48 @@ impl Kind for PriorityClass {
             json!(age(obj, now)),
             json!(text(obj, &["preemptionPolicy"])),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    fn class(name: &str, value: i64) -> Value {
+        let mut obj = json!({"metadata": {"name": name}, "value": value});
+        PriorityClass.default(&mut obj);
+        obj
+    }
+
+    #[test]
+    fn users_and_the_system_have_their_own_values() {
+        const RESERVED: &str = "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: ";
+        let check = |obj: &Value, expected: &[&str]| assert_eq!(problems(&PriorityClass, obj), expected);
+        check(&class("x", 1_000_000_000), &[]);
+        check(
+            &class("x", 1_000_000_001),
+            &["value: Forbidden: maximum allowed value of a user defined priority is 1000000000"],
+        );
+        check(&class("system-x", 1), &[&format!("{RESERVED}system-x is not a known system priority class")]);
+        check(
+            &class("system-node-critical", 1),
+            &[&format!("{RESERVED}value of system-node-critical PriorityClass must be 2000001000")],
+        );
+        let mut odd = class("x", 1);
+        odd["preemptionPolicy"] = json!("x");
+        check(
+            &odd,
+            &["preemptionPolicy: Unsupported value: \"x\": supported values: \"PreemptLowerPriority\", \"Never\""],
+        );
+        let mut new = class("x", 2);
+        new["preemptionPolicy"] = json!("Never");
+        assert_eq!(
+            problems_of_update(&PriorityClass, None, &new, &class("x", 1)),
+            [
+                "value: Forbidden: may not be changed in an update.",
+                "preemptionPolicy: Invalid value: \"Never\": field is immutable"
+            ]
+        );
     }
 }

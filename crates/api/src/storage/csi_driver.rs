@@ -58,7 +58,6 @@ impl Kind for CSIDriver {
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
-        crate::validate::pod_spec::volumes::driver_name(&mut errs, &View::root(obj).dig("metadata.name"));
         spec(&mut errs, obj);
         errs
     }
@@ -140,5 +139,49 @@ fn spec(errs: &mut ErrorList, obj: &Value) {
     let period = spec.get("nodeAllocatableUpdatePeriodSeconds");
     if let Some(n) = period.int().filter(|n| *n < 10) {
         errs.invalid(period.path(), n, "must be greater than or equal to 10 seconds");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    fn driver(spec: Value) -> Value {
+        let mut obj = json!({"metadata": {"name": "d.io"}, "spec": spec});
+        CSIDriver.default(&mut obj);
+        obj
+    }
+
+    #[test]
+    fn specs() {
+        assert_eq!(problems(&CSIDriver, &driver(json!({}))), [""; 0]);
+        assert_eq!(
+            problems(
+                &CSIDriver,
+                &driver(
+                    json!({"fsGroupPolicy": "x", "volumeLifecycleModes": ["x"], "nodeAllocatableUpdatePeriodSeconds": 9,
+                    "tokenRequests": [{"audience": "a", "expirationSeconds": 599}, {"audience": "a"},
+                        {"audience": "", "expirationSeconds": 4294967297i64}]})
+                )
+            ),
+            [
+                "spec.fsGroupPolicy: Unsupported value: \"x\": supported values: \"File\", \"None\", \"ReadWriteOnceWithFSType\"",
+                "spec.tokenRequests[0].expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes",
+                "spec.tokenRequests[1].audience: Duplicate value: \"a\"",
+                "spec.tokenRequests[2].expirationSeconds: Invalid value: 4294967297: may not specify a duration larger than \
+                 2^32 seconds",
+                "spec.volumeLifecycleModes: Unsupported value: \"x\": supported values: \"Persistent\", \"Ephemeral\"",
+                "spec.nodeAllocatableUpdatePeriodSeconds: Invalid value: 9: must be greater than or equal to 10 seconds",
+            ]
+        );
+        let new = driver(json!({"attachRequired": false, "volumeLifecycleModes": ["Ephemeral"]}));
+        assert_eq!(
+            problems_of_update(&CSIDriver, None, &new, &driver(json!({}))),
+            [
+                "spec.attachedRequired: Invalid value: false: field is immutable",
+                "spec.volumeLifecycleModes: Invalid value: [\"Ephemeral\"]: field is immutable",
+            ]
+        );
     }
 }

@@ -82,3 +82,36 @@ impl Kind for CSINode {
         vec![json!(name(obj)), json!(list(obj, &["spec", "drivers"]).len()), json!(age(obj, now))]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    #[test]
+    fn drivers() {
+        let node = |drivers: Value| json!({"spec": {"drivers": drivers}});
+        assert_eq!(
+            problems(
+                &CSINode,
+                &node(json!([{"name": "d.io", "nodeID": "", "allocatable": {"count": -1}, "topologyKeys": ["a", "a"]},
+                    {"name": "d.io", "nodeID": "n"}]))
+            ),
+            [
+                "spec.drivers[0].nodeID: Required value",
+                "spec.drivers[0].allocatable.count: Invalid value: -1: must be greater than or equal to 0",
+                "spec.drivers[0]: Duplicate value: \"a\"",
+                "spec.drivers[1].name: Duplicate value: \"d.io\"",
+            ]
+        );
+        let old = node(json!([{"name": "d.io", "nodeID": "a", "allocatable": {"count": 1}}]));
+        let new = node(json!([{"name": "d.io", "nodeID": "b", "allocatable": {"count": 2}}]));
+        assert_eq!(
+            problems_of_update(&CSINode, None, &new, &old),
+            [
+                "spec.drivers: Invalid value: {\"Name\":\"d.io\",\"NodeID\":\"b\",\"TopologyKeys\":null,\"Allocatable\":null}: \
+                 field is immutable"
+            ]
+        );
+    }
+}

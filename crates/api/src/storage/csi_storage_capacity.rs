@@ -6,10 +6,10 @@ use crate::field::ErrorList;
 use crate::kind::Kind;
 use crate::kind::{Cells, Cx};
 use crate::kinds::{Facts, facts};
-use crate::object::View;
+use crate::object::{View, at, same};
 use crate::table::name_and_created;
 use crate::validate::pod_spec::resources::amount;
-use crate::validate::{immutable_field, selector};
+use crate::validate::{immutable_field, internal, selector};
 
 /// The kind `CSIStorageCapacity`.
 pub struct CSIStorageCapacity;
@@ -32,9 +32,12 @@ impl Kind for CSIStorageCapacity {
 
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
-        for field in ["nodeTopology", "storageClassName"] {
-            immutable_field(&mut errs, new, old, &[field]);
+        let topology = View::root(new).get("nodeTopology");
+        if !same(topology.value(), at(old, &["nodeTopology"])) {
+            let shown = internal::shown_as(internal::LABEL_SELECTOR, topology.value());
+            errs.invalid(topology.path(), shown, "field is immutable");
         }
+        immutable_field(&mut errs, new, old, &["storageClassName"]);
         errs
     }
 
@@ -44,5 +47,39 @@ impl Kind for CSIStorageCapacity {
 
     fn cells(&self, obj: &Value, _now: jiff::Timestamp) -> Cells {
         name_and_created(obj)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    #[test]
+    fn a_capacity_is_of_one_class_and_place() {
+        let old =
+            json!({"storageClassName": "fast", "nodeTopology": {"matchLabels": {"zone": "a"}}, "capacity": "1Gi"});
+        assert_eq!(problems(&CSIStorageCapacity, &old), [""; 0]);
+        let mut bad = old.clone();
+        bad["nodeTopology"]["matchExpressions"] = json!([{"key": "k", "operator": "In"}]);
+        bad["capacity"] = json!("-1");
+        assert_eq!(
+            problems(&CSIStorageCapacity, &bad),
+            [
+                "nodeTopology.matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
+                "capacity: Invalid value: \"-1\": must be greater than or equal to 0",
+            ]
+        );
+        bad["storageClassName"] = json!("slow");
+        assert_eq!(
+            problems_of_update(&CSIStorageCapacity, None, &bad, &old),
+            [
+                "nodeTopology: Invalid value: {\"matchLabels\":{\"zone\":\"a\"},\"matchExpressions\":[{\"key\":\"k\",\
+                 \"operator\":\"In\"}]}: field is immutable",
+                "storageClassName: Invalid value: \"slow\": field is immutable",
+            ]
+        );
     }
 }

@@ -9,6 +9,7 @@ use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, restore, same, set, text};
 use crate::strategy::{reset_all_or_status, reset_meta_for_status};
 use crate::table::{age, name};
+use crate::validate::internal;
 
 /// How much an attacher may say about an attachment, and about what went wrong.
 const MAX_METADATA: usize = 256 * 1024;
@@ -97,7 +98,8 @@ impl Kind for VolumeAttachment {
         let mut errs = self.validate(cx, new);
         let spec = View::root(new).get("spec");
         if !same(spec.value(), at(old, &["spec"])) {
-            errs.invalid(spec.path(), spec.value(), "field is immutable");
+            let shown = internal::shown(internal::VOLUME_ATTACHMENT, spec.value());
+            errs.invalid(spec.path(), shown, "field is immutable");
         }
         errs
     }

@@ -44,3 +44,31 @@ impl Kind for VolumeAttributesClass {
         vec![json!(name(obj)), json!(text(obj, &["driverName"])), json!(age(obj, now))]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    #[test]
+    fn parameters_are_given_and_stay() {
+        assert_eq!(
+            problems(&VolumeAttributesClass, &json!({})),
+            ["driverName: Required value", "parameters: Required value: must contain at least one key/value pair"]
+        );
+        let old = json!({"driverName": "d.io", "parameters": {"a": "b"}});
+        assert_eq!(
+            problems_of_update(
+                &VolumeAttributesClass,
+                None,
+                &json!({"driverName": "e.io", "parameters": {"": "c"}}),
+                &old
+            ),
+            [
+                "driverName: Forbidden: updates to driverName are forbidden.",
+                "parameters: Forbidden: updates to parameters are forbidden.",
+                "parameters: Invalid value: \"\": field can not be empty.",
+            ]
+        );
+    }
+}

@@ -58,6 +58,44 @@ pub const DISRUPTION_BUDGET: Fields = &[
     ("maxUnavailable", "MaxUnavailable", Go::Nil),
     ("unhealthyPodEvictionPolicy", "UnhealthyPodEvictionPolicy", Go::Nil),
 ];
+/// `core.Toleration`.
+pub const TOLERATION: Fields = &[
+    ("key", "Key", Go::Text),
+    ("operator", "Operator", Go::Text),
+    ("value", "Value", Go::Text),
+    ("effect", "Effect", Go::Text),
+    ("tolerationSeconds", "TolerationSeconds", Go::Nil),
+];
+/// `core.ObjectReference`.
+pub const OBJECT_REFERENCE: Fields = &[
+    ("kind", "Kind", Go::Text),
+    ("namespace", "Namespace", Go::Text),
+    ("name", "Name", Go::Text),
+    ("uid", "UID", Go::Text),
+    ("apiVersion", "APIVersion", Go::Text),
+    ("resourceVersion", "ResourceVersion", Go::Text),
+    ("fieldPath", "FieldPath", Go::Text),
+];
+/// `core.EventSource`.
+pub const EVENT_SOURCE: Fields = &[("component", "Component", Go::Text), ("host", "Host", Go::Text)];
+/// `rbac.RoleRef`.
+pub const ROLE_REF: Fields =
+    &[("apiGroup", "APIGroup", Go::Text), ("kind", "Kind", Go::Text), ("name", "Name", Go::Text)];
+/// `flowcontrol.FlowDistinguisherMethod`.
+pub const DISTINGUISHER: Fields = &[("type", "Type", Go::Text)];
+/// `storage.VolumeAttachmentSpec`.
+pub const VOLUME_ATTACHMENT: Fields = &[
+    ("attacher", "Attacher", Go::Text),
+    (
+        "source",
+        "Source",
+        Go::Struct(&[
+            ("persistentVolumeName", "PersistentVolumeName", Go::Nil),
+            ("inlineVolumeSpec", "InlineVolumeSpec", Go::Nil),
+        ]),
+    ),
+    ("nodeName", "NodeName", Go::Text),
+];
 /// `storage.CSINodeDriver`.
 pub const CSI_NODE_DRIVER: Fields = &[
     ("name", "Name", Go::Text),
@@ -110,6 +148,23 @@ pub fn shown_list(fields: Fields, list: &Value) -> Shown {
     Shown::raw(if list.is_array() { format!("[{}]", texts.join(",")) } else { "null".into() })
 }
 
+/// A struct of a type of `metav1`, or a list of such, as an error shows it: under its names in JSON, in Go's order.
+pub fn shown_as(ty: &str, v: &Value) -> Shown {
+    let one = |v: &Value| match crate::schema::Type::named(ty) {
+        Some(ty) if v.is_object() => String::from_utf8(crate::codec::json::to_vec(v, ty)).unwrap_or_default(),
+        _ => crate::codec::json::to_string(v),
+    };
+    Shown::raw(match v.as_array() {
+        Some(list) => format!("[{}]", list.iter().map(one).collect::<Vec<_>>().join(",")),
+        None => one(v),
+    })
+}
+
+/// The type of label selectors.
+pub const LABEL_SELECTOR: &str = "k8s.io/apimachinery/pkg/apis/meta/v1.LabelSelector";
+/// The type of references to owners.
+pub const OWNER_REFERENCE: &str = "k8s.io/apimachinery/pkg/apis/meta/v1.OwnerReference";
+
 fn text(fields: Fields, v: &Value) -> String {
     let field = |(json, go, zero): &(&str, &str, Go)| {
         let value = at(v, &[json]);
@@ -129,6 +184,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn types_of_metav1_are_in_their_own_order() {
+        let selector = json!({"matchExpressions": [{"operator": "Exists", "key": "k"}], "matchLabels": {"a": "<b>"}});
+        assert_eq!(
+            shown_as(LABEL_SELECTOR, &selector).text(),
+            r#"{"matchLabels":{"a":"\u003cb\u003e"},"matchExpressions":[{"key":"k","operator":"Exists"}]}"#
+        );
+    }
 
     #[test]
     fn every_field_is_shown_under_its_go_name() {

@@ -1,15 +1,16 @@
-//! What every object has: `metadata`. The API server calls [`validate_meta`] before `Kind::validate` and
-//! [`validate_meta_update`] before `Kind::validate_update`; their problems come first in the answer.
+//! What every object has: `metadata`. The API server calls [`new_object`] and [`changed_object`], which look at the
+//! metadata and at the rest by `Kind::validate` and `Kind::validate_update`.
 //!
-//! Upstream: `k8s.io/apimachinery/pkg/api/validation/objectmeta.go`. The version precondition
+//! Upstream: `k8s.io/apimachinery/pkg/api/validation/objectmeta.go`, `ValidateObjectMeta` of
+//! `pkg/apis/core/validation`, `k8s.io/apiserver/pkg/registry/rest/{create,update}.go`. The version precondition
 //! (`metadata.resourceVersion: must be specified for an update`) is the caller's, who knows whether the kind allows
 //! unconditional updates.
 
 use serde_json::Value;
 
-use super::labels;
+use super::{internal, labels};
 use crate::field::{ErrorList, Path};
-use crate::kind::{Kind, Scope};
+use crate::kind::{Cx, Kind, MetaRules, Scope};
 use crate::object::{View, at, same};
 
 /// Bytes all annotations of an object may have, keys and values together.
@@ -18,71 +19,112 @@ pub const MAX_ANNOTATIONS: usize = 256 * 1024;
 /// Finalizers without a domain that have a meaning.
 const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "foregroundDeletion", "orphan"];
 
+/// Checks a new object, metadata first. Upstream: `rest.BeforeCreate`.
+///
+/// Where the kind does not look at the metadata, the registry does when nothing else is wrong.
+pub fn new_object(kind: &dyn Kind, cx: &Cx<'_>, obj: &Value) -> ErrorList {
+    if kind.meta_rules() == MetaRules::Registry {
+        let errs = kind.validate(cx, obj);
+        return if errs.is_empty() { validate_meta(kind, obj) } else { errs };
+    }
+    let mut errs = validate_meta(kind, obj);
+    errs.extend(kind.validate(cx, obj));
+    errs
+}
+
+/// Checks a changed object, metadata first. Upstream: `rest.BeforeUpdate`.
+///
+/// Upstream looks at the metadata three times: the registry as at a new object and as at a changed one, and then the
+/// kind. What is wrong is one problem in the message and three causes.
+pub fn changed_object(kind: &dyn Kind, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+    let mut errs = ErrorList::new();
+    new_meta(&mut errs, kind.info().scope, new, crate::names::path_segment);
+    changed_meta(&mut errs, new, old);
+    if kind.meta_rules() != MetaRules::Registry {
+        changed_meta(&mut errs, new, old);
+    }
+    if kind.meta_rules() == MetaRules::Core {
+        finalizer_words(&mut errs, new);
+    }
+    errs.extend(kind.validate_update(cx, new, old));
+    errs
+}
+
 /// Checks the metadata of a new object.
 ///
 /// Kinds that can only be created (reviews, bindings, bodies of subresources) have no identity to check.
 pub fn validate_meta(kind: &dyn Kind, obj: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
-    if kind.info().verbs == crate::kinds::CREATE_ONLY {
+    let (info, rules) = (kind.info(), kind.meta_rules());
+    if info.verbs == crate::kinds::CREATE_ONLY {
         return errs;
     }
+    match rules {
+        MetaRules::Registry => new_meta(&mut errs, info.scope, obj, crate::names::path_segment),
+        MetaRules::Core | MetaRules::Machinery => {
+            new_meta(&mut errs, info.scope, obj, |name, prefix| kind.validate_name(name, prefix));
+        }
+    }
+    if rules == MetaRules::Core {
+        finalizer_words(&mut errs, obj);
+    }
+    errs
+}
+
+/// Upstream: `ValidateObjectMetaAccessor`.
+fn new_meta(errs: &mut ErrorList, scope: Scope, obj: &Value, name_problems: impl Fn(&str, bool) -> Vec<String>) {
     let meta = View::root(obj).get("metadata");
     let (name, prefix, namespace) = (meta.get("name"), meta.get("generateName"), meta.get("namespace"));
     if !prefix.str().is_empty() {
-        for problem in kind.validate_name(prefix.str(), true) {
+        for problem in name_problems(prefix.str(), true) {
             errs.invalid(prefix.path(), prefix.str(), problem);
         }
     }
     if name.str().is_empty() {
         errs.required(name.path(), "name or generateName is required");
     } else {
-        for problem in kind.validate_name(name.str(), false) {
+        for problem in name_problems(name.str(), false) {
             errs.invalid(name.path(), name.str(), problem);
         }
     }
-    match kind.info().scope {
+    match scope {
         Scope::Namespaced if namespace.str().is_empty() => errs.required(namespace.path(), ""),
-        Scope::Namespaced => super::dns_label_at(&mut errs, &namespace),
+        Scope::Namespaced => super::dns_label_at(errs, &namespace),
         Scope::Cluster if !namespace.str().is_empty() => {
             errs.forbidden(namespace.path(), "not allowed on this type");
         }
         Scope::Cluster => {}
     }
-    super::non_negative(&mut errs, &meta.get("generation"));
-    common(&mut errs, &meta);
-    for finalizer in meta.items("finalizers") {
-        finalizer_name(&mut errs, finalizer.str(), finalizer.path());
+    super::non_negative(errs, &meta.get("generation"));
+    labels::labels(errs, &meta.get("labels"));
+    annotations(errs, &meta.get("annotations"));
+    owners(errs, &meta.get("ownerReferences"));
+    let finalizers = meta.get("finalizers");
+    for finalizer in finalizers.strs() {
+        for problem in crate::names::qualified_name(finalizer) {
+            errs.invalid(finalizers.path(), finalizer, problem);
+        }
     }
-    let both = |name: &str| meta.items("finalizers").iter().any(|f| f.str() == name);
-    if both("orphan") && both("foregroundDeletion") {
-        let finalizers = meta.get("finalizers");
-        errs.invalid(
-            finalizers.path(),
-            finalizers.value(),
-            "finalizer set cannot contain both orphan and foregroundDeletion",
-        );
+    if ["orphan", "foregroundDeletion"].iter().all(|name| finalizers.strs().contains(name)) {
+        let problem = "finalizer orphan and foregroundDeletion cannot be both set";
+        errs.invalid(finalizers.path(), finalizers.value(), problem);
     }
-    managed_fields(&mut errs, &meta.get("managedFields"));
-    errs
+    managed_fields(errs, &meta.get("managedFields"));
 }
 
-/// Checks changed metadata: what may not change, and the rest as for a new object.
-pub fn validate_meta_update(new: &Value, old: &Value) -> ErrorList {
-    let mut errs = ErrorList::new();
+/// What may not change, and most of the rest as for a new object. Upstream: `ValidateObjectMetaAccessorUpdate`.
+fn changed_meta(errs: &mut ErrorList, new: &Value, old: &Value) {
     let meta = View::root(new).get("metadata");
     let old = at(old, &["metadata"]);
     if !at(old, &["deletionTimestamp"]).is_null() {
         let before = View::at(Path::root(), old).get("finalizers").strs();
-        let added: Vec<String> = meta
-            .get("finalizers")
-            .strs()
-            .into_iter()
-            .filter(|f| !before.contains(f))
-            .map(crate::field::quote)
-            .collect();
+        let finalizers = meta.get("finalizers");
+        let added: std::collections::BTreeSet<&str> =
+            finalizers.strs().into_iter().filter(|f| !before.contains(f)).collect();
         if !added.is_empty() {
+            let added: Vec<String> = added.into_iter().map(crate::field::quote).collect();
             errs.forbidden(
-                meta.get("finalizers").path(),
+                finalizers.path(),
                 format!(
                     "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
                     added.join(", ")
@@ -100,20 +142,23 @@ pub fn validate_meta_update(new: &Value, old: &Value) -> ErrorList {
             errs.invalid(v.path(), v.value(), "field is immutable");
         }
     }
-    common(&mut errs, &meta);
-    for finalizer in meta.items("finalizers") {
-        for problem in crate::names::qualified_name(finalizer.str()) {
-            errs.invalid(finalizer.path(), finalizer.str(), problem);
-        }
-    }
-    managed_fields(&mut errs, &meta.get("managedFields"));
-    errs
-}
-
-fn common(errs: &mut ErrorList, meta: &View<'_>) {
     labels::labels(errs, &meta.get("labels"));
     annotations(errs, &meta.get("annotations"));
     owners(errs, &meta.get("ownerReferences"));
+    managed_fields(errs, &meta.get("managedFields"));
+}
+
+/// Finalizers are standard ones or have a domain. Upstream: `ValidateObjectMeta` of `pkg/apis/core/validation`.
+fn finalizer_words(errs: &mut ErrorList, obj: &Value) {
+    for finalizer in View::root(obj).get("metadata").items("finalizers") {
+        finalizer_word(errs, finalizer.str(), finalizer.path());
+    }
+}
+
+fn finalizer_word(errs: &mut ErrorList, name: &str, path: &Path) {
+    if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+        errs.invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified");
+    }
 }
 
 /// Annotations: their keys are qualified names whatever the case, and all together are not too long.
@@ -132,10 +177,10 @@ pub fn annotations(errs: &mut ErrorList, map: &View<'_>) {
 
 fn owners(errs: &mut ErrorList, list: &View<'_>) {
     let path = list.path();
-    let mut controller: Option<&str> = None;
+    let mut controller: Option<String> = None;
     for owner in list.list() {
         let version = owner.get("apiVersion").str();
-        if version.split('/').next_back().unwrap_or_default().is_empty() {
+        if version.matches('/').count() > 1 || version.rsplit('/').next().unwrap_or_default().is_empty() {
             errs.invalid(&path.child("apiVersion"), version, "version must not be empty");
         }
         for field in ["kind", "name", "uid"] {
@@ -145,14 +190,15 @@ fn owners(errs: &mut ErrorList, list: &View<'_>) {
             }
         }
         if version == "v1" && owner.get("kind").str() == "Event" {
-            errs.invalid(path, owner.value(), "/v1, Kind=Event is disallowed from being an owner");
+            let shown = internal::shown_as(internal::OWNER_REFERENCE, owner.value());
+            errs.invalid(path, shown, "/v1, Kind=Event is disallowed from being an owner");
         }
         if owner.get("controller").is_true() {
-            let name = owner.get("name").str();
-            match controller {
+            let name = format!("{}/{}", owner.get("kind").str(), owner.get("name").str());
+            match &controller {
                 Some(first) => errs.invalid(
                     path,
-                    list.value(),
+                    internal::shown_as(internal::OWNER_REFERENCE, list.value()),
                     format!(
                         "Only one reference can have Controller set to true. Found \"true\" in references for {first} \
                          and {name}"
@@ -169,9 +215,7 @@ pub fn finalizer_name(errs: &mut ErrorList, name: &str, path: &Path) {
     for problem in crate::names::qualified_name(name) {
         errs.invalid(path, name, problem);
     }
-    if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
-        errs.invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified");
-    }
+    finalizer_word(errs, name, path);
 }
 
 fn managed_fields(errs: &mut ErrorList, list: &View<'_>) {
@@ -210,10 +254,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::coordination::lease::Lease;
     use crate::core::config_map::ConfigMap;
+    use crate::policy::pod_disruption_budget::PodDisruptionBudget;
+    use crate::validate::testing::{texts, with_cx};
 
-    fn texts(errs: &ErrorList) -> Vec<String> {
-        errs.0.iter().map(ToString::to_string).collect()
+    fn new(kind: &dyn Kind, meta: Value) -> Vec<String> {
+        let mut obj = json!({"metadata": {"name": "x", "namespace": "d"}});
+        for (field, value) in meta.as_object().into_iter().flatten() {
+            obj["metadata"][field] = value.clone();
+        }
+        texts(&validate_meta(kind, &obj))
     }
 
     #[test]
@@ -222,15 +273,24 @@ mod tests {
             texts(&validate_meta(&ConfigMap, &json!({"metadata": {}}))),
             ["metadata.name: Required value: name or generateName is required", "metadata.namespace: Required value"]
         );
-        assert!(validate_meta(&ConfigMap, &json!({"metadata": {"name": "x", "namespace": "d"}})).is_empty());
+        assert_eq!(new(&ConfigMap, json!({})), [""; 0]);
+        assert_eq!(new(&ConfigMap, json!({"name": "Bad_Name"})).len(), 1);
+        // A budget's own rules are about its spec; the registry wants no more than a name that fits into a path.
+        assert_eq!(new(&PodDisruptionBudget, json!({"name": "Bad_Name"})), [""; 0]);
+        assert_eq!(
+            new(&PodDisruptionBudget, json!({"name": "a/b"})),
+            ["metadata.name: Invalid value: \"a/b\": may not contain '/'"]
+        );
     }
 
     #[test]
     fn identity_does_not_change() {
         let old = json!({"metadata": {"name": "x", "uid": "1", "deletionTimestamp": "t", "finalizers": ["a/b"]}});
         let new = json!({"metadata": {"name": "x", "uid": "2", "finalizers": ["a/b", "c/d"]}});
+        let mut errs = ErrorList::new();
+        changed_meta(&mut errs, &new, &old);
         assert_eq!(
-            texts(&validate_meta_update(&new, &old)),
+            texts(&errs),
             [
                 "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found \
                  new finalizers []string{\"c/d\"}",
@@ -241,9 +301,51 @@ mod tests {
     }
 
     #[test]
-    fn one_owner_controls() {
+    fn a_bad_label_of_a_changed_object_is_three_causes() {
+        let old = json!({"metadata": {"name": "x", "namespace": "d"}});
+        let mut new = old.clone();
+        new["metadata"]["labels"] = json!({"a": "b c"});
+        let found = with_cx(None, |cx| texts(&changed_object(&ConfigMap, cx, &new, &old)));
+        assert!(found[0].starts_with("metadata.labels: Invalid value: \"b c\""), "{found:?}");
+        assert_eq!((found.len(), found[0] == found[1], found[1] == found[2]), (3, true, true));
+    }
+
+    #[test]
+    fn finalizers() {
+        const WORD: &str = "name is neither a standard finalizer name nor is it fully qualified";
+        assert_eq!(new(&ConfigMap, json!({"finalizers": ["orphan", "a.io/b"]})), [""; 0]);
+        assert_eq!(
+            new(&ConfigMap, json!({"finalizers": ["a.io/b", "mine"]})),
+            [format!("metadata.finalizers[1]: Invalid value: \"mine\": {WORD}")]
+        );
+        // Leases are checked by the rules of all objects alone.
+        assert_eq!(new(&Lease, json!({"finalizers": ["mine"]})), [""; 0]);
+        assert_eq!(
+            new(&ConfigMap, json!({"finalizers": ["orphan", "foregroundDeletion"]})),
+            ["metadata.finalizers: Invalid value: [\"orphan\",\"foregroundDeletion\"]: finalizer orphan and \
+              foregroundDeletion cannot be both set"]
+        );
+        let found = new(&ConfigMap, json!({"finalizers": ["a/b/c"]}));
+        assert!(found[0].starts_with("metadata.finalizers: Invalid value: \"a/b/c\": a qualified name"), "{found:?}");
+    }
+
+    #[test]
+    fn owners_are_named_and_one_controls() {
         let owner = |name: &str| json!({"apiVersion": "v1", "kind": "K", "name": name, "uid": "u", "controller": true});
-        let obj = json!({"metadata": {"name": "x", "namespace": "d", "ownerReferences": [owner("a"), owner("b")]}});
-        assert_eq!(validate_meta(&ConfigMap, &obj).0.len(), 1);
+        assert_eq!(
+            new(&ConfigMap, json!({"ownerReferences": [owner("a"), owner("b")]})),
+            [
+                "metadata.ownerReferences: Invalid value: [{\"apiVersion\":\"v1\",\"kind\":\"K\",\"name\":\"a\",\"uid\":\"u\",\"controller\":true},{\"apiVersion\":\"v1\",\"kind\":\"K\",\"name\":\"b\",\"uid\":\"u\",\"controller\":true}]: Only one reference can have Controller set to true. Found \"true\" in references for K/a and K/b"
+            ]
+        );
+        assert_eq!(
+            new(&ConfigMap, json!({"ownerReferences": [{"apiVersion": "a/b/c"}]})),
+            [
+                "metadata.ownerReferences.apiVersion: Invalid value: \"a/b/c\": version must not be empty",
+                "metadata.ownerReferences.kind: Invalid value: \"\": must not be empty",
+                "metadata.ownerReferences.name: Invalid value: \"\": must not be empty",
+                "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty",
+            ]
+        );
     }
 }

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use orkd_api::status::Status;
-use orkd_api::validate::meta::{validate_meta, validate_meta_update};
+use orkd_api::validate::meta::{changed_object, new_object};
 use rand::Rng;
 use serde_json::Value;
 
@@ -171,8 +171,7 @@ pub fn before_create(cx: &Request<'_>, target: &Target<'_>, object: &mut Value) 
     let kcx = cx.cx("");
     kind.prepare_create(&kcx, object);
     orkd_api::gates::drop_disabled(kind, &kcx, object, None);
-    let mut errors = validate_meta(kind, object);
-    errors.extend(kind.validate(&kcx, object));
+    let errors = new_object(kind, &kcx, object);
     if !errors.is_empty() {
         return Err(invalid(target, object, &errors));
     }
@@ -191,6 +190,8 @@ pub fn before_update(cx: &Request<'_>, target: &Target<'_>, new: &mut Value, old
         };
         if target.namespaced() {
             meta.entry("namespace").or_insert_with(|| target.namespace.into());
+        } else {
+            meta.remove("namespace");
         }
     }
     // A scale is written by the rules of the object itself.
@@ -220,8 +221,7 @@ pub fn before_update(cx: &Request<'_>, target: &Target<'_>, new: &mut Value, old
             }
         }
     }
-    let mut errors = validate_meta_update(new, old);
-    errors.extend(kind.validate_update(&kcx, new, old));
+    let errors = changed_object(kind, &kcx, new, old);
     if !errors.is_empty() {
         return Err(invalid(target, new, &errors));
     }

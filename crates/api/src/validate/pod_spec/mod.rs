@@ -153,7 +153,7 @@ pub fn spec(errs: &mut ErrorList, spec: &View<'_>, pod_name: Option<&str>) {
     }
     let overhead = spec.get("overhead");
     if overhead.is_set() {
-        resources::limits_only(errs, &overhead);
+        resources::limits_only(errs, &overhead, overhead.path());
     }
     os::os(errs, spec);
 }

@@ -142,10 +142,11 @@ pub fn requirements(errs: &mut ErrorList, v: &View<'_>, claims: &[&str]) {
     named_requirements(errs, v, claims, container_resource_name);
 }
 
-/// Amounts that are limits without requests, such as the overhead of a pod. Upstream: `validateOverhead`.
-pub fn limits_only(errs: &mut ErrorList, amounts: &View<'_>) {
+/// Amounts that are limits without requests, such as the overhead of a pod, at the path upstream gives them.
+/// Upstream: `validateOverhead`.
+pub fn limits_only(errs: &mut ErrorList, amounts: &View<'_>, path: &Path) {
     let limits = serde_json::json!({"limits": amounts.value()});
-    requirements(errs, &View::at(amounts.path().clone(), &limits), &[]);
+    requirements(errs, &View::at(path.clone(), &limits), &[]);
 }
 
 fn named_requirements(errs: &mut ErrorList, v: &View<'_>, claims: &[&str], name: fn(&mut ErrorList, &str, &Path)) {
