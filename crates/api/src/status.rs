@@ -5,14 +5,15 @@
 use serde_json::{Value, json};
 
 use crate::field::ErrorList;
+use crate::kind::Name;
 
 /// A failed request, ready to be sent. `reason` and `code` agree as upstream pairs them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
     /// The HTTP status code.
     pub code: u16,
-    /// The machine-readable reason (`NotFound`, `Conflict`, ...); empty where upstream sends none.
-    pub reason: &'static str,
+    /// The machine-readable reason (`NotFound`, `Conflict`, ...); empty where upstream sends none. Webhooks have their own.
+    pub reason: Name,
     /// The text for a person.
     pub message: String,
     /// What the failure is about.
@@ -55,7 +56,7 @@ pub fn group_resource(group: &str, resource: &str) -> String {
 impl Status {
     /// A failure with no details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Status { code, reason, message: message.into(), details: None }
+        Status { code, reason: reason.into(), message: message.into(), details: None }
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {

@@ -134,7 +134,7 @@ mod tests {
         ] {
             let status = without_a_name(uid, groups, &extra);
             let text = format!("requested &user.DefaultInfo{{Name:\"\", {expected} without impersonating a user name");
-            assert_eq!((status.code, status.reason, status.message), (400, "BadRequest", text));
+            assert_eq!((status.code, &*status.reason, status.message), (400, "BadRequest", text));
         }
     }
 }

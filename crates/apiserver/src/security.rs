@@ -198,7 +198,11 @@ pub fn secure(
     let authorizer: Arc<dyn Authorizer> = Arc::new(authz::Union::new(authorizers));
 
     let configs = options.admission_configs.clone();
-    let parts = Parts { objects: Arc::clone(&objects), authorizer: Arc::clone(&authorizer), configs };
+    let feeds: admission::Feeds = {
+        let reader = reader.clone();
+        Arc::new(move |group, resource| feed::of(&reader, group, resource))
+    };
+    let parts = Parts { objects: Arc::clone(&objects), authorizer: Arc::clone(&authorizer), configs, feeds };
     let mut plugins = admission::selected(&parts, &options.enable_admission, &options.disable_admission)?;
     plugins.push(Arc::new(Escalation::new(rbac, Arc::clone(&authorizer))));
 

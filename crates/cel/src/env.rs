@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::check;
 use crate::cost::estimate;
 use crate::cost::range::Cost;
-use crate::eval::{self, Bindings, Budget, EvalError};
+use crate::eval::{self, Bindings, Budget, Compute, EvalError};
 use crate::functions::{Functions, Overload};
 use crate::library;
 use crate::parser::{self, Syntax};
@@ -138,6 +138,21 @@ impl Program {
 
     /// The value for these variables; what it costs is taken from the budget.
     pub fn eval<'a>(&self, bindings: &Bindings<'a>, budget: &mut Budget) -> Result<Value<'a>, EvalError> {
-        eval::eval(&self.0.plan, bindings, budget)
+        eval::eval(&self.0.plan, bindings, None, budget)
+    }
+
+    /// The same, with variables that are computed when they are asked for.
+    pub(crate) fn eval_computing<'a>(
+        &self,
+        bindings: &Bindings<'a>,
+        computed: &mut (dyn Compute<'a> + '_),
+        budget: &mut Budget,
+    ) -> Result<Value<'a>, EvalError> {
+        eval::eval(&self.0.plan, bindings, Some(computed), budget)
+    }
+
+    /// How deep an evaluation nests.
+    pub(crate) fn height(&self) -> usize {
+        self.0.plan.height
     }
 }

@@ -80,18 +80,31 @@ impl<'a> Bindings<'a> {
     }
 }
 
-type Evaluated<'a> = Result<Value<'a>, EvalError>;
+pub(crate) type Evaluated<'a> = Result<Value<'a>, EvalError>;
+
+/// Variables that are computed from others when they are first asked for.
+pub(crate) trait Compute<'a> {
+    /// The value of a variable that nothing is bound to; `None` if it is not one of these.
+    fn compute(&mut self, name: &str, bindings: &Bindings<'a>) -> Option<Evaluated<'a>>;
+}
 
 /// Evaluates a plan.
-pub(crate) fn eval<'a>(plan: &Plan, bindings: &Bindings<'a>, budget: &mut Budget) -> Evaluated<'a> {
-    let variables = plan.variables.iter().map(|name| bindings.get(name)).collect();
+pub(crate) fn eval<'b, 'a>(
+    plan: &Plan,
+    bindings: &'b Bindings<'a>,
+    computed: Option<&'b mut (dyn Compute<'a> + 'b)>,
+    budget: &'b mut Budget,
+) -> Evaluated<'a> {
+    let variables = plan.variables.iter().map(|name| bindings.get(name).cloned()).collect();
     let slots = vec![Ok(Value::Null); plan.slots];
-    Evaluator { plan, variables, slots, budget }.eval(&plan.root)
+    Evaluator { plan, bindings, variables, computed, slots, budget }.eval(&plan.root)
 }
 
 struct Evaluator<'p, 'b, 'a> {
     plan: &'p Plan,
-    variables: Vec<Option<&'b Value<'a>>>,
+    bindings: &'b Bindings<'a>,
+    variables: Vec<Option<Value<'a>>>,
+    computed: Option<&'b mut (dyn Compute<'a> + 'b)>,
     /// What comprehensions hold; a predicate that failed is held until it is known whether it matters.
     slots: Vec<Evaluated<'a>>,
     budget: &'b mut Budget,
@@ -161,8 +174,15 @@ impl<'a> Evaluator<'_, '_, 'a> {
 
     fn variable(&mut self, place: usize) -> Evaluated<'a> {
         self.budget.charge(1)?;
-        let missing = || EvalError::new(format!("no such attribute(s): {}", self.plan.variables[place]));
-        self.variables[place].cloned().ok_or_else(missing)
+        if let Some(value) = &self.variables[place] {
+            return Ok(value.clone());
+        }
+        let name = &self.plan.variables[place];
+        let computed = self.computed.as_mut().and_then(|computed| computed.compute(name, self.bindings));
+        let Some(value) = computed else { return Err(EvalError::new(format!("no such attribute(s): {name}"))) };
+        // It is a field of an object.
+        self.budget.charge(1)?;
+        value
     }
 
     /// `&&` and `||`: a side that decides makes the failure of the other one irrelevant.

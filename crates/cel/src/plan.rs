@@ -101,6 +101,8 @@ pub(crate) struct Plan {
     pub(crate) variables: Vec<String>,
     /// How many slots comprehensions need.
     pub(crate) slots: usize,
+    /// How deep the tree is.
+    pub(crate) height: usize,
 }
 
 /// How large a compiled pattern may be.
@@ -115,7 +117,7 @@ pub(crate) fn pattern(text: &str) -> Result<Regex, String> {
 pub(crate) fn plan(env: &Env, expr: &Expr, checked: &Checked) -> Plan {
     let mut planner = Planner { env, checked, scopes: Vec::new(), slots: 0, variables: Vec::new() };
     let root = planner.node(expr);
-    Plan { root, variables: planner.variables, slots: planner.slots }
+    Plan { root, variables: planner.variables, slots: planner.slots, height: expr.height }
 }
 
 struct Planner<'e> {

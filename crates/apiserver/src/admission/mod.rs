@@ -10,6 +10,7 @@ pub mod config;
 pub mod default_class;
 pub mod default_toleration_seconds;
 pub mod deny_external_ips;
+pub mod dynamic;
 pub mod event_rate_limit;
 pub mod extended_resource_toleration;
 pub mod limit_ranger;
@@ -37,6 +38,7 @@ use orkd_api::status::Status;
 use serde_json::Value;
 
 use crate::authz::Authorizer;
+use crate::authz::feed::Feed;
 use crate::lookup::Lookup;
 use crate::pipeline::WeakServer;
 use crate::user::UserInfo;
@@ -55,6 +57,18 @@ pub enum Operation {
     Delete,
     /// A stream: exec, attach, port-forward, proxy.
     Connect,
+}
+
+impl Operation {
+    /// As rules and requests write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
 }
 
 /// One request under admission (`k8s.io/apiserver/pkg/admission.Attributes`).
@@ -125,7 +139,12 @@ pub struct Parts {
     pub authorizer: Arc<dyn Authorizer>,
     /// What the operator configured of single plugins.
     pub configs: PluginConfigs,
+    /// The changes of a resource (group and plural), for plugins that keep what they make of its objects.
+    pub feeds: Feeds,
 }
+
+/// Gives the changes of a resource.
+pub type Feeds = Arc<dyn Fn(&str, &str) -> Box<dyn Feed> + Send + Sync>;
 
 /// Every plugin there is, in the order they are called. The error is for the operator: a configuration that is wrong.
 pub fn all(parts: &Parts) -> Result<Vec<Arc<dyn Plugin>>, String> {
@@ -166,6 +185,7 @@ pub fn all(parts: &Parts) -> Result<Vec<Arc<dyn Plugin>>, String> {
         Arc::new(service_account::ServiceAccount::new(objects())),
         Arc::new(storage_in_use::StorageObjectInUseProtection),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(dynamic::validating_policy::ValidatingAdmissionPolicy::new(parts)),
     ];
     plugins.sort_by_key(|p| order::position(p.name()));
     Ok(plugins)
@@ -263,6 +283,7 @@ mod tests {
             objects: Fake::with([]).lookup(),
             authorizer: Arc::new(Union::new(Vec::new())),
             configs: PluginConfigs::default(),
+            feeds: Arc::new(|_, _| Box::new(crate::authz::feed::Nothing)),
         }
     }
 

@@ -73,7 +73,7 @@ impl Keeper {
                 };
                 match outcome {
                     // Another server was faster.
-                    Err(status) if matches!(status.reason, "AlreadyExists" | "Conflict" | "NotFound") => {}
+                    Err(status) if matches!(&*status.reason, "AlreadyExists" | "Conflict" | "NotFound") => {}
                     other => other?,
                 }
             }

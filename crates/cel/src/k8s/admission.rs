@@ -5,9 +5,11 @@ use std::sync::LazyLock;
 
 use super::base;
 use crate::env::{Env, EnvBuilder, Program};
+use crate::eval::{Bindings, Budget, Compute, EvalError, Evaluated};
 use crate::library::authorizer;
 use crate::types::{Shape, Type};
-use crate::unify::Bindings;
+use crate::unify;
+use crate::value::{Key, Str, Value};
 
 /// Which variables an expression has beside `object`, `oldObject`, `request` and `namespaceObject`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -124,25 +126,124 @@ impl Default for Mutations {
 pub struct Variables {
     env: EnvBuilder,
     fields: Vec<(String, Shape)>,
+    programs: Vec<Variable>,
 }
+
+/// A variable of a policy: its name, and its program or why it has none.
+pub type Variable = (String, Result<Program, String>);
+
+/// How expressions name the variables of a policy: as fields of this one.
+const VARIABLES: &str = "variables";
 
 impl Variables {
     /// None yet.
     pub fn new(has: Has) -> Variables {
-        Variables { env: admission(has), fields: Vec::new() }
+        Variables { env: admission(has), fields: Vec::new(), programs: Vec::new() }
     }
 
     /// Adds one. If it does not compile it is of any type, so that its users are not blamed.
     pub fn add(&mut self, name: &str, expression: &str) -> Result<Program, String> {
         let program = compile(&self.env(), expression, &[]);
         let ty = program.as_ref().map_or(Type::Dyn, |p| p.result_type().clone());
+        // `variables.name` is found as the name of a variable before it is looked at as a field.
+        self.env = self.env.clone().variable(&format!("{VARIABLES}.{name}"), ty.clone());
         self.fields.push((name.to_owned(), ty.into()));
+        self.programs.push((name.to_owned(), program.clone()));
         program
     }
 
     /// The environment of what sees all of them.
     pub fn env(&self) -> Env {
-        self.env.clone().variable("variables", Shape::object("kubernetes.variables", self.fields.clone())).build()
+        self.env.clone().variable(VARIABLES, Shape::object("kubernetes.variables", self.fields.clone())).build()
+    }
+
+    /// What is needed to evaluate those who see them.
+    pub fn into_programs(self) -> Vec<Variable> {
+        self.programs
+    }
+}
+
+/// What one expression may cost when it is evaluated (`celconfig.PerCallLimit`).
+pub const CALL_COST_LIMIT: u64 = 1_000_000;
+
+/// How deep an expression and the variables it comes to use may nest together.
+const MAX_LEVELS: usize = 2 * crate::parser::MAX_DEPTH;
+
+/// Evaluates expressions that see the same values and variables. A variable is computed when it is first asked for, and
+/// not again (`admission/plugin/cel/composition.go`).
+#[derive(Debug)]
+pub struct Scope<'v, 'a> {
+    bindings: Bindings<'a>,
+    lazy: Lazy<'v, 'a>,
+}
+
+#[derive(Debug)]
+struct Lazy<'v, 'a> {
+    variables: &'v [Variable],
+    known: Vec<Option<Evaluated<'a>>>,
+    cost: u64,
+    levels: usize,
+}
+
+impl<'v, 'a> Scope<'v, 'a> {
+    /// Nothing is computed yet.
+    pub fn new(variables: &'v [Variable], bindings: Bindings<'a>) -> Self {
+        let known = variables.iter().map(|_| None).collect();
+        Scope { bindings, lazy: Lazy { variables, known, cost: 0, levels: 0 } }
+    }
+
+    /// The value of an expression, and what it cost with the variables that had to be computed for it. Each of them may
+    /// cost [`CALL_COST_LIMIT`].
+    pub fn eval(&mut self, program: &Program) -> (Result<Value<'a>, EvalError>, u64) {
+        let mut budget = Budget::new(CALL_COST_LIMIT);
+        self.lazy.cost = 0;
+        self.lazy.levels = program.height();
+        let value = program.eval_computing(&self.bindings, &mut self.lazy, &mut budget);
+        (value, budget.used().saturating_add(self.lazy.cost))
+    }
+}
+
+impl<'a> Lazy<'_, 'a> {
+    fn variable(&mut self, place: usize, bindings: &Bindings<'a>) -> Evaluated<'a> {
+        if let Some(known) = &self.known[place] {
+            return known.clone();
+        }
+        let variables = self.variables;
+        let (name, program) = &variables[place];
+        let value = match program {
+            Err(why) => Err(EvalError::new(format!("composited variable {name:?} fails to compile: {why}"))),
+            Ok(program) if self.levels + program.height() > MAX_LEVELS => {
+                return Err(EvalError::new(format!("composited variable {name:?} depends on too many others")));
+            }
+            Ok(program) => {
+                let mut budget = Budget::new(CALL_COST_LIMIT);
+                self.levels += program.height();
+                let value = program.eval_computing(bindings, self, &mut budget);
+                self.levels -= program.height();
+                self.cost = self.cost.saturating_add(budget.used());
+                value.map_err(|e| EvalError::new(format!("composited variable {name:?} fails to evaluate: {e}")))
+            }
+        };
+        self.known[place] = Some(value.clone());
+        value
+    }
+}
+
+impl<'a> Compute<'a> for Lazy<'_, 'a> {
+    fn compute(&mut self, name: &str, bindings: &Bindings<'a>) -> Option<Evaluated<'a>> {
+        let rest = name.strip_prefix(VARIABLES)?;
+        if rest.is_empty() {
+            // All of them, as one value.
+            let all = (0..self.variables.len()).map(|place| {
+                let name = Str::Shared(self.variables[place].0.as_str().into());
+                Ok((Key::String(name), self.variable(place, bindings)?))
+            });
+            return Some(all.collect());
+        }
+        let name = rest.strip_prefix('.')?;
+        // The last of those with one name counts.
+        let place = self.variables.iter().rposition(|(n, _)| n == name)?;
+        Some(self.variable(place, bindings))
     }
 }
 
@@ -151,7 +252,7 @@ pub fn compile(env: &Env, expression: &str, wanted: &[Type]) -> Result<Program, 
     let program = env.compile(expression).map_err(|issues| format!("compilation failed: {issues}"))?;
     let given = program.result_type();
     let fits = |wanted: &Type| match wanted {
-        Type::List(_) => Bindings::default().assign(given, wanted),
+        Type::List(_) => unify::Bindings::default().assign(given, wanted),
         _ => given == wanted,
     };
     if wanted.is_empty() || matches!(given, Type::Dyn) || wanted.iter().any(fits) {
@@ -229,5 +330,82 @@ mod tests {
         let want = [Type::String, Type::Null];
         assert_eq!(compile(&env, "1", &want).map(|_| ()), Err("must evaluate to one of [string null_type]".to_owned()));
         assert!(compile(&env, "true ? 'x' : 'y'", &want).is_ok() && compile(&env, "null", &want).is_ok());
+    }
+
+    /// Evaluates expressions of a policy one after the other; what each gives and costs.
+    fn evaluated(variables: &[(&str, &str)], expressions: &[&str]) -> Vec<(Result<String, String>, u64)> {
+        let mut all = Variables::new(Has::default());
+        for (name, expression) in variables {
+            // What does not compile is an error of those who use it.
+            let _ = all.add(name, expression);
+        }
+        let env = all.env();
+        let programs: Vec<_> = expressions.iter().map(|e| compile(&env, e, &[]).expect(e)).collect();
+        let object = serde_json::json!({"spec": {"replicas": 3, "names": ["a", "b"]}});
+        let variables = all.into_programs();
+        let mut scope = Scope::new(&variables, Bindings::new().with("object", &object).with("oldObject", Value::Null));
+        let one = |program: &Program| {
+            let (value, cost) = scope.eval(program);
+            (value.map(|v| v.to_string()).map_err(|e| e.to_string()), cost)
+        };
+        programs.iter().map(one).collect()
+    }
+
+    #[test]
+    fn variables_are_computed_once_and_only_when_asked_for() {
+        let variables = [
+            ("replicas", "object.spec.replicas"),
+            ("double", "variables.replicas * 2"),
+            ("missing", "object.spec.nothing"),
+            ("bad", "nope"),
+        ];
+        let all = evaluated(
+            &variables,
+            &[
+                "variables.double == 6",
+                "variables.double == 6",
+                "true || variables.missing == 1",
+                "variables.missing == 1",
+                "variables.bad == 1",
+                "[1, 2].all(variables, variables > 0)",
+                "has(variables.double)",
+            ],
+        );
+        let ok = |text: &str| Ok(text.to_owned());
+        let failed = |text: &str| Err(text.to_owned());
+        // Twice one for each select and name, and the calls.
+        assert_eq!(all[0], (ok("true"), 3 + (2 + 1) + 3));
+        assert_eq!(all[1], (ok("true"), 3));
+        assert_eq!(all[2], (ok("true"), 0));
+        let missing = "composited variable \"missing\" fails to evaluate: no such key: nothing";
+        assert_eq!(all[3].0, failed(missing));
+        assert!(all[4].0.as_ref().is_err_and(|e| e.starts_with("composited variable \"bad\" fails to compile: ")));
+        assert_eq!(all[5].0, ok("true"));
+        assert_eq!(all[6].0, failed(missing), "all of them are computed for the object they are fields of");
+    }
+
+    #[test]
+    fn chains_of_variables_are_bounded() {
+        let chain = |length: usize| -> Vec<(String, String)> {
+            let step = |n: usize| match n {
+                0 => "object.spec.replicas".to_owned(),
+                n => format!("variables.v{} + 1", n - 1),
+            };
+            (0..length).map(|n| (format!("v{n}"), step(n))).collect()
+        };
+        let last = move |length: usize| {
+            let chain = chain(length);
+            let variables: Vec<_> = chain.iter().map(|(n, e)| (n.as_str(), e.as_str())).collect();
+            let name = format!("variables.v{}", length - 1);
+            evaluated(&variables, &[&name]).remove(0).0
+        };
+        let thread = std::thread::Builder::new().stack_size(1 << 20);
+        let run = move || {
+            assert_eq!(last(100), Ok("102".to_owned()));
+            assert!(last(1000).is_err_and(|e| e.ends_with("depends on too many others")));
+        };
+        thread.spawn(run).expect("a thread").join().expect("no overflow");
+        let own = evaluated(&[("x", "1"), ("x", "variables.x + 1")], &["variables.x"]).remove(0).0;
+        assert!(own.is_err_and(|e| e.ends_with("depends on too many others")));
     }
 }

@@ -402,7 +402,7 @@ fn bad_configurations_get_upstreams_errors() {
     let check = |applied: Value, code: u16, reason: &str, message: &str| {
         let cx = Story::deployment().cx("a", None);
         let error = apply(&cx, None, &applied, false).expect_err("refused");
-        assert_eq!((error.code, error.reason, error.message.as_str()), (code, reason, message));
+        assert_eq!((error.code, &*error.reason, error.message.as_str()), (code, reason, message));
     };
     check(
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}),
