@@ -223,7 +223,8 @@ impl Supervisor {
     {
         let entry = self.enter(kind, name.into());
         let handle = entry.handle();
-        let future = task(entry.token.clone());
+        // In a box: the futures around it would each keep room for it, and most tasks only wait.
+        let future = Box::pin(task(entry.token.clone()));
         let span = tracing::info_span!("task", name = %entry.name);
         tokio::spawn(
             async move {
@@ -258,7 +259,7 @@ impl Supervisor {
                 let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
                 loop {
                     let started = Instant::now();
-                    let run = make(entry.token.clone());
+                    let run = Box::pin(make(entry.token.clone()));
                     let Err(err) = entry.guarded(async { run.await.map_err(Into::into) }).await else { return };
                     if entry.token.is_cancelled() {
                         return;

@@ -3,12 +3,14 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use orkd_base::{BoxError, CancellationToken, Clock, chain};
 use tokio::sync::Semaphore;
@@ -83,7 +85,7 @@ const SLOW: (Duration, usize) = (Duration::from_secs(1), 10);
 /// run. An error is logged and brings the key back after its back-off; a good round ends the back-off.
 ///
 /// Several workers are not eaten by rounds that wait, such as for a webhook that hangs: a round that is slow leaves its
-/// place to the next key. With one worker rounds never overlap.
+/// place to the next key. With one worker rounds never overlap. Only rounds that run take memory.
 pub async fn work<K, F, Fut>(queue: Queue<K>, workers: usize, stop: CancellationToken, round: F)
 where
     K: QueueKey + Display,
@@ -91,60 +93,80 @@ where
     Fut: Future<Output = Result<Outcome, BoxError>>,
 {
     let workers = workers.max(1);
-    let places = Semaphore::new(workers);
-    let one = || async {
-        loop {
-            let place = places.acquire().await;
-            let Some(key) = queue.get().await else { return };
-            let started = Instant::now();
-            let round = AssertUnwindSafe(round(key.clone())).catch_unwind();
-            tokio::pin!(round);
-            let result = match tokio::time::timeout(SLOW.0, &mut round).await {
-                Ok(result) => result,
-                Err(_) if workers == 1 => round.await,
-                Err(_) => {
-                    drop(place);
-                    round.await
-                }
-            };
-            let result = result.unwrap_or_else(|_| Err("the round panicked".into()));
-            ROUNDS.fetch_add(1, Ordering::Relaxed);
-            match result {
-                Ok(Outcome::Done) => queue.forget(&key),
-                Ok(Outcome::RequeueAfter(delay)) => {
-                    queue.forget(&key);
-                    queue.add_after(key.clone(), delay);
-                }
-                Ok(Outcome::Requeue) => {
-                    queue.add_rate_limited(key.clone());
-                }
-                Err(err) => {
-                    ERRORS.fetch_add(1, Ordering::Relaxed);
-                    let retry = queue.add_rate_limited(key.clone());
-                    let error = chain(&*err).to_string();
-                    // Lost races are part of the trade; only what stays is worth a warning.
-                    if queue.failures(&key) <= 3 {
-                        tracing::debug!(controller = queue.name(), %key, error, ?retry, "round failed");
-                    } else {
-                        tracing::warn!(controller = queue.name(), %key, error, ?retry, "round failed");
-                    }
-                }
-            }
-            queue.done(&key);
-            tracing::trace!(controller = queue.name(), %key, elapsed = ?started.elapsed(), "round");
-        }
-    };
     let most = if workers == 1 { 1 } else { workers * SLOW.1 };
-    let rounds = futures_util::future::join_all((0..most).map(|_| one()));
-    tokio::pin!(rounds);
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {
-            queue.shutdown();
-            rounds.await;
+    let places = Semaphore::new(workers);
+    let mut rounds = FuturesUnordered::new();
+    let (mut stopping, mut drained) = (false, false);
+    while !(drained && rounds.is_empty()) {
+        // A key is given out in the moment it is taken, so nothing is lost when something else comes first.
+        let next = async {
+            let place = places.acquire().await;
+            Some((place, queue.get().await?))
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled(), if !stopping => {
+                queue.shutdown();
+                stopping = true;
+            }
+            Some(()) = rounds.next() => {}
+            next = next, if !drained && rounds.len() < most => match next {
+                Some((place, key)) => {
+                    let running = round(key.clone());
+                    rounds.push(finish(&queue, key, running, (workers > 1).then_some(place)));
+                }
+                None => drained = true,
+            },
         }
-        _ = &mut rounds => {}
     }
+}
+
+/// Runs a round to its end and does for the key what follows from that. A round that is slow gives its place back early,
+/// if there is one.
+async fn finish<K, P>(
+    queue: &Queue<K>,
+    key: K,
+    round: impl Future<Output = Result<Outcome, BoxError>>,
+    place: Option<P>,
+) where
+    K: QueueKey + Display,
+{
+    let started = Instant::now();
+    let mut round = pin!(AssertUnwindSafe(round).catch_unwind());
+    let result = match place {
+        None => round.await,
+        Some(place) => match tokio::time::timeout(SLOW.0, &mut round).await {
+            Ok(result) => result,
+            Err(_) => {
+                drop(place);
+                round.await
+            }
+        },
+    };
+    ROUNDS.fetch_add(1, Ordering::Relaxed);
+    match result.unwrap_or_else(|_| Err("the round panicked".into())) {
+        Ok(Outcome::Done) => queue.forget(&key),
+        Ok(Outcome::RequeueAfter(delay)) => {
+            queue.forget(&key);
+            queue.add_after(key.clone(), delay);
+        }
+        Ok(Outcome::Requeue) => {
+            queue.add_rate_limited(key.clone());
+        }
+        Err(err) => {
+            ERRORS.fetch_add(1, Ordering::Relaxed);
+            let retry = queue.add_rate_limited(key.clone());
+            let error = chain(&*err).to_string();
+            // Lost races are part of the trade; only what stays is worth a warning.
+            if queue.failures(&key) <= 3 {
+                tracing::debug!(controller = queue.name(), %key, error, ?retry, "round failed");
+            } else {
+                tracing::warn!(controller = queue.name(), %key, error, ?retry, "round failed");
+            }
+        }
+    }
+    queue.done(&key);
+    tracing::trace!(controller = queue.name(), %key, elapsed = ?started.elapsed(), "round");
 }
 
 static ROUNDS: AtomicU64 = AtomicU64::new(0);
@@ -191,6 +213,21 @@ mod tests {
             assert_eq!(*rounds.lock(), ["a"; 4]);
         });
     }
+
+    /// Most controllers wait most of the time: what they would do then must not lie in memory.
+    #[test]
+    fn only_rounds_that_run_take_memory() {
+        let queue: Queue<u32> = Queue::new("test");
+        let large = |_| async {
+            let held = [0_u8; 1 << 16];
+            tokio::task::yield_now().await;
+            std::hint::black_box(&held);
+            Ok(Outcome::Done)
+        };
+        let waiting = work(queue.clone(), 5, CancellationToken::new(), large);
+        assert!(size_of_val(&waiting) < 1 << 16, "{}", size_of_val(&waiting));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn rounds_that_hang_do_not_eat_the_workers() {
         let queue: Queue<String> = Queue::new("test");

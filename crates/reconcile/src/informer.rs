@@ -489,7 +489,7 @@ impl<T: View> Reflector<T> {
     async fn session(&mut self) -> Ended {
         if self.version.is_none()
             && !self.streaming
-            && let Err(err) = self.list().await
+            && let Err(err) = Box::pin(self.list()).await
         {
             return Ended::Failed(err.into());
         }
@@ -499,7 +499,8 @@ impl<T: View> Reflector<T> {
         let lifetime = Duration::from_secs(300 + rand::random::<u64>() % 300);
         let path = self.watch_path(initial.is_some(), lifetime);
         let accept = if self.options.metadata_only { METADATA } else { "application/json" };
-        let answer = match self.api.stream(Method::GET, &path, accept).await {
+        // In a box, as the list: a watch that runs keeps no room for how it began.
+        let answer = match Box::pin(self.api.stream(Method::GET, &path, accept)).await {
             Ok(answer) => answer,
             Err(err) if err.is_gone() => return Ended::Expired,
             Err(err) if initial.is_some() && matches!(err.code(), 400 | 405 | 422) => return Ended::NoStreaming,

@@ -132,8 +132,8 @@ impl ObjectRef {
 /// Records events as one component. Cheap to clone.
 #[derive(Clone)]
 pub struct Recorder {
-    /// One lane for each writer.
-    lanes: Vec<mpsc::Sender<Occurrence>>,
+    /// One lane for each writer. Boxed: a channel keeps room for dozens, and most lanes are empty.
+    lanes: Vec<mpsc::Sender<Box<Occurrence>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -150,7 +150,7 @@ impl Recorder {
     /// by `api` from a task of `supervisor`.
     pub fn new(api: Api, supervisor: &Supervisor, component: &str, host: &str) -> Self {
         let lane = |_| {
-            let (sender, receiver) = mpsc::channel::<Occurrence>(WAITING);
+            let (sender, receiver) = mpsc::channel(WAITING);
             let (api, correlator) = (api.clone(), Correlator::new(component, host));
             supervisor.spawn(TaskKind::Worker, format!("events of {component}"), move |stop| async move {
                 tokio::select! {
@@ -171,13 +171,13 @@ impl Recorder {
 
     /// Records an event.
     pub fn event(&self, about: &ObjectRef, event_type: EventType, reason: &str, message: impl Into<String>) {
-        let occurrence = Occurrence {
+        let occurrence = Box::new(Occurrence {
             about: about.clone(),
             annotations: None,
             event_type,
             reason: reason.to_owned(),
             message: message.into(),
-        };
+        });
         if !self.lanes.is_empty() && !offer(&self.lanes[lane_of(about, self.lanes.len())], occurrence) {
             let dropped = DROPPED.fetch_add(1, Ordering::Relaxed) + 1;
             // A flood of events must not become a flood of warnings.
@@ -206,19 +206,19 @@ fn lane_of(about: &ObjectRef, lanes: usize) -> usize {
 }
 
 /// Puts an occurrence into a lane, unless the lane is full; the last places are for warnings.
-fn offer(lane: &mpsc::Sender<Occurrence>, occurrence: Occurrence) -> bool {
+fn offer(lane: &mpsc::Sender<Box<Occurrence>>, occurrence: Box<Occurrence>) -> bool {
     let needed = if occurrence.event_type == EventType::Normal { RESERVED } else { 0 };
     lane.capacity() > needed && lane.try_send(occurrence).is_ok()
 }
 
 /// Writes what a lane holds, one after the other.
-async fn write_all(api: &Api, mut correlator: Correlator, mut lane: mpsc::Receiver<Occurrence>) {
+async fn write_all(api: &Api, mut correlator: Correlator, mut lane: mpsc::Receiver<Box<Occurrence>>) {
     let clock = Clock::real();
     while let Some(occurrence) = lane.recv().await {
-        let Some(write) = correlator.correlate(occurrence, clock.now()) else { continue };
+        let Some(write) = correlator.correlate(*occurrence, clock.now()) else { continue };
         let (tries, mut wait) = TRIES;
         for attempt in 1..=tries {
-            match send(api, &write).await {
+            match Box::pin(send(api, &write)).await {
                 Ok(()) => break,
                 // What the server refused it will refuse again.
                 Err(err) if err.status().is_some() || attempt == tries => {
@@ -449,10 +449,10 @@ mod tests {
     #[test]
     fn warnings_have_places_of_their_own() {
         let (lane, _receiver) = mpsc::channel(WAITING);
-        let taken = (0..2 * WAITING).filter(|n| offer(&lane, occurrence(&n.to_string()))).count();
+        let taken = (0..2 * WAITING).filter(|n| offer(&lane, Box::new(occurrence(&n.to_string())))).count();
         assert_eq!(taken, WAITING - RESERVED);
         let warning = || Occurrence { event_type: EventType::Warning, ..occurrence("x") };
-        assert_eq!((0..2 * WAITING).filter(|_| offer(&lane, warning())).count(), RESERVED);
+        assert_eq!((0..2 * WAITING).filter(|_| offer(&lane, Box::new(warning()))).count(), RESERVED);
     }
 
     #[test]
