@@ -41,9 +41,9 @@ impl Schedule {
             _ => text,
         };
         if let Some(every) = text.strip_prefix("@every ") {
-            let every = go_duration(every.trim())?;
+            let nanos = orkd_api::time::parse_duration(every.trim()).ok()?;
             // Not below a second, and whole seconds, as upstream.
-            return Some(Schedule::Every(SignedDuration::from_secs(every.as_secs().max(1))));
+            return Some(Schedule::Every(SignedDuration::from_secs((nanos / 1_000_000_000).max(1))));
         }
         let fields: Vec<&str> = text.split_whitespace().collect();
         let [minutes, hours, days, months, weekdays] = fields.as_slice() else { return None };
@@ -157,30 +157,6 @@ fn bits(field: &str, min: u32, max: u32, names: &[&str]) -> Option<u64> {
         (first..=last).step_by(step.unwrap_or(1) as usize).for_each(|n| set |= 1 << n);
     }
     Some(set)
-}
-
-/// `1h30m`, `90s`: numbers with units.
-fn go_duration(text: &str) -> Option<SignedDuration> {
-    let mut total = 0.0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (value, tail) = rest.split_at(digits);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let seconds = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        total += value.parse::<f64>().ok()? * seconds;
-        rest = tail;
-    }
-    SignedDuration::try_from_secs_f64(total).ok().filter(|_| !text.is_empty())
 }
 
 #[cfg(test)]
