@@ -9,6 +9,7 @@ mod database;
 mod denied;
 mod encryption;
 mod etcd;
+mod eviction;
 mod examples;
 mod harness;
 mod healing;

@@ -57,7 +57,8 @@ fn quickstart_and_uninstall() -> Result<()> {
 
     // Settings of the operator are found where the README says.
     machine.sh(&format!(
-        "mkdir -p /etc/orkd && printf 'cgroup-root: {}\\nnode-ip: {}\\n' > /etc/orkd/config.yaml",
+        "mkdir -p /etc/orkd && printf 'cgroup-root: {}\\nnode-ip: {}\\neviction-hard: memory.available<50Mi\\n' > \
+         /etc/orkd/config.yaml",
         machine.cgroup_root, machine.ip
     ))?;
     let run = |script: &str, args: &[&str]| -> Result<String> {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use orkd_tests::cluster::Cluster;
 use orkd_tests::{eventually, is_root};
+use serde_json::{Value, json};
 
 /// One replica that counts its starts in a file, as another user than root.
 const WORKLOAD: &str = r#"
@@ -83,6 +84,20 @@ fn a_stateful_set_keeps_its_data() -> Result<()> {
     })?;
     let folders = std::fs::read_dir(&storage)?.count();
     ensure!(folders == 1, "{folders} folders");
+    // Also a kubelet that did not mount the volume itself says how full it is.
+    eventually("how full the volume is", Duration::from_secs(60), || {
+        let metrics = k.ok("get --raw /api/v1/nodes/server/proxy/metrics").map_err(|e| e.to_string())?;
+        let series = "kubelet_volume_stats_capacity_bytes{namespace=\"default\",persistentvolumeclaim=\"data-db-0\"}";
+        let value = metrics.lines().find_map(|l| l.strip_prefix(series)?.trim().parse::<f64>().ok());
+        if value.is_some_and(|bytes| bytes > 0.0) { Ok(()) } else { Err(metrics) }
+    })?;
+    let summary: Value = serde_json::from_str(&k.ok("get --raw /api/v1/nodes/server/proxy/stats/summary")?)?;
+    let pods = summary["pods"].as_array().cloned().unwrap_or_default();
+    let pod = pods.iter().find(|p| p["podRef"]["name"] == "db-0").context("the pod is measured")?;
+    let volumes = pod["volume"].as_array().cloned().unwrap_or_default();
+    let volume = volumes.iter().find(|v| v["name"] == "data").context("the volume is measured")?;
+    assert_eq!(volume["pvcRef"], json!({"name": "data-db-0", "namespace": "default"}));
+    ensure!(volume["usedBytes"].as_u64() > Some(0), "{volume}");
     // The claim goes, and with it volume and folder.
     k.ok("delete statefulset db")?;
     k.ok("delete pvc data-db-0 --wait=false")?;

@@ -213,6 +213,8 @@ pub fn node_args(machine: &Machine) -> Vec<String> {
         format!("--cgroup-root={}", machine.cgroup_root),
         format!("--pod-log-dir={}", machine.path("pod-logs").display()),
         format!("--registry-config-dir={}", machine.path("registries.d").display()),
+        // How full the disk of this computer is says nothing about the test.
+        "--eviction-hard=memory.available<50Mi".into(),
         "--log-level=info,orkd=debug".into(),
     ]
 }

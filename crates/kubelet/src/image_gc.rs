@@ -1,8 +1,8 @@
 //! Images that no container uses go when the disk they are on fills up, those used longest ago first. Follows upstream
 //! `pkg/kubelet/images/image_gc_manager.go`.
 //!
-//! [`Ledger`] remembers when each image was seen first and used last, and names the victims (pure); [`run`] looks at
-//! the runtime and its disk.
+//! [`Ledger`] remembers when each image was seen first and used last, and names the victims (pure); [`Collector`]
+//! looks at the runtime and its disk.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use orkd_cri::{Runtime, v1};
 use orkd_reconcile::{EventType, Recorder};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -170,29 +171,40 @@ pub async fn collect(
     disk: Disk,
     now: Instant,
 ) -> Result<u64, Error> {
-    let containers = runtime.list_containers(HashMap::new()).await?;
-    // A container that has ended may start again, and its image with it.
-    let names = containers.into_iter().flat_map(|c| [Some(c.image_ref), c.image.map(|i| i.image)]);
-    let in_use = names.flatten().filter(|name| !name.is_empty()).collect();
-    ledger.observe(&runtime.list_images().await?, &in_use, now);
+    observe(runtime, ledger, now).await?;
     if disk.capacity == 0 {
         return Err(Error::NoCapacity);
     }
     let Some(wanted) = policy.to_free(disk) else { return Ok(0) };
     tracing::info!(wanted, capacity = disk.capacity, available = disk.available, "images go: the disk is full");
+    match free(runtime, ledger.victims(wanted, policy.min_age, now)).await {
+        (freed, Some(why)) => Err(Error::NotRemoved { wanted, freed, why }),
+        (freed, None) if freed < wanted => Err(Error::TooLittle { wanted, freed }),
+        (freed, None) => Ok(freed),
+    }
+}
+
+/// Notes which images there are and which are in use.
+async fn observe(runtime: &dyn Runtime, ledger: &mut Ledger, now: Instant) -> Result<(), Error> {
+    let containers = runtime.list_containers(HashMap::new()).await?;
+    // A container that has ended may start again, and its image with it.
+    let names = containers.into_iter().flat_map(|c| [Some(c.image_ref), c.image.map(|i| i.image)]);
+    let in_use = names.flatten().filter(|name| !name.is_empty()).collect();
+    ledger.observe(&runtime.list_images().await?, &in_use, now);
+    Ok(())
+}
+
+/// Removes images; how many bytes went, and the first failure.
+async fn free(runtime: &dyn Runtime, victims: Vec<Victim>) -> (u64, Option<orkd_cri::Error>) {
     let (mut freed, mut failure) = (0, None);
-    for (id, size) in ledger.victims(wanted, policy.min_age, now) {
+    for (id, size) in victims {
         tracing::info!(image = id, size, "removing an image that is not used");
         match runtime.remove_image(v1::ImageSpec { image: id, ..v1::ImageSpec::default() }).await {
             Ok(()) => freed += size,
             Err(error) => failure = failure.or(Some(error)),
         }
     }
-    match failure {
-        Some(why) => Err(Error::NotRemoved { wanted, freed, why }),
-        None if freed < wanted => Err(Error::TooLittle { wanted, freed }),
-        None => Ok(freed),
-    }
+    (freed, failure)
 }
 
 /// How full the disk of the images is.
@@ -206,22 +218,50 @@ async fn disk(runtime: &dyn Runtime) -> Result<Disk, Error> {
     }))
 }
 
-/// Keeps the disk of the images from filling up, until cancelled.
-pub async fn run(runtime: Arc<dyn Runtime>, policy: Policy, node: String, recorder: Recorder, stop: CancellationToken) {
-    let about = node_events::reference(&node);
-    let mut ledger = Ledger::default();
-    loop {
-        let pass = async {
-            let disk = disk(runtime.as_ref()).await?;
-            collect(runtime.as_ref(), &mut ledger, policy, disk, Instant::now()).await
-        };
-        if let Err(error) = pass.await {
-            tracing::warn!(%error, "image garbage collection");
-            recorder.event(&about, EventType::Warning, error.reason(), error.to_string());
+/// Removes images of a node, as the disk fills up or when told to.
+pub struct Collector {
+    runtime: Arc<dyn Runtime>,
+    policy: Policy,
+    ledger: Mutex<Ledger>,
+}
+
+impl Collector {
+    /// Removes images of a runtime by a policy.
+    pub fn new(runtime: Arc<dyn Runtime>, policy: Policy) -> Collector {
+        Collector { runtime, policy, ledger: Mutex::default() }
+    }
+
+    /// Keeps the disk of the images from filling up, until cancelled.
+    pub async fn run(self: Arc<Self>, node: String, recorder: Recorder, stop: CancellationToken) {
+        let about = node_events::reference(&node);
+        let runtime = self.runtime.as_ref();
+        loop {
+            let pass = async {
+                let disk = disk(runtime).await?;
+                collect(runtime, &mut *self.ledger.lock().await, self.policy, disk, Instant::now()).await
+            };
+            if let Err(error) = pass.await {
+                tracing::warn!(%error, "image garbage collection");
+                recorder.event(&about, EventType::Warning, error.reason(), error.to_string());
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(PERIOD) => {}
+            }
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(PERIOD) => {}
+    }
+
+    /// Removes every image that is not in use and not new (`DeleteUnusedImages`); how many bytes went.
+    ///
+    /// # Errors
+    /// The runtime does not answer, or does not remove an image.
+    pub async fn remove_unused(&self) -> Result<u64, Error> {
+        let (runtime, now) = (self.runtime.as_ref(), Instant::now());
+        let mut ledger = self.ledger.lock().await;
+        observe(runtime, &mut ledger, now).await?;
+        match free(runtime, ledger.victims(u64::MAX, self.policy.min_age, now)).await {
+            (freed, Some(why)) => Err(Error::NotRemoved { wanted: u64::MAX, freed, why }),
+            (freed, None) => Ok(freed),
         }
     }
 }
@@ -311,5 +351,16 @@ mod tests {
             (error.reason(), error.to_string().as_str()),
             ("InvalidDiskCapacity", "invalid capacity 0 on image filesystem")
         );
+    }
+
+    #[tokio::test]
+    async fn all_that_nobody_uses_goes_when_told_to() {
+        let runtime = Arc::new(Fake::new());
+        runtime.add_image("example.com/one:1");
+        let policy = Policy { min_age: Duration::ZERO, ..Policy::default() };
+        let collector = Collector::new(runtime.clone(), policy);
+        assert!(collector.remove_unused().await.expect("it goes") > 0);
+        assert!(runtime.list_images().await.expect("images").is_empty());
+        assert_eq!(collector.remove_unused().await.expect("nothing is left"), 0);
     }
 }

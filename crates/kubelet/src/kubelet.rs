@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroup::Cgroups;
 use crate::containerd::{self, Supervised};
 use crate::csi;
+use crate::eviction::{self, Pressures};
 use crate::image_gc;
 use crate::images::Images;
 use crate::log_rotation;
@@ -361,7 +362,9 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
     let objects = Arc::new(ApiObjects(client));
     let status = StatusManager::default();
     let drivers = csi::Drivers::default();
-    let capacity = node::capacity(&config.root_dir);
+    let mut settings = config.node.clone();
+    let allocatable = settings.allocatable(node::capacity(&config.root_dir));
+    let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let ips: Vec<String> = config.node.ips.iter().map(IpAddr::to_string).collect();
     let context = Arc::new(NodeContext {
         node_name: config.node.name.clone(),
@@ -387,10 +390,11 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
         resolv_conf: config.resolv_conf.clone(),
         facts: RwLock::new(NodeFacts {
             host_ips: ips,
-            milli_cpu: i64::try_from(capacity.cpus * 1000).unwrap_or(i64::MAX),
-            memory: i64::try_from(capacity.memory).unwrap_or(i64::MAX),
-            storage: i64::try_from(capacity.storage - capacity.storage / 10).unwrap_or(i64::MAX),
+            milli_cpu: bytes(allocatable.cpus * 1000),
+            memory: bytes(allocatable.memory),
+            storage: bytes(allocatable.storage),
         }),
+        pressures: Pressures::default(),
         owners: RwLock::default(),
         runtime_name: version.runtime_name,
         runtime: runtime.clone(),
@@ -398,13 +402,15 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
     let kubelet = Kubelet { context, workers: Arc::default() };
 
     let mirror_api = api.clone();
-    let (mut settings, root, node_api) = (config.node.clone(), config.root_dir.clone(), api.clone());
+    let (root, node_api) = (config.root_dir.clone(), api.clone());
     if !config.hollow {
         settings.storage = kubelet.context.volumes.storage().to_string_lossy().into_owned();
     }
     supervisor.spawn(TaskKind::Node, "node status", {
         let (runtime, recorder) = (runtime.clone(), kubelet.context.recorder.clone());
-        move |stop| node::run(node_api, settings, runtime, root, own, recorder, stop)
+        let pressures = kubelet.context.pressures.watch();
+        let sources = node::Sources { runtime, root, own, pressures };
+        move |stop| node::run(node_api, settings, sources, recorder, stop)
     });
     if !config.hollow {
         let (api, name, root) = (api.clone(), config.node.name.clone(), config.root_dir.clone());
@@ -426,10 +432,15 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
     }
     if !config.hollow {
         let log_dir = config.log_dir.clone();
-        let (images, policy, recorder) = (runtime.clone(), config.image_gc, kubelet.context.recorder.clone());
+        let images = Arc::new(image_gc::Collector::new(runtime.clone(), config.image_gc));
+        let (collector, recorder) = (images.clone(), kubelet.context.recorder.clone());
         let name = config.node.name.clone();
-        supervisor.spawn(TaskKind::Housekeeping, "image garbage collection", move |stop| {
-            image_gc::run(images, policy, name, recorder, stop)
+        supervisor
+            .spawn(TaskKind::Housekeeping, "image garbage collection", move |stop| collector.run(name, recorder, stop));
+        let manager = eviction::Manager::new(config.node.eviction.clone(), kubelet.context.clone(), images);
+        let workers = kubelet.workers.clone();
+        supervisor.spawn(TaskKind::Housekeeping, "eviction", move |stop| {
+            manager.run(move || workers.lock().values().cloned().collect(), stop)
         });
         supervisor.spawn(TaskKind::Housekeeping, "log rotation", move |stop| log_rotation::run(log_dir, runtime, stop));
     }

@@ -9,8 +9,8 @@
 //! Invariant: the runtime's labels and annotations hold all that a restarted kubelet needs; containers keep running
 //! over its restarts.
 //!
-//! Missing, against upstream: eviction, devices, in-place resize, user namespaces, and the kubelet's own admission of
-//! pods.
+//! Missing, against upstream: devices, in-place resize, user namespaces, and of the kubelet's own admission of pods all but
+//! that of a node under pressure.
 
 pub mod act;
 pub mod cgroup;
@@ -18,6 +18,7 @@ pub mod containerd;
 pub mod csi;
 pub mod dns;
 pub mod env;
+pub mod eviction;
 pub mod image_gc;
 pub mod images;
 mod kubelet;

@@ -13,11 +13,14 @@ use k8s_openapi::jiff::Timestamp;
 use orkd_cri::{Runtime, v1};
 use orkd_reconcile::{Api, ApiError, Event, Informer, Patch, Recorder, Resource, micro_time, time};
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::node_events;
+use crate::eviction::pressure::Condition as Pressure;
+use crate::eviction::thresholds::Signal;
 use crate::views::NodeView;
+use crate::{eviction, node_events};
 
 const NODES: Resource = Resource::new("", "v1", "nodes", "Node", false);
 const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases", "Lease", true);
@@ -50,6 +53,20 @@ pub struct NodeSettings {
     pub hostname: String,
     /// Below which folder the volumes are that it provisions; empty if it provisions none.
     pub storage: String,
+    /// How it defends itself, and so what it keeps back from pods. Nothing is short on a hollow node.
+    pub eviction: eviction::Settings,
+}
+
+impl NodeSettings {
+    /// What pods may have of a machine.
+    pub fn allocatable(&self, capacity: Capacity) -> Capacity {
+        let kept = |signal, all: u64| all - self.eviction.reserved(signal, all);
+        Capacity {
+            cpus: capacity.cpus,
+            memory: kept(Signal::Memory, capacity.memory),
+            storage: kept(Signal::NodeFs, capacity.storage),
+        }
+    }
 }
 
 /// What the machine has.
@@ -120,32 +137,46 @@ pub struct Seen {
     pub images: Vec<(Vec<String>, u64)>,
     /// Volumes of storage drivers that are mounted.
     pub volumes_in_use: Vec<String>,
+    /// What is short.
+    pub pressures: Vec<Pressure>,
 }
 
 /// The status (pure), without times.
 pub fn status(settings: &NodeSettings, seen: &Seen) -> Value {
     let c = seen.capacity;
-    let resources = |storage: Value| {
+    let resources = |c: Capacity, storage: String| {
         json!({
             "cpu": c.cpus.to_string(), "memory": format!("{}Ki", c.memory / 1024),
             "pods": settings.max_pods.to_string(), "ephemeral-storage": storage,
             "hugepages-1Gi": "0", "hugepages-2Mi": "0",
         })
     };
+    let allocatable = settings.allocatable(c);
     let mut addresses: Vec<Value> =
         settings.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
     addresses.push(json!({"type": "Hostname", "address": settings.hostname}));
     let images: Vec<Value> =
         seen.images.iter().take(MAX_IMAGES).map(|(names, size)| json!({"names": names, "sizeBytes": size})).collect();
     let condition = |kind: &str, status: bool, reason: &str, message: &str| json!({"type": kind, "status": if status { "True" } else { "False" }, "reason": reason, "message": message});
+    let pressure = |short: Pressure| {
+        let is = seen.pressures.contains(&short);
+        let (reason, message) = match (short, is) {
+            (Pressure::Memory, true) => ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            (Pressure::Memory, false) => ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            (Pressure::Disk, true) => ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            (Pressure::Disk, false) => ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            (Pressure::Pid, true) => ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            (Pressure::Pid, false) => ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        };
+        condition(short.name(), is, reason, message)
+    };
     let ready = match &seen.not_ready {
         None => condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
         Some(why) => condition("Ready", false, "KubeletNotReady", why),
     };
     let mut status = json!({
-        "capacity": resources(json!(format!("{}Ki", c.storage / 1024))),
-        // Upstream keeps a tenth of the disk back.
-        "allocatable": resources(json!((c.storage - c.storage / 10).to_string())),
+        "capacity": resources(c, format!("{}Ki", c.storage / 1024)),
+        "allocatable": resources(allocatable, allocatable.storage.to_string()),
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": settings.port}},
         "nodeInfo": {
@@ -162,9 +193,9 @@ pub fn status(settings: &NodeSettings, seen: &Seen) -> Value {
         },
         "images": images,
         "conditions": [
-            condition("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            pressure(Pressure::Memory),
+            pressure(Pressure::Disk),
+            pressure(Pressure::Pid),
             ready,
         ],
     });
@@ -315,16 +346,21 @@ async fn asked(
     std::future::pending().await
 }
 
-/// Keeps the node registered, its lease fresh and its status true, until cancelled. `own` has the node's object.
-pub async fn run(
-    api: Api,
-    settings: NodeSettings,
-    runtime: Arc<dyn Runtime>,
-    root: std::path::PathBuf,
-    own: Informer<NodeView>,
-    recorder: Recorder,
-    cancel: CancellationToken,
-) {
+/// What the status is made of.
+pub struct Sources {
+    /// The runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// The kubelet's folder.
+    pub root: std::path::PathBuf,
+    /// The node's object.
+    pub own: Informer<NodeView>,
+    /// What is short.
+    pub pressures: watch::Receiver<Vec<Pressure>>,
+}
+
+/// Keeps the node registered, its lease fresh and its status true, until cancelled.
+pub async fn run(api: Api, settings: NodeSettings, sources: Sources, recorder: Recorder, cancel: CancellationToken) {
+    let Sources { runtime, root, own, mut pressures } = sources;
     let about = node_events::reference(&settings.name);
     let tell = |events: Vec<node_events::Told>| {
         for (kind, reason, message) in events {
@@ -367,6 +403,7 @@ pub async fn run(
         } else {
             seen.images.clone_from(&images);
         }
+        seen.pressures.clone_from(&pressures.borrow_and_update());
         let ready = seen.not_ready.is_none();
         let now_status = status(&settings, &seen);
         let there = own.get_named("", &settings.name).filter(|_| told.is_some());
@@ -411,6 +448,7 @@ pub async fn run(
         tokio::select! {
             () = cancel.cancelled() => return,
             () = asked(&mut changes, told.as_ref(), &tell, &settings.name) => {}
+            Ok(()) = pressures.changed() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -442,6 +480,29 @@ mod tests {
                  plugin not initialized"
             )
         );
+    }
+
+    #[test]
+    fn what_is_short_is_said_and_what_is_kept_back_is_not_given_away() {
+        let settings = NodeSettings { max_pods: 110, ..NodeSettings::default() };
+        let capacity = Capacity { cpus: 2, memory: 8 << 30, storage: 100 << 30 };
+        let seen = Seen { capacity, pressures: vec![Pressure::Disk], ..Seen::default() };
+        let status = status(&settings, &seen);
+        let told = |kind: &str| {
+            let conditions = status["conditions"].as_array().into_iter().flatten();
+            let found = conditions.filter(|c| c["type"] == kind).map(|c| format!("{} {}", c["status"], c["reason"]));
+            found.collect::<String>()
+        };
+        assert_eq!(told("DiskPressure"), r#""True" "KubeletHasDiskPressure""#);
+        assert_eq!(told("MemoryPressure"), r#""False" "KubeletHasSufficientMemory""#);
+        assert_eq!(
+            (&status["capacity"]["memory"], &status["allocatable"]["memory"]),
+            (&json!("8388608Ki"), &json!("8286208Ki"))
+        );
+        let tenth = (100u64 << 30) / 10;
+        let storage: u64 =
+            status["allocatable"]["ephemeral-storage"].as_str().and_then(|s| s.parse().ok()).expect("bytes");
+        assert!(storage.abs_diff((100 << 30) - tenth) < 1000, "{storage}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 
 use crate::cgroup::Cgroups;
 use crate::env::Facts;
+use crate::eviction::Pressures;
 use crate::images::Images;
 use crate::objects::Objects;
 use crate::pod::{self, Kind, Observed, Place, keys};
@@ -73,6 +74,8 @@ pub struct NodeContext {
     pub resolv_conf: PathBuf,
     /// Facts of the node.
     pub facts: RwLock<NodeFacts>,
+    /// What the node is short of.
+    pub pressures: Pressures,
     /// Which pod a container or sandbox belongs to.
     pub owners: RwLock<HashMap<String, String>>,
 }

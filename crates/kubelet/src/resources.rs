@@ -183,49 +183,65 @@ pub fn container_resources(pod: &Pod, container: &Container, memory_capacity: i6
 }
 
 /// What a whole pod asks for, for its cgroup: (cpu request, cpu limit, memory limit), the limits 0 where a container has
-/// none. Sums over containers and sidecars, and the most any init container wants.
+/// none.
 pub fn pod_totals(spec: &PodSpec) -> (i64, i64, i64) {
-    let get = |c: &Container, limits: bool, name: &str| {
-        let q = match limits {
-            true => limit(c.resources.as_ref(), name),
-            false => request(c.resources.as_ref(), name),
-        };
-        q.and_then(|q| if name == "cpu" { milli(&q.0) } else { units(&q.0) }).unwrap_or_default()
-    };
-    let total = |limits: bool, name: &str| -> i64 {
-        if let Some(whole) = spec.resources.as_ref() {
-            let q = if limits { limit(Some(whole), name) } else { request(Some(whole), name) };
-            let value = q.and_then(|q| if name == "cpu" { milli(&q.0) } else { units(&q.0) });
-            if let Some(value) = value {
-                return value;
-            }
-        }
-        let mut all_set = true;
-        let mut note = |v: i64| {
-            all_set &= v > 0;
-            v
-        };
-        let mut sum: i64 = spec.containers.iter().map(|c| note(get(c, limits, name))).sum();
-        let (mut sidecars, mut init_most) = (0i64, 0i64);
-        for c in spec.init_containers.iter().flatten() {
-            let v = note(get(c, limits, name));
-            match pod::is_sidecar(c) {
-                true => {
-                    sidecars += v;
-                    init_most = init_most.max(sidecars);
-                }
-                false => init_most = init_most.max(sidecars + v),
-            }
-        }
-        sum += sidecars;
-        if limits && !all_set {
+    let limit_of_all = |name: &str| {
+        let every = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let whole = spec.resources.as_ref().and_then(|r| amount(limit(Some(r), name), name));
+        let is_limited = |c: &Container| amount(limit(c.resources.as_ref(), name), name).is_some_and(|v| v > 0);
+        if whole.is_none() && !every.into_iter().all(is_limited) {
             return 0;
         }
-        let overhead = spec.overhead.as_ref().and_then(|o| o.get(name));
-        let overhead = overhead.and_then(|q| if name == "cpu" { milli(&q.0) } else { units(&q.0) }).unwrap_or_default();
-        sum.max(init_most) + overhead
+        pod_limit(spec, name).unwrap_or_default()
     };
-    (total(false, "cpu"), total(true, "cpu"), total(true, "memory"))
+    (pod_request(spec, "cpu"), limit_of_all("cpu"), limit_of_all("memory"))
+}
+
+/// What a whole pod asks for.
+pub fn pod_request(spec: &PodSpec, name: &str) -> i64 {
+    total(spec, name, &|r| request(r, name)).unwrap_or_else(|| overhead(spec, name))
+}
+
+/// What a whole pod may use at most; `None` if none of its containers says anything, while the others' count.
+pub fn pod_limit(spec: &PodSpec, name: &str) -> Option<i64> {
+    total(spec, name, &|r| limit(r, name))
+}
+
+/// A quantity in the unit of a resource: thousandths of cores, whole units of the rest.
+fn amount(quantity: Option<Quantity>, name: &str) -> Option<i64> {
+    quantity.and_then(|q| if name == "cpu" { milli(&q.0) } else { units(&q.0) })
+}
+
+/// What is said for the whole pod; or the sum over containers and sidecars, or what an init container wants with the
+/// sidecars before it, where that is more (`PodRequests`, `PodLimits` of `component-helpers/resource`).
+fn total(spec: &PodSpec, name: &str, said: &dyn Fn(Option<&ResourceRequirements>) -> Option<Quantity>) -> Option<i64> {
+    if let Some(whole) = spec.resources.as_ref().and_then(|r| amount(said(Some(r)), name)) {
+        return Some(whole);
+    }
+    let mut any = false;
+    let mut of = |c: &Container| {
+        let value = amount(said(c.resources.as_ref()), name);
+        any |= value.is_some();
+        value.unwrap_or_default()
+    };
+    let containers: i64 = spec.containers.iter().map(&mut of).sum();
+    let (mut sidecars, mut init_most) = (0i64, 0i64);
+    for c in spec.init_containers.iter().flatten() {
+        let value = of(c);
+        match pod::is_sidecar(c) {
+            true => {
+                sidecars += value;
+                init_most = init_most.max(sidecars);
+            }
+            false => init_most = init_most.max(sidecars + value),
+        }
+    }
+    any.then(|| (containers + sidecars).max(init_most) + overhead(spec, name))
+}
+
+/// What the runtime needs for the pod besides.
+fn overhead(spec: &PodSpec, name: &str) -> i64 {
+    spec.overhead.as_ref().and_then(|o| amount(o.get(name).cloned(), name)).unwrap_or_default()
 }
 
 #[cfg(test)]

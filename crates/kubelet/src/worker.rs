@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -18,10 +19,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::act::{self, Memory};
+use crate::eviction;
 use crate::node_context::NodeContext;
 use crate::plan;
 use crate::pod::{self, Observed};
-use crate::status::generate::{self, Context};
+use crate::status::generate::{self, Context, Forced};
 use crate::volumes::{Mounted, Volumes};
 
 /// How often volumes that can change are looked at.
@@ -29,24 +31,52 @@ const VOLUME_REFRESH: Duration = Duration::from_secs(60);
 /// Longest termination message.
 const MAX_MESSAGE: usize = 4096;
 
+/// A pod that goes although nobody deleted it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    /// What it is told.
+    pub message: String,
+    /// How many seconds it has at most; its own grace period without.
+    pub grace: Option<i64>,
+    /// It makes room for others.
+    pub disrupts: bool,
+}
+
 /// What is wanted of a worker.
 #[derive(Clone)]
 struct Wanted {
     pod: Arc<Pod>,
     /// The pod is gone from the API.
     gone: bool,
+    /// The node has no room for it.
+    evicted: Option<Eviction>,
+}
+
+impl Wanted {
+    /// Whether somebody wants the pod to end.
+    fn is_ending(&self) -> bool {
+        self.gone || self.pod.metadata.deletion_timestamp.is_some() || self.evicted.is_some()
+    }
+
+    /// How long the pod may take to end, in seconds.
+    fn grace(&self) -> i64 {
+        let own = pod::grace_period(&self.pod);
+        self.evicted.as_ref().and_then(|e| e.grace).map_or(own, |most| own.min(most))
+    }
 }
 
 /// The handle of a worker.
 pub struct Handle {
     wanted: Mutex<Wanted>,
     wake: Notify,
+    released: AtomicBool,
 }
 
 impl Handle {
     /// A worker's handle.
     pub fn new(pod: Arc<Pod>) -> Arc<Self> {
-        Arc::new(Self { wanted: Mutex::new(Wanted { pod, gone: false }), wake: Notify::new() })
+        let wanted = Wanted { pod, gone: false, evicted: None };
+        Arc::new(Self { wanted: Mutex::new(wanted), wake: Notify::new(), released: AtomicBool::new(false) })
     }
 
     /// The pod changed.
@@ -59,6 +89,17 @@ impl Handle {
     pub fn gone(&self) {
         self.wanted.lock().gone = true;
         self.wake.notify_one();
+    }
+
+    /// The pod has to go; who said so first is heard.
+    pub fn evict(&self, eviction: Eviction) {
+        self.wanted.lock().evicted.get_or_insert(eviction);
+        self.wake.notify_one();
+    }
+
+    /// Whether nothing of the pod runs any more, and it holds no volumes.
+    pub fn is_released(&self) -> bool {
+        self.released.load(Ordering::Acquire)
     }
 
     /// Something of the pod may have changed on the node.
@@ -79,9 +120,6 @@ impl Handle {
 /// What of a pod its downward volumes tell and can change.
 type Told = (Option<BTreeMap<String, String>>, Option<BTreeMap<String, String>>);
 
-/// Why a pod must end although the API does not say so: phase, reason, message.
-type Forced = Option<(String, String, String)>;
-
 struct Worker {
     cx: Arc<NodeContext>,
     handle: Arc<Handle>,
@@ -91,7 +129,7 @@ struct Worker {
     /// The labels and annotations the volumes were last written with.
     refreshed_for: Told,
     mount_wait: Duration,
-    forced: Forced,
+    forced: Option<Forced>,
     messages: HashMap<String, String>,
 }
 
@@ -116,6 +154,7 @@ pub async fn run(cx: Arc<NodeContext>, handle: Arc<Handle>, stop: CancellationTo
 
 impl Worker {
     async fn live(&mut self) {
+        self.admit().await;
         while !self.should_end() {
             let again = self.sync().await;
             if self.should_end() {
@@ -127,17 +166,42 @@ impl Worker {
                 () = tokio::time::sleep(again) => {}
             }
         }
+        if let Some(eviction) = self.handle.wanted().evicted {
+            self.forced.get_or_insert(Forced {
+                phase: "Failed".to_owned(),
+                reason: eviction::REASON.to_owned(),
+                message: eviction.message,
+                disrupted: eviction.disrupts,
+                rejected: false,
+            });
+        }
         self.terminate().await;
         self.terminated().await;
+    }
+
+    /// Turns a pod away that the node has no room for now, unless it was here before.
+    async fn admit(&mut self) {
+        let pod = self.handle.pod();
+        let Some(message) = eviction::admit::refusal(&pod, &self.cx.pressures.conditions()) else { return };
+        let is_new =
+            self.cx.observe(pod::uid(&pod)).await.is_ok_and(|o| o.containers.is_empty() && o.sandboxes.is_empty());
+        if self.should_end() || !is_new {
+            return;
+        }
+        self.cx.event(&pod, EventType::Warning, eviction::REASON, message.clone());
+        self.forced = Some(Forced {
+            phase: "Failed".to_owned(),
+            reason: eviction::REASON.to_owned(),
+            message: format!("Pod was rejected: {message}"),
+            disrupted: false,
+            rejected: true,
+        });
     }
 
     /// Whether the pod is to be ended.
     fn should_end(&self) -> bool {
         let wanted = self.handle.wanted();
-        wanted.gone
-            || wanted.pod.metadata.deletion_timestamp.is_some()
-            || pod::is_terminal_phase(pod::phase(&wanted.pod))
-            || self.forced.is_some()
+        wanted.is_ending() || pod::is_terminal_phase(pod::phase(&wanted.pod)) || self.forced.is_some()
     }
 
     /// Shows what there is. Returns the phase shown.
@@ -202,7 +266,12 @@ impl Worker {
         let phase = self.show(&pod, &observed, false, false);
         if pod::is_terminal_phase(&phase) {
             let status = cx.status.get(&pod);
-            self.forced = Some((phase, status.reason.unwrap_or_default(), status.message.unwrap_or_default()));
+            self.forced = Some(Forced {
+                phase,
+                reason: status.reason.unwrap_or_default(),
+                message: status.message.unwrap_or_default(),
+                ..Forced::default()
+            });
             return None;
         }
         let mut again = None;
@@ -212,7 +281,12 @@ impl Worker {
             if left <= 0 {
                 let message = "Pod was active on the node longer than the specified deadline".to_owned();
                 cx.event(&pod, EventType::Normal, "DeadlineExceeded", message.clone());
-                self.forced = Some(("Failed".to_owned(), "DeadlineExceeded".to_owned(), message));
+                self.forced = Some(Forced {
+                    phase: "Failed".to_owned(),
+                    reason: "DeadlineExceeded".to_owned(),
+                    message,
+                    ..Forced::default()
+                });
                 return None;
             }
             again = Some(Duration::from_secs(left.unsigned_abs()));
@@ -229,8 +303,7 @@ impl Worker {
             let done = {
                 let ended = async {
                     loop {
-                        let wanted = handle.wanted();
-                        if wanted.gone || wanted.pod.metadata.deletion_timestamp.is_some() {
+                        if handle.wanted().is_ending() {
                             return;
                         }
                         handle.wake.notified().await;
@@ -342,12 +415,12 @@ impl Worker {
                 }
             };
             self.show(&pod, &observed, false, false);
-            let grace = pod::grace_period(&pod);
+            let grace = wanted.grace();
             let handle = self.handle.clone();
             let shorter = async {
                 loop {
                     handle.wake.notified().await;
-                    if pod::grace_period(&handle.pod()) < grace {
+                    if handle.wanted().grace() < grace {
                         return;
                     }
                 }
@@ -384,6 +457,7 @@ impl Worker {
             }
             tokio::time::sleep(wait.next_delay()).await;
         };
+        self.handle.released.store(true, Ordering::Release);
         loop {
             let wanted = self.handle.wanted();
             let deleting = wanted.gone || wanted.pod.metadata.deletion_timestamp.is_some();

@@ -253,6 +253,24 @@ pub struct NodeArgs {
     /// Per cent down to which they are
     #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(..=100))]
     pub image_gc_low_threshold: u8,
+    /// Thresholds from which on pods are evicted at once; an empty text for none
+    #[arg(long, value_name = "SIGNAL<AMOUNT", value_delimiter = ',', default_values = orkd_kubelet::eviction::DEFAULT_HARD)]
+    pub eviction_hard: Vec<String>,
+    /// Thresholds from which on pods are evicted after a while
+    #[arg(long, value_name = "SIGNAL<AMOUNT", value_delimiter = ',')]
+    pub eviction_soft: Vec<String>,
+    /// How long those must be met before
+    #[arg(long, value_name = "SIGNAL=DURATION", value_delimiter = ',')]
+    pub eviction_soft_grace_period: Vec<String>,
+    /// How much more than a threshold must be available again for it to be over
+    #[arg(long, value_name = "SIGNAL=AMOUNT", value_delimiter = ',')]
+    pub eviction_minimum_reclaim: Vec<String>,
+    /// How long a node says that it is under pressure after it was
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_pause)]
+    pub eviction_pressure_transition_period: Duration,
+    /// Longest grace period of pods that go at soft thresholds, in seconds [default: their own]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, hide_default_value = true)]
+    pub eviction_max_pod_grace_period: u32,
     /// Most pods on this node
     #[arg(long, value_name = "N", default_value_t = 110)]
     pub max_pods: u32,
@@ -522,6 +540,12 @@ fn parse_grace(text: &str) -> Result<Duration, String> {
     grace.ok().filter(|g| *g >= Duration::from_secs(1)).ok_or_else(|| "must be a second or more, such as 50s".into())
 }
 
+/// How long to wait with something.
+fn parse_pause(text: &str) -> Result<Duration, String> {
+    let pause = Duration::try_from(SignedDuration::from_nanos(orkd_api::time::parse_duration(text)?));
+    pause.map_err(|_| "must not be negative".into())
+}
+
 fn parse_port_range(text: &str) -> Result<(u16, u16), String> {
     let (from, to) = text.split_once('-').ok_or("expected FROM-TO, such as 30000-32767")?;
     let number = |s: &str| s.trim().parse::<u16>().map_err(|_| format!("{s:?} is not a port"));
@@ -556,6 +580,13 @@ mod tests {
         assert_eq!(parse_grace("20s"), Ok(Duration::from_secs(20)));
         assert!(parse_grace("0s").is_err());
         assert!(parse_grace("-5s").is_err());
+    }
+
+    #[test]
+    fn pauses() {
+        assert_eq!(parse_pause("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_pause("0s"), Ok(Duration::ZERO));
+        assert!(parse_pause("-5s").is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use orkd_apiserver::user::UserInfo;
@@ -14,7 +14,7 @@ use orkd_base::{Supervisor, TaskKind, chain};
 use orkd_cri::Fake;
 use orkd_kubelet::image_gc::Policy;
 use orkd_kubelet::server::Server as NodeServer;
-use orkd_kubelet::{Config, Kubelet, NodeSettings, RuntimeChoice, containerd};
+use orkd_kubelet::{Config, Kubelet, NodeSettings, RuntimeChoice, containerd, eviction};
 use orkd_pki::cert::{Certificate, Identity, Profile};
 use orkd_reconcile::Informers;
 use serde_json::{Value, json};
@@ -176,6 +176,7 @@ async fn start_kubelet(node: &Node<'_>, client: kube::Client, supervisor: &Super
         hostname: host::node_name(None).unwrap_or_else(|_| node.name.clone()),
         // The kubelet says where its volumes are.
         storage: String::new(),
+        eviction: eviction(args)?,
     };
     let data_dir = server::agent_dir(node.common);
     let mut config = Config::new(settings, &data_dir, &run_dir(node.common));
@@ -211,6 +212,21 @@ fn image_policy(args: &NodeArgs) -> anyhow::Result<Policy> {
     let (high_percent, low_percent) = (args.image_gc_high_threshold, args.image_gc_low_threshold);
     ensure!(low_percent < high_percent, "--image-gc-low-threshold must be less than --image-gc-high-threshold");
     Ok(Policy { high_percent, low_percent, ..Policy::default() })
+}
+
+/// When pods are evicted.
+fn eviction(args: &NodeArgs) -> anyhow::Result<eviction::Settings> {
+    let thresholds = eviction::thresholds(
+        &args.eviction_hard,
+        &args.eviction_soft,
+        &args.eviction_soft_grace_period,
+        &args.eviction_minimum_reclaim,
+    );
+    Ok(eviction::Settings {
+        thresholds: thresholds.map_err(|why| anyhow!("--eviction-*: {why}"))?,
+        transition: args.eviction_pressure_transition_period,
+        most_grace: args.eviction_max_pod_grace_period.into(),
+    })
 }
 
 /// `KEY=VALUE` flags.

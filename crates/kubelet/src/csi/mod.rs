@@ -5,7 +5,7 @@
 //! published for each pod; beside each mount a `vol_data.json` says whose it is, so that a kubelet that starts anew can
 //! take it down.
 //!
-//! Not here: devices (`volumeMode: Block`), growing on the node, statistics.
+//! Not here: devices (`volumeMode: Block`), growing on the node, conditions of volumes.
 
 mod client;
 mod mount;
@@ -33,6 +33,8 @@ pub struct Driver {
     pub stages: bool,
     /// Whether it gives files to a group.
     pub groups: bool,
+    /// Whether it says how full volumes are.
+    pub measures: bool,
     /// Whether it knows access modes of one node.
     pub precise: bool,
 }

@@ -4,17 +4,20 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{CSIPersistentVolumeSource, PersistentVolume, Pod, SecretReference, Volume};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::proto::{
-    Access, AccessMode, Empty, MountVolume, Publish, Stage, Unpublish, Unstage, VolumeCapability, mode,
+    Access, AccessMode, Empty, MountVolume, Publish, Stage, Unit, Unpublish, Unstage, VolumeCapability, VolumeStats,
+    VolumeUsages, mode,
 };
 use super::{Driver, Drivers};
 use crate::objects::Objects;
 use crate::pod;
+use crate::stats::disk::Filesystem;
 
 /// Where the drivers' folders are, below the kubelet's.
 const PLUGINS: &str = "plugins/kubernetes.io/csi";
@@ -229,6 +232,22 @@ impl Context<'_> {
         Ok(target)
     }
 
+    /// How full a volume is; `None` if its driver does not say, or not soon.
+    pub async fn room(&self, driver: &str, handle: &str, path: &Path) -> Option<Filesystem> {
+        const SOON: Duration = Duration::from_secs(5);
+        let driver = self.drivers.get(driver).ok().filter(|d| d.measures)?;
+        let call = VolumeStats {
+            volume_id: handle.to_owned(),
+            volume_path: path.to_string_lossy().into_owned(),
+            staging_target_path: String::new(),
+        };
+        let asked = driver.plugin.call::<_, VolumeUsages>("/csi.v1.Node/NodeGetVolumeStats", call);
+        let told = tokio::time::timeout(SOON, asked).await.ok()?.inspect_err(|error| {
+            tracing::debug!(volume = handle, error, "a driver does not say how full its volume is");
+        });
+        Some(filesystem(&told.ok()?))
+    }
+
     fn target(&self, pod: &Pod, name: &str) -> Result<PathBuf, String> {
         if !is_safe(name) {
             return Err(format!("volume name {name:?} is invalid"));
@@ -331,6 +350,20 @@ pub fn in_use(root: &Path) -> Vec<String> {
     names.sort();
     names.dedup();
     names
+}
+
+/// What a driver says of a volume, as of a file system.
+fn filesystem(told: &VolumeUsages) -> Filesystem {
+    let mut all = Filesystem::default();
+    for usage in &told.usage {
+        let [available, total, used] = [usage.available, usage.total, usage.used].map(|n| n.max(0).unsigned_abs());
+        match usage.unit() {
+            Unit::Bytes => (all.available, all.capacity, all.used) = (available, total, used),
+            Unit::Inodes => (all.inodes_free, all.inodes) = (available, total),
+            Unit::Unknown => {}
+        }
+    }
+    all
 }
 
 /// What a driver is told of the pod, if it wants to know.

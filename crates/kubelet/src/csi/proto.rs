@@ -222,6 +222,57 @@ pub struct Unpublish {
     pub target_path: String,
 }
 
+/// Asks how full a volume is.
+#[derive(Clone, PartialEq, Message)]
+pub struct VolumeStats {
+    /// The driver's name for the volume.
+    #[prost(string, tag = "1")]
+    pub volume_id: String,
+    /// Where it is mounted.
+    #[prost(string, tag = "2")]
+    pub volume_path: String,
+    /// Where it was staged; empty if that is not told.
+    #[prost(string, tag = "3")]
+    pub staging_target_path: String,
+}
+
+/// How full a volume is.
+#[derive(Clone, PartialEq, Message)]
+pub struct VolumeUsages {
+    /// In each unit.
+    #[prost(message, repeated, tag = "1")]
+    pub usage: Vec<VolumeUsage>,
+}
+
+/// How full a volume is, in a unit.
+#[derive(Clone, PartialEq, Message)]
+pub struct VolumeUsage {
+    /// What may still be taken.
+    #[prost(int64, tag = "1")]
+    pub available: i64,
+    /// All of it.
+    #[prost(int64, tag = "2")]
+    pub total: i64,
+    /// What is taken.
+    #[prost(int64, tag = "3")]
+    pub used: i64,
+    /// Of what.
+    #[prost(enumeration = "Unit", tag = "4")]
+    pub unit: i32,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum Unit {
+    /// Not said.
+    Unknown = 0,
+    /// Bytes.
+    Bytes = 1,
+    /// Files.
+    Inodes = 2,
+}
+
 /// The number of an access mode. `precise` for drivers that know modes of one node.
 pub fn mode(modes: &[String], precise: bool) -> i32 {
     let has = |mode: &str| modes.iter().any(|m| m == mode);

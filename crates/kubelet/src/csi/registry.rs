@@ -132,6 +132,7 @@ async fn accept(api: &Api, node: &str, drivers: &Drivers, socket: &Path, info: &
         socket: socket.to_owned(),
         stages: can(Rpc::StageUnstage),
         groups: can(Rpc::VolumeMountGroup),
+        measures: can(Rpc::GetVolumeStats),
         precise: can(Rpc::SingleNodeMultiWriter),
     };
     drivers.0.write().insert(info.name.clone(), driver);

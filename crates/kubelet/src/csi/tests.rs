@@ -17,9 +17,12 @@ use parking_lot::Mutex;
 use prost::Message;
 use serde_json::{Value, json};
 
-use super::proto::{Capabilities, Capability, CapabilityRpc, Publish, Rpc, Stage};
+use super::proto::{
+    Capabilities, Capability, CapabilityRpc, Publish, Rpc, Stage, Unit, VolumeStats, VolumeUsage, VolumeUsages,
+};
 use super::{Context, Driver, Drivers, Plugin, in_use};
 use crate::objects::Objects;
+use crate::stats::disk::Filesystem;
 
 type Calls = Arc<Mutex<Vec<(String, Bytes)>>>;
 
@@ -42,6 +45,16 @@ fn serve(socket: &Path) -> Calls {
                     if method == "NodeGetCapabilities" {
                         let rpc = CapabilityRpc { kind: Rpc::StageUnstage.into() };
                         answer = Capabilities { capabilities: vec![Capability { rpc: Some(rpc) }] }.encode_to_vec();
+                    }
+                    if method == "NodeGetVolumeStats" {
+                        let usage = |unit: Unit, available, total, used| VolumeUsage {
+                            available,
+                            total,
+                            used,
+                            unit: unit.into(),
+                        };
+                        let usage = vec![usage(Unit::Bytes, 60, 100, 40), usage(Unit::Inodes, 6, 10, 4)];
+                        answer = VolumeUsages { usage }.encode_to_vec();
                     }
                     let mut frame = vec![0];
                     frame.extend(u32::try_from(answer.len()).unwrap_or(0).to_be_bytes());
@@ -110,7 +123,8 @@ async fn a_volume_is_staged_once_and_published_for_each_pod() {
         plugin.call("/csi.v1.Node/NodeGetCapabilities", super::proto::Empty {}).await.expect("capabilities");
     assert_eq!(capabilities.capabilities[0].rpc.as_ref().map(CapabilityRpc::kind), Some(Rpc::StageUnstage));
     calls.lock().clear();
-    let driver = Driver { plugin, socket: root.join("r.sock"), stages: true, groups: false, precise: false };
+    let driver =
+        Driver { plugin, socket: root.join("r.sock"), stages: true, groups: false, measures: true, precise: false };
     drivers.0.write().insert("d.example.com".into(), driver);
 
     let mut cluster = Cluster {
@@ -144,6 +158,12 @@ async fn a_volume_is_staged_once_and_published_for_each_pod() {
     assert_eq!(publish.volume_context.get("a").map(String::as_str), Some("b"));
     assert_eq!(in_use(root), ["kubernetes.io/csi/d.example.com^h"]);
 
+    let room = cx.room("d.example.com", "h", &target).await;
+    let expected = Filesystem { capacity: 100, available: 60, used: 40, inodes: 10, inodes_free: 6 };
+    assert_eq!(room, Some(expected));
+    let asked = VolumeStats::decode(calls.lock()[4].1.clone()).expect("a call");
+    assert_eq!((asked.volume_id.as_str(), asked.volume_path.as_str()), ("h", target.to_string_lossy().as_ref()));
+
     // The last pod takes the staged volume along; a second look finds nothing.
     calls.lock().clear();
     cx.take_down("a").await.expect("down");
@@ -171,7 +191,8 @@ async fn a_volume_may_live_with_its_pod() {
         assert_eq!(missing, Err("driver name d not found in the list of registered CSI drivers".to_owned()));
     }
     let plugin = Plugin::at(&root.join("csi.sock"));
-    let driver = Driver { plugin, socket: root.join("r.sock"), stages: true, groups: false, precise: false };
+    let driver =
+        Driver { plugin, socket: root.join("r.sock"), stages: true, groups: false, measures: true, precise: false };
     drivers.0.write().insert("d".into(), driver);
     {
         let cx = Context { root, node: "n1", drivers: &drivers, objects: &cluster };

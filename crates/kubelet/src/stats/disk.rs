@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// For how long the size of a folder is believed (`volumeStatsAggPeriod`): it is costly to find out.
-const BELIEVED: Duration = Duration::from_secs(60);
+/// For how long the size of a folder is believed at most (`volumeStatsAggPeriod`): it is costly to find out.
+const MOST: Duration = Duration::from_secs(60);
+/// For how long it is believed in any case.
+const LEAST: Duration = Duration::from_secs(5);
+/// In between it is believed for so many times what it took to find out.
+const WORTH: u32 = 100;
 /// The most files a folder is measured with; what has more is told as unknown rather than for minutes.
 const MOST_FILES: u64 = 200_000;
 
@@ -83,24 +87,35 @@ pub fn held(path: &Path, most: u64) -> Option<Held> {
     Some(held)
 }
 
+/// A size, and until when it is believed.
+type Believed = (Instant, Option<Held>);
+
 /// Sizes of folders as measured lately.
 #[derive(Debug, Default)]
-pub struct Folders(Mutex<HashMap<PathBuf, (Instant, Option<Held>)>>);
+pub struct Folders(Mutex<HashMap<PathBuf, Believed>>);
 
 impl Folders {
-    /// What a folder holds, or held less than a minute ago.
+    /// What a folder holds, or held a short while ago.
     pub fn held(&self, path: &Path) -> Option<Held> {
-        if let Some((at, known)) = self.0.lock().get(path)
-            && at.elapsed() < BELIEVED
+        let started = Instant::now();
+        if let Some((until, known)) = self.0.lock().get(path)
+            && started < *until
         {
             return *known;
         }
         let measured = held(path, MOST_FILES);
+        let now = Instant::now();
+        let until = now + believed_for(now - started);
         let mut known = self.0.lock();
-        known.retain(|_, (at, _)| at.elapsed() < BELIEVED);
-        known.insert(path.to_owned(), (Instant::now(), measured));
+        known.retain(|_, (until, _)| now < *until);
+        known.insert(path.to_owned(), (until, measured));
         measured
     }
+}
+
+/// For how long a size is believed that took so long to find out: a hundredth of the time is spent on measuring, at most.
+fn believed_for(took: Duration) -> Duration {
+    took.saturating_mul(WORTH).clamp(LEAST, MOST)
 }
 
 #[cfg(test)]
@@ -130,6 +145,12 @@ mod tests {
         let first = folders.held(dir.path());
         std::fs::write(dir.path().join("a"), "x")?;
         assert_eq!(folders.held(dir.path()), first);
+        let check = |took: u64, seconds: u64| {
+            assert_eq!(believed_for(Duration::from_millis(took)), Duration::from_secs(seconds), "{took} ms");
+        };
+        check(0, 5);
+        check(200, 20);
+        check(10_000, 60);
         Ok(())
     }
 

@@ -4,11 +4,12 @@
 //! them; which containers there are the runtime says. Upstream: `pkg/kubelet/stats`, `pkg/kubelet/server/stats`, and
 //! cAdvisor for the figures themselves.
 //!
-//! Invariant: nothing is measured while nobody asks. A rate needs two looks; where the last one is too long ago a
+//! Invariant: nothing is measured while nobody asks; [`crate::eviction`] asks for the machine, and for pods only when they
+//! have limits or one must go. A rate needs two looks; where the last one is too long ago a
 //! question for rates waits a second for another ([`rate`]). Counters are answered at once.
 //!
-//! Missing, against upstream: accelerators, pressure stall information, the volumes of claims, and the system containers
-//! `kubelet` and `runtime`.
+//! Missing, against upstream: accelerators, pressure stall information, and the system containers `kubelet` and
+//! `runtime`.
 
 pub mod disk;
 mod prometheus;
@@ -16,12 +17,13 @@ pub mod rate;
 pub mod summary;
 pub mod usage;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use orkd_cri::v1;
@@ -156,6 +158,25 @@ pub struct VolumeDisk {
     pub held: Option<Held>,
     /// Whether it takes room on the node's disk.
     pub on_disk: bool,
+    /// The claim it is of; its file system says what it holds then.
+    pub claim: Option<String>,
+}
+
+/// The machine alone: what there is to see without asking for pods.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Machine {
+    /// Its memory.
+    pub memory: Option<usage::Memory>,
+    /// That of all pods together.
+    pub pods: Option<usage::Memory>,
+    /// Where the kubelet's folder is.
+    pub node: Option<Filesystem>,
+    /// Where images and writable layers are.
+    pub images: Option<Filesystem>,
+    /// Whether these are two file systems.
+    pub images_apart: bool,
+    /// The most processes there can be, and how many there are.
+    pub processes: Option<(i64, i64)>,
 }
 
 /// What a question wants to know beside counters.
@@ -175,12 +196,57 @@ pub struct Stats {
     known: Known,
     history: Arc<Mutex<History>>,
     folders: Arc<Folders>,
+    /// Where the runtime keeps images, once it has said so.
+    images: Arc<Mutex<Option<PathBuf>>>,
 }
 
 impl Stats {
     /// Measures a node, of which `known` tells the pods.
     pub fn new(context: Arc<NodeContext>, known: impl Fn() -> Vec<Arc<core::Pod>> + Send + Sync + 'static) -> Self {
-        Stats { context, known: Box::new(known), history: Arc::default(), folders: Arc::default() }
+        Stats {
+            context,
+            known: Box::new(known),
+            history: Arc::default(),
+            folders: Arc::default(),
+            images: Arc::default(),
+        }
+    }
+
+    /// The machine, without its pods.
+    pub async fn machine(&self) -> Machine {
+        if self.images.lock().is_none()
+            && let Ok(info) = self.context.runtime.image_fs_info().await
+        {
+            let place = info.image_filesystems.into_iter().find_map(|fs| fs.fs_id);
+            *self.images.lock() = place.map(|id| PathBuf::from(id.mountpoint));
+        }
+        let (images, cgroups) = (self.images.lock().clone(), self.context.cgroups.clone());
+        let root = self.context.volumes.root().to_owned();
+        let looked = tokio::task::spawn_blocking(move || {
+            let proc = |file: &str| std::fs::read_to_string(Path::new("/proc").join(file)).unwrap_or_default();
+            let device = |path: &Path| Some(std::fs::metadata(path).ok()?.dev());
+            let apart = images.as_deref().and_then(device).is_some_and(|images| device(&root) != Some(images));
+            Machine {
+                memory: usage::of_machine(&proc("meminfo"), "").0,
+                pods: cgroups.and_then(|c| c.usage(&c.all_pods()).memory),
+                node: disk::filesystem(&root),
+                images: images.as_deref().and_then(disk::filesystem),
+                images_apart: apart,
+                processes: processes(),
+            }
+        });
+        looked.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "measuring the machine failed");
+            Machine::default()
+        })
+    }
+
+    /// What these pods use, disks included and rates left out.
+    ///
+    /// # Errors
+    /// The runtime does not say which containers there are.
+    pub async fn of(&self, pods: &[Arc<core::Pod>]) -> orkd_cri::Result<Snapshot> {
+        self.snapshot_of(pods, Wanted { disks: true, ..Wanted::default() }).await
     }
 
     /// The answer of `/stats/summary`.
@@ -222,19 +288,42 @@ impl Stats {
         let (sandboxes, containers) =
             join(runtime.list_pod_sandboxes(HashMap::new()), runtime.list_containers(HashMap::new())).await;
         let ready = sandboxes?.iter().filter(|s| is_ready(s)).count();
-        Ok(prometheus::kubelet(&self.context.node_name, ready, &containers?))
+        let mut claims = BTreeMap::new();
+        for pod in (self.known)() {
+            let volumes = self.claims_of(pod::uid(&pod)).await.into_iter();
+            let of = |v: VolumeDisk| Some(((pod::namespace(&pod).to_owned(), v.claim?), v.filesystem?));
+            claims.extend(volumes.filter_map(of));
+        }
+        let evictions = self.context.pressures.counts();
+        Ok(prometheus::kubelet(&self.context.node_name, ready, &containers?, &evictions, &claims))
+    }
+
+    /// The volumes of a pod's claims.
+    async fn claims_of(&self, uid: &str) -> Vec<VolumeDisk> {
+        let volumes = &self.context.volumes;
+        let measured = volumes.claimed_by(uid).into_iter().map(|claimed| async move {
+            let filesystem = volumes.room(&claimed).await?;
+            let held =
+                Held { bytes: filesystem.used, inodes: filesystem.inodes.saturating_sub(filesystem.inodes_free) };
+            let (name, claim) = (claimed.volume, Some(claimed.claim));
+            Some(VolumeDisk { name, filesystem: Some(filesystem), held: Some(held), on_disk: false, claim })
+        });
+        join_all(measured).await.into_iter().flatten().collect()
     }
 
     async fn snapshot(&self, wanted: Wanted) -> orkd_cri::Result<Snapshot> {
+        self.snapshot_of(&(self.known)(), wanted).await
+    }
+
+    async fn snapshot_of(&self, known: &[Arc<core::Pod>], wanted: Wanted) -> orkd_cri::Result<Snapshot> {
         let runtime = &self.context.runtime;
         let (sandboxes, containers) =
             join(runtime.list_pod_sandboxes(HashMap::new()), runtime.list_containers(HashMap::new())).await;
-        let known = (self.known)();
         let cgroups = self.context.cgroups.as_ref();
-        let mut pods = running(&known, sandboxes?, containers?, |pod| cgroups.map(|c| c.pod(pod)).unwrap_or_default());
+        let mut pods = running(known, sandboxes?, containers?, |pod| cgroups.map(|c| c.pod(pod)).unwrap_or_default());
         let mut disks = None;
         if wanted.disks {
-            disks = Some(self.disks(&known, &pods).await);
+            disks = Some(self.disks(known, &pods).await);
         }
         let mut snapshot = self.measure(std::mem::take(&mut pods), wanted).await;
         if wanted.rates && lacks_rates(&snapshot) {
@@ -282,6 +371,7 @@ impl Stats {
                 containers,
             });
         }
+        let claims = join_all(pods.iter().map(async |pod| (pod.uid.clone(), self.claims_of(&pod.uid).await))).await;
         let (root, known) = (context.volumes.root().to_owned(), self.folders.clone());
         let walked = tokio::task::spawn_blocking(move || {
             let mut disks = Disks {
@@ -298,6 +388,9 @@ impl Stats {
                     disks.containers.insert(id, own);
                 }
                 disks.volumes.insert(pod.uid, volumes(&pod.volumes, &known));
+            }
+            for (uid, volumes) in claims {
+                disks.volumes.entry(uid).or_default().extend(volumes);
             }
             disks
         });
@@ -459,6 +552,7 @@ fn volumes(folder: &Path, known: &Folders) -> Vec<VolumeDisk> {
                 filesystem,
                 held: known.held(&path),
                 on_disk: !in_memory,
+                claim: None,
             });
         }
     }
@@ -508,8 +602,13 @@ pub(crate) mod tests {
         let filesystem = Filesystem { capacity: 100, available: 60, used: 40, inodes: 10, inodes_free: 6 };
         let held = |bytes: u64, inodes: u64| Some(Held { bytes, inodes });
         let own = ContainerDisk { rootfs: held(4, 1), logs: held(2, 1) };
-        let volume =
-            VolumeDisk { name: "scratch".into(), filesystem: Some(filesystem), held: held(8, 2), on_disk: true };
+        let volume = VolumeDisk {
+            name: "scratch".into(),
+            filesystem: Some(filesystem),
+            held: held(8, 2),
+            on_disk: true,
+            claim: None,
+        };
         Snapshot {
             at,
             node_name: "n".into(),

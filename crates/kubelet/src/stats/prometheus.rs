@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use orkd_base::metrics::{head, line, line_at};
 use orkd_cri::v1;
 
+use super::disk::Filesystem;
 use super::usage::{Memory, Swap};
 use super::{Measured, Snapshot};
 
@@ -216,8 +217,21 @@ fn networks(out: &mut String, snapshot: &Snapshot) {
 }
 
 /// `/metrics`: what is to be said of the kubelet itself.
-pub(super) fn kubelet(node: &str, pods: usize, containers: &[v1::Container]) -> String {
+pub(super) fn kubelet(
+    node: &str,
+    pods: usize,
+    containers: &[v1::Container],
+    evictions: &BTreeMap<&'static str, u64>,
+    claims: &BTreeMap<(String, String), Filesystem>,
+) -> String {
     let mut out = String::new();
+    if !evictions.is_empty() {
+        let name = "kubelet_evictions";
+        head(&mut out, name, "[ALPHA] Cumulative number of pod evictions by eviction signal", "counter");
+        for (signal, count) in evictions {
+            line(&mut out, name, &[("eviction_signal", signal)], float(*count));
+        }
+    }
     head(&mut out, "kubelet_node_name", "[ALPHA] The node's name. The count is always 1.", "gauge");
     line(&mut out, "kubelet_node_name", &[("node", node)], 1.0);
     let mut by_state: BTreeMap<&str, u64> = BTreeMap::new();
@@ -238,7 +252,30 @@ pub(super) fn kubelet(node: &str, pods: usize, containers: &[v1::Container]) -> 
     let help = "[ALPHA] Number of pods that have a running pod sandbox";
     head(&mut out, "kubelet_running_pods", help, "gauge");
     line(&mut out, "kubelet_running_pods", &[], float(pods as u64));
+    volumes(&mut out, claims);
     out
+}
+
+/// How full the volumes of claims are, by namespace and claim
+/// (`pkg/kubelet/metrics/collectors/volume_stats.go`).
+fn volumes(out: &mut String, claims: &BTreeMap<(String, String), Filesystem>) {
+    type Of = fn(&Filesystem) -> u64;
+    let all: [(&str, &str, Of); 6] = [
+        ("available_bytes", "Number of available bytes in the volume", |fs| fs.available),
+        ("capacity_bytes", "Capacity in bytes of the volume", |fs| fs.capacity),
+        ("inodes", "Maximum number of inodes in the volume", |fs| fs.inodes),
+        ("inodes_free", "Number of free inodes in the volume", |fs| fs.inodes_free),
+        ("inodes_used", "Number of used inodes in the volume", |fs| fs.inodes.saturating_sub(fs.inodes_free)),
+        ("used_bytes", "Number of used bytes in the volume", |fs| fs.used),
+    ];
+    for (what, help, of) in all.into_iter().filter(|_| !claims.is_empty()) {
+        let name = format!("kubelet_volume_stats_{what}");
+        head(out, &name, &format!("[ALPHA] {help}"), "gauge");
+        for ((namespace, claim), fs) in claims {
+            let labels = [("namespace", namespace.as_str()), ("persistentvolumeclaim", claim.as_str())];
+            line(out, &name, &labels, float(of(fs)));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -302,12 +339,23 @@ mod tests {
     fn the_kubelet_counts_what_it_runs() {
         let container = |state: v1::ContainerState| v1::Container { state: state.into(), ..v1::Container::default() };
         let (running, exited) = (v1::ContainerState::ContainerRunning, v1::ContainerState::ContainerExited);
-        let text = kubelet("n", 2, &[container(running), container(exited), container(running)]);
+        let evictions = BTreeMap::from([("memory.available", 3)]);
+        let fs = Filesystem { capacity: 100, available: 60, used: 40, inodes: 10, inodes_free: 6 };
+        let claims = BTreeMap::from([(("ns".to_owned(), "data".to_owned()), fs)]);
+        let containers = [container(running), container(exited), container(running)];
+        let text = kubelet("n", 2, &containers, &evictions, &claims);
         let expected = [
+            r#"kubelet_evictions{eviction_signal="memory.available"} 3"#,
             r#"kubelet_node_name{node="n"} 1"#,
             r#"kubelet_running_containers{container_state="exited"} 1"#,
             r#"kubelet_running_containers{container_state="running"} 2"#,
             "kubelet_running_pods 2",
+            r#"kubelet_volume_stats_available_bytes{namespace="ns",persistentvolumeclaim="data"} 60"#,
+            r#"kubelet_volume_stats_capacity_bytes{namespace="ns",persistentvolumeclaim="data"} 100"#,
+            r#"kubelet_volume_stats_inodes{namespace="ns",persistentvolumeclaim="data"} 10"#,
+            r#"kubelet_volume_stats_inodes_free{namespace="ns",persistentvolumeclaim="data"} 6"#,
+            r#"kubelet_volume_stats_inodes_used{namespace="ns",persistentvolumeclaim="data"} 4"#,
+            r#"kubelet_volume_stats_used_bytes{namespace="ns",persistentvolumeclaim="data"} 40"#,
         ];
         assert_eq!(lines(&text), expected);
     }

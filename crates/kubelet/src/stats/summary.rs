@@ -155,10 +155,19 @@ struct FsStats {
 }
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct VolumeStats {
     #[serde(flatten)]
     fs: FsStats,
     name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pvc_ref: Option<ClaimReference>,
+}
+
+#[derive(Debug, Serialize)]
+struct ClaimReference {
+    name: String,
+    namespace: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -290,7 +299,11 @@ fn pod(snapshot: &Snapshot, pod: &Pod) -> PodStats {
         network: network(snapshot.at, &pod.interfaces),
         volumes: volumes
             .iter()
-            .map(|v| VolumeStats { fs: part(snapshot.at, v.filesystem.as_ref(), v.held), name: v.name.clone() })
+            .map(|v| VolumeStats {
+                fs: part(snapshot.at, v.filesystem.as_ref(), v.held),
+                name: v.name.clone(),
+                pvc_ref: v.claim.clone().map(|name| ClaimReference { name, namespace: pod.namespace.clone() }),
+            })
             .collect(),
         ephemeral_storage: ephemeral,
         processes: (!processes.is_empty()).then(|| ProcessStats { count: processes.iter().sum() }),
@@ -382,6 +395,18 @@ mod tests {
             }],
         });
         assert_eq!(serde_json::to_value(Summary::new(&snapshot())).expect("encoded"), expected);
+    }
+
+    #[test]
+    fn volumes_of_claims_name_them_and_are_not_the_pods_own() {
+        let mut seen = snapshot();
+        let volumes = &mut seen.disks.as_mut().expect("disks").volumes;
+        let volume = &mut volumes.get_mut("u").expect("a pod")[0];
+        (volume.claim, volume.on_disk) = (Some("data".into()), false);
+        let summary = serde_json::to_value(Summary::new(&seen)).expect("encoded");
+        let pod = &summary["pods"][0];
+        assert_eq!(pod["volume"][0]["pvcRef"], json!({"name": "data", "namespace": "ns"}));
+        assert_eq!(pod["ephemeral-storage"]["usedBytes"], json!(6));
     }
 
     #[test]

@@ -9,6 +9,17 @@ use crate::pod;
 /// Conditions the kubelet writes; the others belong to someone else and are left alone.
 pub const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
+/// The condition of a pod that goes to make room; others than the kubelet set it as well.
+pub const DISRUPTION: &str = "DisruptionTarget";
+/// The reason by which the kubelet knows its own.
+const BY_KUBELET: &str = "TerminationByKubelet";
+
+/// Whether a condition is the kubelet's to write.
+pub fn is_ours(condition: &PodCondition) -> bool {
+    let kind = condition.type_.as_str();
+    OWNED.contains(&kind) || (kind == DISRUPTION && condition.reason.as_deref() == Some(BY_KUBELET))
+}
+
 fn condition(kind: &str, status: bool, reason: &str, message: String) -> PodCondition {
     let text = |s: &str| (!s.is_empty()).then(|| s.to_owned());
     PodCondition {
@@ -137,9 +148,14 @@ pub fn scheduled() -> PodCondition {
     condition("PodScheduled", true, "", String::new())
 }
 
+/// `DisruptionTarget`: the node runs out of something.
+pub fn disrupted(message: &str) -> PodCondition {
+    condition(DISRUPTION, true, BY_KUBELET, message.to_owned())
+}
+
 /// Gives conditions their transition time: the old one's while the status stays, else `now`.
 pub fn with_times(conditions: &mut [PodCondition], old: &[PodCondition], now: Timestamp) {
-    for c in conditions.iter_mut().filter(|c| OWNED.contains(&c.type_.as_str())) {
+    for c in conditions.iter_mut().filter(|c| is_ours(c)) {
         let before = old.iter().find(|o| o.type_ == c.type_ && o.status == c.status);
         c.last_transition_time = before.and_then(|o| o.last_transition_time.clone()).or(Some(Time(now)));
     }

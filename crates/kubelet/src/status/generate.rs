@@ -41,10 +41,25 @@ pub struct Context {
     pub runtime: String,
     /// No container of the pod runs or will run again.
     pub terminal: bool,
-    /// Phase, reason and message set by the kubelet itself (deadline, eviction, admission).
-    pub forced: Option<(String, String, String)>,
+    /// What the kubelet itself decided (deadline, eviction, admission). It is shown when nothing runs any more.
+    pub forced: Option<Forced>,
     /// Termination messages by container id.
     pub messages: HashMap<String, String>,
+}
+
+/// Why a pod ends although nobody asked for it and its containers did not end by themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forced {
+    /// Phase.
+    pub phase: String,
+    /// Reason.
+    pub reason: String,
+    /// Message.
+    pub message: String,
+    /// It makes room for others (`DisruptionTarget`).
+    pub disrupted: bool,
+    /// It was never taken: its containers have no status.
+    pub rejected: bool,
 }
 
 fn time(nanoseconds: i64) -> Option<Time> {
@@ -360,10 +375,11 @@ pub fn pod_status(pod: &Pod, observed: &Observed, cx: &Context, now: Timestamp) 
         out.reason = cx.old.reason.clone();
         out.message = cx.old.message.clone();
     }
-    if let Some((phase, reason, message)) = &cx.forced {
-        phase_now.clone_from(phase);
-        out.reason = Some(reason.clone()).filter(|r| !r.is_empty());
-        out.message = Some(message.clone()).filter(|m| !m.is_empty());
+    // Who replaces a pod that has failed does so when it is gone.
+    if let Some(forced) = cx.forced.as_ref().filter(|_| cx.terminal) {
+        phase_now.clone_from(&forced.phase);
+        out.reason = Some(forced.reason.clone()).filter(|r| !r.is_empty());
+        out.message = Some(forced.message.clone()).filter(|m| !m.is_empty());
     }
 
     let old_conditions = cx.old.conditions.clone().unwrap_or_default();
@@ -379,7 +395,11 @@ pub fn pod_status(pod: &Pod, observed: &Observed, cx: &Context, now: Timestamp) 
     list.push(ready);
     list.push(containers_ready);
     list.push(conditions::scheduled());
-    for c in list.iter_mut().filter(|c| conditions::OWNED.contains(&c.type_.as_str())) {
+    if let Some(forced) = cx.forced.as_ref().filter(|f| f.disrupted) {
+        list.retain(|c| c.type_ != conditions::DISRUPTION);
+        list.push(conditions::disrupted(&forced.message));
+    }
+    for c in list.iter_mut().filter(|c| conditions::is_ours(c)) {
         c.observed_generation = pod.metadata.generation;
     }
     conditions::with_times(&mut list, if old_conditions.is_empty() { &shown } else { &old_conditions }, now);
@@ -403,7 +423,8 @@ pub fn pod_status(pod: &Pod, observed: &Observed, cx: &Context, now: Timestamp) 
             out.pod_ips = Some(ips.into_iter().map(|ip| PodIP { ip }).collect());
         }
     }
-    let some = |list: Vec<ContainerStatus>| (!list.is_empty()).then_some(list);
+    let rejected = cx.forced.as_ref().is_some_and(|f| f.rejected);
+    let some = |list: Vec<ContainerStatus>| (!list.is_empty() && !rejected).then_some(list);
     out.container_statuses = some(containers);
     out.init_container_statuses = some(inits);
     out.ephemeral_container_statuses = some(ephemerals);

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::conditions::OWNED;
+use super::conditions::is_ours;
 use crate::pod;
 
 const PODS: Resource = Resource::new("", "v1", "pods", "Pod", true);
@@ -244,14 +244,13 @@ pub fn status_patch(uid: &str, old: Option<&PodStatus>, new: &PodStatus) -> Opti
             continue;
         }
         if key == "conditions" {
-            let ours = value.as_array().into_iter().flatten().filter(|c| {
-                let known = before.get("conditions").and_then(Value::as_array).is_some_and(|list| list.contains(c));
-                !known && c.get("type").and_then(Value::as_str).is_some_and(|t| OWNED.contains(&t))
-            });
+            let known = before.get("conditions").and_then(Value::as_array);
+            let ours = new.conditions.iter().flatten().filter(|c| is_ours(c));
+            let ours = ours.filter_map(|c| serde_json::to_value(c).ok());
             let changed: Vec<Value> = ours
-                .map(|c| {
+                .filter(|c| !known.is_some_and(|list| list.contains(c)))
+                .map(|mut c| {
                     // What a condition no longer says must be taken back.
-                    let mut c = c.clone();
                     if let Some(map) = c.as_object_mut() {
                         for field in ["reason", "message"] {
                             map.entry(field).or_insert(Value::Null);
@@ -305,5 +304,11 @@ mod tests {
             json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "mine", "status": "True"}]}),
             json!({"conditions": [{"type": "Ready", "status": "True", "reason": null, "message": null}]}),
         );
+        // A disruption is told of by whoever makes it.
+        let disruption =
+            |reason: &str| json!({"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "m"});
+        let own = json!({"conditions": [disruption("TerminationByKubelet")]});
+        check(json!({}), own.clone(), own);
+        check(json!({}), json!({"conditions": [disruption("EvictionByEvictionAPI")]}), Value::Null);
     }
 }

@@ -14,10 +14,24 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 
 use super::{Volumes, host_path, is_mount_point};
 use crate::pod;
+use crate::stats::disk::{self, Filesystem};
 
 /// The provisioner whose volumes are folders of this node.
 const PROVISIONER: &str = "orkd.io/local-path";
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+
+/// A claimed volume that is mounted for a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The pod's name for it.
+    pub volume: String,
+    /// The claim.
+    pub claim: String,
+    /// Where it is mounted.
+    path: PathBuf,
+    /// The driver, and its name for the volume.
+    csi: Option<(String, String)>,
+}
 
 /// The claim of a pod's volume and whether it is mounted read-only; `None` for a volume without a claim.
 fn claim_of(pod: &Pod, volume: &Volume) -> Option<(String, bool)> {
@@ -51,7 +65,32 @@ impl Volumes {
             Ok(None) => return Err(failed(format!("PersistentVolume {volume_name:?} not found"))),
             Err(error) => return Err(failed(format!("failed to fetch PV {volume_name} from API server: {error}"))),
         };
-        self.mount(pod, &claim, &pv, read_only).await
+        let path = self.mount(pod, &claim, &pv, read_only).await?;
+        let spec = pv.spec.as_ref();
+        // A folder of the host is the host's: nobody measures it for the claim.
+        if spec.is_some_and(|s| s.host_path.is_none()) {
+            let csi = spec.and_then(|s| s.csi.as_ref()).map(|s| (s.driver.clone(), s.volume_handle.clone()));
+            let claimed = Claimed { volume: volume.name.clone(), claim: name.to_owned(), path: path.clone(), csi };
+            let mut all = self.claimed.lock();
+            let known = all.entry(pod::uid(pod).to_owned()).or_default();
+            known.retain(|c| c.volume != volume.name);
+            known.push(claimed);
+        }
+        Ok(path)
+    }
+
+    /// The claimed volumes that are mounted for a pod and can be measured.
+    pub fn claimed_by(&self, uid: &str) -> Vec<Claimed> {
+        self.claimed.lock().get(uid).cloned().unwrap_or_default()
+    }
+
+    /// How full a claimed volume is: what its file system says, or its driver. `None` if that does not say.
+    pub async fn room(&self, claimed: &Claimed) -> Option<Filesystem> {
+        if let Some((driver, handle)) = &claimed.csi {
+            return self.csi().room(driver, handle, &claimed.path).await;
+        }
+        let path = claimed.path.clone();
+        tokio::task::spawn_blocking(move || disk::filesystem(&path)).await.ok().flatten()
     }
 
     async fn mount(
@@ -279,6 +318,22 @@ mod tests {
         };
         let text = "error processing PVC n/da-ta: failed to fetch PVC from API server: persistentvolumeclaims \"da-ta\" not found";
         check(ephemeral, text).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_mounted_for_a_claim_is_known_until_the_pod_goes() {
+        let dir = tempfile::tempdir().expect("dir");
+        let one = One { claim: Value::Null, volume: Value::Null };
+        let volumes = Volumes::new(dir.path().join("kubelet"), Arc::new(one));
+        let claimed = Claimed { volume: "v".into(), claim: "data".into(), path: dir.path().to_owned(), csi: None };
+        volumes.claimed.lock().insert("u".into(), vec![claimed.clone()]);
+        assert_eq!(volumes.claimed_by("u"), std::slice::from_ref(&claimed));
+        assert!(volumes.room(&claimed).await.is_some_and(|fs| fs.capacity > 0));
+        // A driver that is not there says nothing.
+        let of_driver = Claimed { csi: Some(("d".into(), "h".into())), ..claimed };
+        assert_eq!(volumes.room(&of_driver).await, None);
+        volumes.teardown("u").expect("nothing is there");
+        assert!(volumes.claimed_by("u").is_empty());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{HostPathVolumeSource, Pod, Volume};
+use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -27,6 +28,7 @@ use crate::env::Facts;
 use crate::objects::Objects;
 use crate::{pod, resources};
 
+pub use claims::Claimed;
 pub use payload::Tokens;
 
 /// A volume that could not be set up: its name and why.
@@ -51,6 +53,8 @@ pub struct Volumes {
     /// The node, and the storage drivers it has.
     node: String,
     drivers: Drivers,
+    /// What is mounted for claims, by the pods' uids.
+    claimed: Mutex<HashMap<String, Vec<Claimed>>>,
 }
 
 impl Volumes {
@@ -58,7 +62,7 @@ impl Volumes {
     pub fn new(root: PathBuf, objects: Arc<dyn Objects>) -> Self {
         let storage = root.parent().unwrap_or(&root).join("storage");
         let (tokens, node, drivers) = (Tokens::default(), String::new(), Drivers::default());
-        Self { root, storage, objects, tokens, node, drivers }
+        Self { root, storage, objects, tokens, node, drivers, claimed: Mutex::default() }
     }
 
     /// On a node with storage drivers.
@@ -233,6 +237,7 @@ impl Volumes {
     /// Unmounts and deletes everything of a pod. Idempotent.
     pub fn teardown(&self, uid: &str) -> io::Result<()> {
         self.tokens.forget(uid);
+        self.claimed.lock().remove(uid);
         let dir = self.pod_dir(uid);
         if !dir.exists() {
             return Ok(());

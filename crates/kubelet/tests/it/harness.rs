@@ -11,6 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use orkd_base::Supervisor;
 use orkd_cri::Runtime;
 use orkd_kubelet::cgroup::Cgroups;
+use orkd_kubelet::eviction::Pressures;
 use orkd_kubelet::images::Images;
 use orkd_kubelet::node_context::{NodeContext, NodeFacts};
 use orkd_kubelet::objects::Objects;
@@ -63,6 +64,7 @@ pub fn node(runtime: Arc<dyn Runtime>, dir: Option<&Path>, cgroups: Option<Cgrou
         cluster_domain: "cluster.local".to_owned(),
         resolv_conf: "/etc/resolv.conf".into(),
         facts: RwLock::new(NodeFacts { host_ips: vec!["127.0.0.1".to_owned()], ..NodeFacts::default() }),
+        pressures: Pressures::default(),
         owners: RwLock::default(),
         runtime,
     })
