@@ -249,6 +249,12 @@ fn ends(k: &Kubectl<'_>) -> Result<()> {
 }
 
 fn nodes(k: &Kubectl<'_>) -> Result<()> {
+    // The server gives its node the role; kubelets may not do that themselves.
+    eventually("the role of the node", Duration::from_secs(20), || {
+        let nodes = k.ok("get nodes --no-headers").map_err(|e| e.to_string())?;
+        if nodes.split_whitespace().nth(2) == Some("control-plane") { Ok(()) } else { Err(nodes) }
+    })?;
+    ensure!(k.ok("get node server -o jsonpath={.spec.taints}")?.is_empty());
     assert_eq!(k.ok("label node server tour=yes")?, "node/server labeled\n");
     assert_eq!(k.ok("annotate node server tour=yes")?, "node/server annotated\n");
     ensure!(k.ok("get nodes -l tour=yes -o name")?.contains("node/server"));

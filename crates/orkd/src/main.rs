@@ -14,6 +14,7 @@ mod config;
 mod host;
 mod join;
 mod node;
+mod node_role;
 mod progress;
 mod roles;
 mod server;

@@ -9,14 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, ensure};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use orkd_apiserver::user::UserInfo;
+use orkd_apiserver::user::{MASTERS, UserInfo};
 use orkd_base::{Supervisor, TaskKind, chain};
 use orkd_cri::Fake;
 use orkd_kubelet::image_gc::Policy;
 use orkd_kubelet::server::Server as NodeServer;
 use orkd_kubelet::{Config, Kubelet, NodeSettings, RuntimeChoice, containerd, eviction};
 use orkd_pki::cert::{Certificate, Identity, Profile};
-use orkd_reconcile::Informers;
+use orkd_reconcile::{Api, Informers, Options};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tracing::warn;
@@ -24,6 +24,7 @@ use tracing::warn;
 use crate::cli::{CommonArgs, NodeArgs, ServerArgs};
 use crate::host;
 use crate::join;
+use crate::node_role;
 use crate::progress::Progress;
 use crate::server::{self, ControlPlane};
 
@@ -92,6 +93,11 @@ pub async fn in_server(
     let trust = async { Ok(ServerTrust { identity, client_ca: control.pki.ca.certificate().clone() }) };
     let kubelet = control.client(UserInfo::new(format!("system:node:{name}"), &["system:nodes"]));
     let network = control.client(UserInfo::new("system:kube-proxy", &[]));
+    let labeller = control.client(UserInfo::new("system:apiserver", &[MASTERS]));
+    let own = Informers::new(labeller.clone(), supervisor.clone())
+        .informer_with(Options::fields(format!("metadata.name={name}")));
+    let labeller = Api::new(labeller, "node-role");
+    supervisor.spawn(TaskKind::Housekeeping, "node role", move |stop| node_role::run(labeller, own, stop));
     let server = start(&node, kubelet, network, trust, supervisor, progress).await?;
     supervisor.spawn(TaskKind::Housekeeping, "node certificate", move |stop| async move {
         loop {
