@@ -1,19 +1,28 @@
 //! Questions about other names go to the servers of the host's `resolv.conf`.
 //!
 //! The question is sent on as it came, under a random id and from a fresh port, so that an answer can be matched;
-//! servers are asked in turn until one answers.
+//! servers are asked in turn until one answers, first the one that did so last time. One that refuses, or has a failure of
+//! its own, is passed over at once. All of it ends before a client gives up, which is after 5 s (`resolv.conf(5)`; CoreDNS'
+//! `forward` waits as long): it is told SERVFAIL then, and knows more than after silence.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How long one server may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long all of them may take together.
+const ALL: Duration = Duration::from_millis(4500);
+
+/// Codes of answers that another server may do better: SERVFAIL and REFUSED.
+const UNHELPFUL: [u8; 2] = [2, 5];
 
 /// How many questions may be on their way; more are answered with SERVFAIL.
 const IN_FLIGHT: usize = 1000;
@@ -22,13 +31,15 @@ const IN_FLIGHT: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Forwarder {
     servers: Arc<[SocketAddr]>,
+    /// Which one answered last.
+    first: Arc<AtomicUsize>,
     places: Arc<Semaphore>,
 }
 
 impl Forwarder {
     /// Asks these servers, in their order.
     pub fn new(servers: Vec<SocketAddr>) -> Forwarder {
-        Forwarder { servers: servers.into(), places: Arc::new(Semaphore::new(IN_FLIGHT)) }
+        Forwarder { servers: servers.into(), first: Arc::default(), places: Arc::new(Semaphore::new(IN_FLIGHT)) }
     }
 
     /// Sends a whole query on and gives the whole answer, its id restored; `None` when nobody answers.
@@ -38,10 +49,20 @@ impl Forwarder {
         let random: [u8; 2] = rand::random();
         let mut sent = query.to_vec();
         sent[..2].copy_from_slice(&random);
-        for server in self.servers.iter() {
-            let answer = if over_tcp { tcp(*server, &sent).await } else { udp(*server, &sent).await };
-            match answer {
+        let first = self.first.load(Ordering::Relaxed);
+        let deadline = Instant::now() + ALL;
+        for turn in 0..self.servers.len() {
+            let index = (first + turn) % self.servers.len();
+            let server = self.servers[index];
+            let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
+            let asked = async { if over_tcp { tcp(server, &sent).await } else { udp(server, &sent).await } };
+            match timeout(patience, asked).await.unwrap_or_else(|_| Err(late())) {
                 Ok(mut answer) if answer.len() >= 12 && answer[..2] == random => {
+                    if UNHELPFUL.contains(&(answer[3] & 0x0f)) {
+                        tracing::debug!(%server, "name server refuses or fails");
+                        continue;
+                    }
+                    self.first.store(index, Ordering::Relaxed);
                     answer[..2].copy_from_slice(id);
                     return Some(answer);
                 }
@@ -65,31 +86,23 @@ async fn udp(server: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
     socket.connect(server).await?;
     socket.send(query).await?;
     let mut buffer = vec![0; 65535];
-    let exchange = async {
-        loop {
-            let n = socket.recv(&mut buffer).await?;
-            if n >= 2 && buffer[..2] == query[..2] {
-                return Ok::<usize, std::io::Error>(n);
-            }
+    loop {
+        let n = socket.recv(&mut buffer).await?;
+        if n >= 2 && buffer[..2] == query[..2] {
+            buffer.truncate(n);
+            return Ok(buffer);
         }
-    };
-    let n = timeout(PATIENCE, exchange).await.map_err(|_| late())??;
-    buffer.truncate(n);
-    Ok(buffer)
+    }
 }
 
 async fn tcp(server: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
-    timeout(PATIENCE, async {
-        let mut stream = TcpStream::connect(server).await?;
-        let length = u16::try_from(query.len()).map_err(std::io::Error::other)?;
-        stream.write_all(&[&length.to_be_bytes()[..], query].concat()).await?;
-        let length = stream.read_u16().await?;
-        let mut answer = vec![0; length.into()];
-        stream.read_exact(&mut answer).await?;
-        Ok(answer)
-    })
-    .await
-    .map_err(|_| late())?
+    let mut stream = TcpStream::connect(server).await?;
+    let length = u16::try_from(query.len()).map_err(std::io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes()[..], query].concat()).await?;
+    let length = stream.read_u16().await?;
+    let mut answer = vec![0; length.into()];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
 }
 
 /// The name servers of a `resolv.conf`, `own` addresses left out: a question must not come back to us.
@@ -132,6 +145,51 @@ mod tests {
         let forwarder = Forwarder::new(vec![addr]);
         let (answer, ()) = tokio::join!(forwarder.ask(&query, false), echo);
         assert_eq!(answer.as_deref(), Some(&query[..]));
+    }
+
+    /// A server that answers each question with a code, or never; counts the questions.
+    async fn server(code: Option<u8>) -> (SocketAddr, Arc<AtomicUsize>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+        let (addr, asked) = (socket.local_addr().expect("it is bound"), Arc::new(AtomicUsize::new(0)));
+        let counted = asked.clone();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((n, from)) = socket.recv_from(&mut buffer).await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                if let Some(code) = code {
+                    buffer[3] = code;
+                    let _ = socket.send_to(&buffer[..n], from).await;
+                }
+            }
+        });
+        (addr, asked)
+    }
+
+    #[tokio::test]
+    async fn who_refuses_or_fails_is_passed_over_and_remembered() {
+        let (refuses, fails) = (server(Some(5)).await, server(Some(2)).await);
+        // Nothing listens there any more.
+        let gone = UdpSocket::bind("127.0.0.1:0").await.and_then(|s| s.local_addr()).expect("a port");
+        let (knows, asked) = server(Some(3)).await;
+        let forwarder = Forwarder::new(vec![refuses.0, fails.0, gone, knows]);
+        for _ in 0..3 {
+            let answer = forwarder.ask(&[0; 20], false).await.expect("an answer");
+            assert_eq!(answer[3], 3, "that there is no such name is an answer");
+        }
+        let counts = [&refuses.1, &fails.1, &asked].map(|c| c.load(Ordering::SeqCst));
+        assert_eq!(counts, [1, 1, 3], "the one that knew is asked first from then on");
+        let started = Instant::now();
+        assert_eq!(Forwarder::new(vec![refuses.0, fails.0, gone]).ask(&[0; 20], false).await, None);
+        assert!(started.elapsed() < PATIENCE, "nobody is waited for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_waited_for_less_long_than_clients_wait() {
+        let (silent, _) = server(None).await;
+        let started = Instant::now();
+        assert_eq!(Forwarder::new(vec![silent; 3]).ask(&[0; 20], false).await, None);
+        let took = started.elapsed();
+        assert!(took >= ALL && took < ALL + Duration::from_millis(100), "{took:?}");
     }
 
     #[tokio::test]
