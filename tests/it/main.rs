@@ -19,6 +19,7 @@ mod metrics;
 mod node;
 mod quickstart;
 mod registry;
+mod reload;
 mod renewal;
 mod roles;
 mod scheduling;

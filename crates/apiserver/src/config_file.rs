@@ -19,6 +19,16 @@ pub(crate) fn check_kind(config: &Value, kind: &str) -> Result<(), String> {
     ))
 }
 
+/// The items of a list; none where there is no list.
+pub(crate) fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The text of a field; empty where there is none.
+pub(crate) fn text<'v>(value: &'v Value, field: &str) -> &'v str {
+    value[field].as_str().unwrap_or_default()
+}
+
 /// Fields that are not known are refused: a misspelt one would silently allow too much.
 pub(crate) fn only(value: &Value, path: &str, known: &[&str]) -> Result<(), String> {
     let unknown = value.as_object().and_then(|map| map.keys().find(|k| !known.contains(&k.as_str())));

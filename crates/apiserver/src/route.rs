@@ -30,6 +30,8 @@ pub struct RequestInfo {
     pub rest: String,
     /// The field selector of a list, watch or deletecollection, as it was sent.
     pub field_selector: String,
+    /// Its label selector, as it was sent.
+    pub label_selector: String,
 }
 
 /// Understands a request line. `None` for a path that is wrongly formed (`/api/v1/watch`).
@@ -97,6 +99,7 @@ pub fn route(method: &http::Method, raw_path: &str, query: &Query) -> Option<Req
     }
     if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
         info.field_selector = query.text("fieldSelector").to_owned();
+        info.label_selector = query.text("labelSelector").to_owned();
     }
     Some(info)
 }

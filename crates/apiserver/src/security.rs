@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use orkd_pki::cluster::{ClusterPki, FRONT_PROXY_CLIENT};
 use orkd_pki::jwt::{Signer, Verifier};
 use orkd_pki::tls::{self, ClientVerifier};
+use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin_access::AdminAccess;
@@ -63,6 +64,8 @@ pub struct Options {
     pub authorization: modes::Settings,
     /// Where requests without a credential are let in.
     pub anonymous: Anonymous,
+    /// What a flag said of that (`--anonymous-auth`); then the configuration file must not.
+    pub anonymous_flag: Option<Anonymous>,
     /// Text of a static token file (`--token-auth-file`).
     pub static_tokens: Option<String>,
     /// Admission plugins to enable by name.
@@ -75,6 +78,13 @@ pub struct Options {
     pub service_cidrs: Vec<IpNet>,
     /// Range of node ports.
     pub node_ports: PortRange,
+}
+
+impl Options {
+    /// Every issuer whose tokens the cluster itself makes or made: no other issuer may be called so.
+    pub fn own_issuers(&self) -> Vec<String> {
+        std::iter::once(&self.issuer).chain(&self.former_issuers).cloned().collect()
+    }
 }
 
 impl Default for Options {
@@ -94,6 +104,7 @@ impl Default for Options {
             token_webhook: None,
             authorization: modes::Settings::default(),
             anonymous: Anonymous::default(),
+            anonymous_flag: None,
             static_tokens: None,
             enable_admission: Vec::new(),
             disable_admission: Vec::new(),
@@ -117,6 +128,13 @@ pub struct Guard {
     later: Later,
     issuers: Arc<oidc::Issuers>,
     anonymous: Arc<ArcSwap<Anonymous>>,
+    anonymous_flag: Option<Anonymous>,
+    own_issuers: Vec<String>,
+    authorizers: Arc<authz::Union>,
+    factory: modes::Factory,
+    clients: Arc<authn::x509::ClientCertificates>,
+    proxies: Arc<authn::front_proxy::FrontProxy>,
+    client_ca: orkd_pki::Certificate,
 }
 
 /// Adds everything that guards a server to its builder. The error is for the operator: an unknown plugin, a bad token
@@ -130,21 +148,16 @@ pub fn secure(
     let reader = caches.reader();
     let objects: Lookup = Arc::new(reader.clone());
     let text = |e: orkd_pki::Error| e.to_string();
-    let trust = |own: Option<&orkd_pki::Authority>, more: Option<&String>| {
-        let mut list: Vec<_> = own.into_iter().map(|ca| ca.certificate().to_rustls()).collect();
-        if let Some(pem) = more {
-            list.extend(orkd_pki::cert::chain_from_pem(pem).map_err(text)?);
-        }
-        tls::roots(list).and_then(ClientVerifier::new).map_err(text)
-    };
-    let proxies = match &options.proxy_authorities {
+    let proxies = match options.proxy_authorities.as_deref() {
         Some(pem) => trust(None, Some(pem))?,
-        None => trust(Some(&pki.front_proxy_ca), None)?,
+        None => trust(Some(pki.front_proxy_ca.certificate()), None)?,
     };
+    let proxies = Arc::new(authn::front_proxy::FrontProxy::new(proxies, options.request_headers.clone()));
+    let clients = trust(Some(pki.ca.certificate()), options.client_authorities.as_deref())?;
+    let clients = Arc::new(authn::x509::ClientCertificates::new(clients));
 
     let audiences = if options.audiences.is_empty() { vec![options.issuer.clone()] } else { options.audiences.clone() };
-    let accepted = std::iter::once(&options.issuer).chain(&options.former_issuers).cloned().collect();
-    let mut verifier = Verifier::new([&pki.service_account_key], accepted).map_err(text)?;
+    let mut verifier = Verifier::new([&pki.service_account_key], options.own_issuers()).map_err(text)?;
     for pem in &options.token_keys {
         verifier.add_keys(pem).map_err(|e| format!("service account keys: {e}"))?;
     }
@@ -167,12 +180,11 @@ pub fn secure(
         tokens.push(Box::new(webhook.map_err(|e| format!("authentication webhook: {e}"))?));
     }
     let bearer = Arc::new(Bearer::new(tokens, audiences));
-    let certificates = trust(Some(&pki.ca), options.client_authorities.as_ref())?;
     let authenticators = authn::Union::new(
         vec![
             Box::new(authn::in_process::InProcessIdentity),
-            Box::new(authn::front_proxy::FrontProxy::new(proxies, options.request_headers.clone())),
-            Box::new(authn::x509::ClientCertificates::new(certificates)),
+            Box::new(Arc::clone(&proxies)),
+            Box::new(Arc::clone(&clients)),
             Box::new(Arc::clone(&bearer)),
         ],
         options.anonymous.clone(),
@@ -194,8 +206,9 @@ pub fn secure(
         Some(feed::of(&reader, "storage.k8s.io", "volumeattachments")),
     );
     let node = node.with_slices(feed::of(&reader, "resource.k8s.io", "resourceslices"));
-    let authorizers = modes::build(&options.authorization, Arc::new(node), rbac.clone())?;
-    let authorizer: Arc<dyn Authorizer> = Arc::new(authz::Union::new(authorizers));
+    let (factory, members) = modes::Factory::start(&options.authorization, Arc::new(node), rbac.clone())?;
+    let authorizers = Arc::new(authz::Union::new(members));
+    let authorizer: Arc<dyn Authorizer> = authorizers.clone();
 
     let configs = options.admission_configs.clone();
     let feeds: admission::Feeds = {
@@ -222,7 +235,23 @@ pub fn secure(
         admin("ResourceClaimTemplate", "/spec/spec"),
     );
     let dialer = Arc::new(Dialer::new(pki).map_err(text)?);
-    let guard = Guard { objects, node_ports, dialer, bearer, authorizer, later, issuers, anonymous };
+    let guard = Guard {
+        objects,
+        node_ports,
+        dialer,
+        bearer,
+        authorizer,
+        later,
+        issuers,
+        anonymous,
+        anonymous_flag: options.anonymous_flag.clone(),
+        own_issuers: options.own_issuers(),
+        authorizers,
+        factory,
+        clients,
+        proxies,
+        client_ca: pki.ca.certificate().clone(),
+    };
     let builder = crate::rest::handlers::add(builder, &guard, &signer, &verifier, options);
     Ok((builder, guard))
 }
@@ -239,10 +268,30 @@ impl Guard {
         bootstrap::run(server, facts, Timestamp::now()).await
     }
 
-    /// Takes over another authentication configuration.
-    pub fn reconfigure(&self, config: &authn::config::Configuration) -> Result<(), String> {
+    /// Takes over the text of another authentication configuration (`--authentication-config`), or nothing of it.
+    pub fn authentication_changed(&self, text: &str) -> Result<(), String> {
+        let config = authn::config::Configuration::parse(text, &self.own_issuers)?;
+        let anonymous = anonymous(self.anonymous_flag.clone(), config.anonymous)?;
         self.issuers.replace(&config.issuers)?;
-        self.anonymous.store(Arc::new(config.anonymous.clone().unwrap_or_default()));
+        self.anonymous.store(Arc::new(anonymous));
+        Ok(())
+    }
+
+    /// Takes over the text of another authorization configuration (`--authorization-config`), or nothing of it.
+    pub fn authorization_changed(&self, text: &str) -> Result<(), String> {
+        self.authorizers.replace(self.factory.changed(text)?);
+        Ok(())
+    }
+
+    /// Trusts other authorities of clients beside the cluster's own (`--client-ca-file`).
+    pub fn client_authorities_changed(&self, pem: &str) -> Result<(), String> {
+        self.clients.reload(trust(Some(&self.client_ca), Some(pem))?);
+        Ok(())
+    }
+
+    /// Trusts other authorities of proxies (`--requestheader-client-ca-file`).
+    pub fn proxy_authorities_changed(&self, pem: &str) -> Result<(), String> {
+        self.proxies.reload(trust(None, Some(pem))?);
         Ok(())
     }
 
@@ -256,4 +305,32 @@ impl Guard {
         let writer = Writer::new(server.clone(), crate::alloc::cluster_ip::system_user());
         crate::alloc::repair::run(Arc::clone(&self.objects), writer, self.node_ports.clone(), stop).await;
     }
+}
+
+/// Where anonymous requests are let in: one of flag and configuration file may say so.
+pub fn anonymous(flag: Option<Anonymous>, file: Option<Anonymous>) -> Result<Anonymous, String> {
+    if flag.is_some() && file.is_some() {
+        return Err("--anonymous-auth flag cannot be set when anonymous field is configured in authentication \
+                    configuration file"
+            .into());
+    }
+    Ok(flag.or(file).unwrap_or_default())
+}
+
+/// Trusts an authority of our own and those of a PEM.
+fn trust(own: Option<&orkd_pki::Certificate>, more: Option<&str>) -> Result<ClientVerifier, String> {
+    let mut list: Vec<_> = own.into_iter().map(orkd_pki::Certificate::to_rustls).collect();
+    if let Some(pem) = more {
+        list.extend(authorities(pem)?);
+    }
+    tls::roots(list).and_then(ClientVerifier::new).map_err(|e| e.to_string())
+}
+
+/// The certificates of a PEM: one at least.
+pub(crate) fn authorities(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let list = orkd_pki::cert::chain_from_pem(pem).map_err(|e| e.to_string())?;
+    if list.is_empty() {
+        return Err("data does not contain any valid RSA or ECDSA certificates".into());
+    }
+    Ok(list)
 }

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use orkd_apiserver::Body;
 use orkd_apiserver::authn::Anonymous;
 use orkd_apiserver::authn::front_proxy::RequestHeaders;
-use orkd_apiserver::authn::oidc::{Issuer, Mapping};
+use orkd_apiserver::authn::oidc::{Issuer, Source};
 use orkd_apiserver::user::{InProcess, MASTERS, Peer, UserInfo};
 use orkd_pki::jwt::{Claims, Signer, Verifier};
 use orkd_pki::kubeconfig::Kubeconfig;
@@ -188,6 +188,78 @@ async fn a_webhook_authorizes_in_its_place_in_the_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conditions_say_what_a_webhook_is_asked_about_and_files_change() {
+    let directory = tempfile::tempdir().expect("directory");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let port = serve(
+        None,
+        Arc::new(move |_, review| {
+            count.fetch_add(1, Ordering::SeqCst);
+            let status =
+                match review["spec"]["resourceAttributes"]["labelSelector"]["requirements"][0]["values"][0].as_str() {
+                    Some("broken") => return (500, Value::Null),
+                    Some("denied") => json!({"allowed": false, "denied": true, "reason": "not these"}),
+                    _ => json!({"allowed": true}),
+                };
+            (200, json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "status": status}))
+        }),
+    )
+    .await;
+    let hook = kubeconfig(directory.path(), port);
+    let file = |conditions: &[&str], others: &str| {
+        let conditions: Vec<Value> = conditions.iter().map(|c| json!({"expression": c})).collect();
+        let webhook = json!({"type": "Webhook", "name": "mine", "webhook": {
+            "failurePolicy": "Deny", "subjectAccessReviewVersion": "v1", "timeout": "3s",
+            "cacheAuthorizedRequests": false, "cacheUnauthorizedRequests": false,
+            "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": hook.display().to_string()},
+            "matchConditionSubjectAccessReviewVersion": "v1", "matchConditions": conditions}});
+        format!(
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{webhook}{others}]\n"
+        )
+    };
+    let text =
+        file(&["request.user == 'ann'", "request.resourceAttributes.resource == 'pods'"], ", {type: RBAC, name: rbac}");
+    let world = World::start_changed(|options| options.authorization.config = Some(text)).await;
+    let ask = async |user: &str, path: &str| world.call(&UserInfo::new(user, &[]), "GET", path, Value::Null).await.0;
+    // (status, how often it was asked)
+    let check = async |user: &str, path: &str, status: u16, calls: usize| {
+        let before = asked.load(Ordering::SeqCst);
+        assert_eq!((ask(user, path).await, asked.load(Ordering::SeqCst) - before), (status, calls), "{user} {path}");
+    };
+    check("ann", "/api/v1/pods", 200, 1).await;
+    check("ann", "/api/v1/secrets", 403, 0).await;
+    check("bob", "/api/v1/pods", 403, 0).await;
+    check("ann", "/api/v1/pods?labelSelector=a%3Ddenied", 403, 1).await;
+    // The second condition has no value for what is no resource: the failure policy decides, whatever roles say.
+    check("ann", "/version", 403, 0).await;
+    check("bob", "/version", 200, 0).await;
+
+    // Another file takes its place; one that makes no sense, or forgets an authorizer, changes nothing.
+    world.guard.authorization_changed(&file(&["request.user == 'bob'"], ", {type: RBAC, name: rbac}")).expect("taken");
+    check("ann", "/api/v1/pods", 403, 0).await;
+    check("bob", "/api/v1/pods", 200, 1).await;
+    let why = world.guard.authorization_changed(&file(&["request.nope"], ", {type: RBAC, name: rbac}"));
+    assert!(why.as_ref().is_err_and(|why| why.contains("undefined field 'nope'")), "{why:?}");
+    let why = world.guard.authorization_changed(&file(&[], ""));
+    assert_eq!(why, Err("missing required types: [RBAC]".into()));
+    check("bob", "/api/v1/pods", 200, 1).await;
+
+    let mut text = String::new();
+    orkd_base::metrics::render(&mut text);
+    for expected in [
+        "apiserver_authorization_match_condition_exclusions_total{name=\"mine\",type=\"Webhook\"}",
+        "apiserver_authorization_match_condition_evaluation_errors_total{name=\"mine\",type=\"Webhook\"} 1\n",
+        "apiserver_authorization_match_condition_evaluation_seconds_count{name=\"mine\",type=\"Webhook\"}",
+        "apiserver_authorization_webhook_evaluations_total{name=\"mine\",result=\"success\"} 4\n",
+        "apiserver_authorization_decisions_total{decision=\"denied\",name=\"mine\",type=\"Webhook\"} 2\n",
+        "apiserver_authorization_decisions_total{decision=\"allowed\",name=\"rbac\",type=\"RBAC\"}",
+    ] {
+        assert!(text.contains(expected), "no {expected}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_of_an_issuer_are_users() {
     let now = Timestamp::now();
     let authority = Authority::create("issuers", now).expect("ca");
@@ -215,7 +287,7 @@ async fn tokens_of_an_issuer_are_users() {
         url: issuer_url.clone(),
         authorities: Some(authority.certificate().to_pem()),
         audiences: vec!["cluster".into()],
-        username: Mapping { claim: "sub".into(), prefix: "oidc:".into() },
+        username: Source::claim("sub", "oidc:"),
         algorithms: vec!["ES256".into()],
         ..Issuer::default()
     };
@@ -248,11 +320,39 @@ async fn tokens_of_an_issuer_are_users() {
          {{claim: sub, prefix: ''}}}}\n",
         json!(authority.certificate().to_pem())
     );
-    let config = orkd_apiserver::authn::config::Configuration::parse(&text).expect("a configuration");
-    world.guard.reconfigure(&config).expect("taken over");
+    world.guard.authentication_changed(&text).expect("taken over");
     assert_eq!(whoami(&world, &token(&key, &issuer_url, "cluster", 600)).await.0, 401);
     assert_eq!(whoami(&world, &token(&key, &issuer_url, "others", 600)).await.1["username"], "ann");
     assert_eq!(world.send(anonymous()).await.0, 401);
+
+    // Expressions make the user; a file that makes no sense changes nothing; one that says nothing of the anonymous user
+    // lets him in.
+    let with = |rest: &str| {
+        format!(
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer: {{url: '{issuer_url}', \
+             audiences: [others], certificateAuthority: {}}}\n  {rest}\n",
+            json!(authority.certificate().to_pem())
+        )
+    };
+    let made = with(
+        "claimMappings: {username: {expression: \"'made:' + claims.sub\"}, extra: [{key: example.com/aud, valueExpression: \
+         claims.aud}]}",
+    );
+    let why = world.guard.authentication_changed(&with("claimMappings: {username: {expression: claims.}}"));
+    assert!(why.as_ref().is_err_and(|why| why.contains("jwt[0].claimMappings.username.expression")), "{why:?}");
+    assert_eq!(whoami(&world, &token(&key, &issuer_url, "others", 600)).await.1["username"], "ann");
+    world.guard.authentication_changed(&made).expect("taken over");
+    let user = whoami(&world, &token(&key, &issuer_url, "others", 600)).await.1;
+    assert_eq!((&user["username"], &user["extra"]["example.com/aud"]), (&json!("made:ann"), &json!(["others"])));
+    assert_eq!(world.send(anonymous()).await.0, 200);
+    world
+        .guard
+        .authentication_changed(&made.replace(
+            "claimMappings",
+            "userValidationRules: [{expression: user.username != 'made:ann'}]\n  claimMappings",
+        ))
+        .expect("taken over");
+    assert_eq!(whoami(&world, &token(&key, &issuer_url, "others", 600)).await.0, 401);
 }
 
 fn as_user(user: &UserInfo, headers: &[(&str, &str)]) -> Request<Body> {

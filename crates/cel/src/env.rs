@@ -136,6 +136,11 @@ impl Program {
         self.0.plan.variables.iter().any(|v| v == variable)
     }
 
+    /// Whether the expression names a field of a variable: `variable.field`, optional or in `has`, too.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        self.0.plan.selects(variable, field)
+    }
+
     /// The value for these variables; what it costs is taken from the budget.
     pub fn eval<'a>(&self, bindings: &Bindings<'a>, budget: &mut Budget) -> Result<Value<'a>, EvalError> {
         eval::eval(&self.0.plan, bindings, None, budget)
@@ -154,5 +159,27 @@ impl Program {
     /// How deep an evaluation nests.
     pub(crate) fn height(&self) -> usize {
         self.0.plan.height
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::k8s::authentication;
+
+    #[test]
+    fn programs_tell_which_fields_they_name() {
+        let check = |source: &str, expected: bool| {
+            let program = authentication::claims().compile(source).expect(source);
+            assert_eq!(program.selects("claims", "email"), expected, "{source}");
+        };
+        check("claims.email", true);
+        check("'a:' + claims.email", true);
+        check("has(claims.email) ? 'a' : 'b'", true);
+        check("claims.?email.orValue('')", true);
+        check("claims.roles.exists(r, r == claims.email)", true);
+        check("[{'a': [claims.email]}]", true);
+        check("claims.other.email", false);
+        check("claims['email']", false);
+        check("claims.mail + 'email'", false);
     }
 }

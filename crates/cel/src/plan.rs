@@ -105,6 +105,45 @@ pub(crate) struct Plan {
     pub(crate) height: usize,
 }
 
+impl Plan {
+    /// Whether a field of a variable is looked at by its name: `variable.field`, `variable.?field`,
+    /// `has(variable.field)`.
+    pub(crate) fn selects(&self, variable: &str, field: &str) -> bool {
+        let Some(place) = self.variables.iter().position(|v| v == variable) else { return false };
+        self.root.any(&|node| match node {
+            Node::Select { operand, field: name, .. } | Node::Has { operand, field: name } => {
+                matches!(**operand, Node::Variable(n) if n == place) && **name == *field
+            }
+            _ => false,
+        })
+    }
+}
+
+impl Node {
+    /// Whether something holds for this step or for one that it is made of.
+    fn any(&self, what: &dyn Fn(&Node) -> bool) -> bool {
+        let one = |node: &Node| node.any(what);
+        what(self)
+            || match self {
+                Node::Const(_) | Node::Variable(_) | Node::Local(_) => false,
+                Node::Select { operand, .. } | Node::Has { operand, .. } => one(operand),
+                Node::Index { operand, index, .. } => one(operand) || one(index),
+                Node::And(a, b) | Node::Or(a, b) => one(a) || one(b),
+                Node::Conditional(a, b, c) => one(a) || one(b) || one(c),
+                Node::NotStrictlyFalse(a) => one(a),
+                Node::OptionalOr { optional, other, .. } => one(optional) || one(other),
+                Node::Call(call) => call.args.iter().any(one),
+                Node::List(items) => items.iter().any(|(item, _)| one(item)),
+                Node::Map(entries) => entries.iter().any(|(key, value, _)| one(key) || one(value)),
+                Node::Object(fields) => fields.iter().any(|(_, value, _)| one(value)),
+                Node::Loop(l) => [&l.range, &l.init, &l.condition, &l.step, &l.result].into_iter().any(one),
+                Node::Append { items, .. } => one(items),
+                Node::Insert { entry, .. } => entry.iter().any(one),
+                Node::Bind { value, body, .. } => one(value) || one(body),
+            }
+    }
+}
+
 /// How large a compiled pattern may be.
 const PATTERN_LIMIT: usize = 1 << 20;
 

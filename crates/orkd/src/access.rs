@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::{ArgAction, Args};
-use futures_util::StreamExt;
-use inotify::{Inotify, WatchMask};
 use orkd_apiserver::authn::Anonymous;
 use orkd_apiserver::authn::config::Configuration;
 use orkd_apiserver::authn::front_proxy::RequestHeaders;
-use orkd_apiserver::authn::oidc::{Issuer, Mapping};
+use orkd_apiserver::authn::oidc::{Issuer, Source};
 use orkd_apiserver::pipeline::Builder;
-use orkd_apiserver::security::{Guard, Options};
-use orkd_base::{Supervisor, TaskKind};
+use orkd_apiserver::security::{Guard, Options, anonymous};
+use orkd_base::Supervisor;
 use orkd_store::Store;
 use orkd_store::envelope::{Encrypted, Resources, Rules};
+
+use crate::reload::{self, Followed, Meters, Take};
 
 /// Authentication, authorization and encryption.
 #[derive(Args, Debug, Clone)]
@@ -178,24 +178,17 @@ impl AccessArgs {
             groups: self.requestheader_group_headers.clone(),
             extra_prefixes: self.requestheader_extra_headers_prefix.clone(),
         };
-        if let Some(on) = self.anonymous_auth {
-            options.anonymous = if on { Anonymous::Everywhere } else { Anonymous::Off };
-        }
+        options.anonymous_flag = self.anonymous_auth.map(|on| if on { Anonymous::Everywhere } else { Anonymous::Off });
         options.issuers = self.oidc()?.into_iter().collect();
+        let mut in_file = None;
         if let Some(text) = file(&self.authentication_config)? {
             ensure!(options.issuers.is_empty(), "authentication-config file and oidc-* flags are mutually exclusive");
-            let config = Configuration::parse(&text).map_err(anyhow::Error::msg);
+            let config = Configuration::parse(&text, &options.own_issuers()).map_err(anyhow::Error::msg);
             let config = config.context("--authentication-config")?;
             options.issuers = config.issuers;
-            if let Some(anonymous) = config.anonymous {
-                ensure!(
-                    self.anonymous_auth.is_none(),
-                    "--anonymous-auth flag cannot be set when anonymous field is configured in authentication \
-                     configuration file"
-                );
-                options.anonymous = anonymous;
-            }
+            in_file = config.anonymous;
         }
+        options.anonymous = anonymous(options.anonymous_flag.clone(), in_file).map_err(anyhow::Error::msg)?;
         options.token_webhook = self.authentication_token_webhook_config_file.clone().map(|path| {
             let version = self.authentication_token_webhook_version.clone();
             (path, version, self.authentication_token_webhook_cache_ttl)
@@ -233,14 +226,11 @@ impl AccessArgs {
             discovery_url: None,
             authorities: self.oidc_ca_file.as_deref().map(read).transpose()?,
             audiences: vec![client.clone()],
-            username: Mapping { claim: claim.clone(), prefix },
-            groups: self
-                .oidc_groups_claim
-                .clone()
-                .map(|claim| Mapping { claim, prefix: self.oidc_groups_prefix.clone() }),
-            uid_claim: None,
+            username: Source::claim(claim, &prefix),
+            groups: self.oidc_groups_claim.as_deref().map(|claim| Source::claim(claim, &self.oidc_groups_prefix)),
             required,
             algorithms: self.oidc_signing_algs.clone(),
+            ..Issuer::default()
         }))
     }
 }
@@ -249,20 +239,32 @@ impl AccessArgs {
 pub struct Encryption {
     store: Arc<Encrypted>,
     path: PathBuf,
+    text: String,
+    server: String,
     reloads: bool,
 }
 
+/// After how long an encryption configuration is tried again that was refused: the service it names may come.
+const ENCRYPTION_RETRY: Duration = Duration::from_secs(10);
+
 impl Encryption {
-    /// The store to use: the one given, encrypted where a configuration file was named.
+    /// The store to use: the one given, encrypted where a configuration file was named. `server` is the hash of what the
+    /// API server is called.
     ///
     /// # Errors
     /// What is wrong with the file.
-    pub async fn of(args: &AccessArgs, store: Arc<dyn Store>) -> anyhow::Result<(Arc<dyn Store>, Option<Encryption>)> {
+    pub async fn of(
+        args: &AccessArgs,
+        store: Arc<dyn Store>,
+        server: &str,
+    ) -> anyhow::Result<(Arc<dyn Store>, Option<Encryption>)> {
         let Some(path) = args.encryption_provider_config.clone() else { return Ok((store, None)) };
-        let rules = load(&path).await?;
+        let text = read(&path)?;
+        let rules = Rules::load(&text, server).await.map_err(anyhow::Error::msg);
+        let rules = rules.with_context(|| format!("--encryption-provider-config {}", path.display()))?;
         let store = Arc::new(Encrypted::new(store, resources(), rules));
         let reloads = args.encryption_provider_config_automatic_reload;
-        Ok((store.clone(), Some(Encryption { store, path, reloads })))
+        Ok((store.clone(), Some(Encryption { store, path, text, server: server.to_owned(), reloads })))
     }
 
     /// Adds the checks of key management services, named as upstream names them.
@@ -284,96 +286,65 @@ impl Encryption {
         if !self.reloads {
             return;
         }
-        let this = Arc::new(self);
-        supervisor.run(TaskKind::Housekeeping, "encryption configuration", move |stop| {
-            let this = this.clone();
-            async move {
-                tokio::select! {
-                    () = stop.cancelled() => Ok(()),
-                    ended = this.reload() => ended,
-                }
-            }
+        let (store, server) = (self.store, self.server.clone());
+        let take: Take = Arc::new(move |text| {
+            let (store, server) = (store.clone(), server.clone());
+            Box::pin(async move {
+                let rules = Rules::load(&text, &server).await?;
+                // Each service had its time to answer. One that did not must not take the place of one that does.
+                let health: Result<(), String> = rules.health().into_iter().collect();
+                health.map_err(|why| format!("health check for new transformers failed: {why}"))?;
+                store.reload(rules);
+                Ok(())
+            })
         });
-    }
-
-    async fn reload(&self) -> Result<(), orkd_base::BoxError> {
-        let mut changes = Changes::of(&self.path)?;
-        loop {
-            changes.next().await?;
-            match load(&self.path).await {
-                Ok(rules) => {
-                    self.store.reload(rules);
-                    tracing::info!(file = %self.path.display(), "the encryption configuration was taken over");
-                }
-                Err(error) => tracing::error!("the changed encryption configuration is not taken over: {error:#}"),
-            }
-        }
+        let followed = Followed {
+            what: "encryption configuration",
+            path: self.path,
+            text: self.text,
+            take,
+            meters: Some(&reload::ENCRYPTION),
+            server: self.server,
+            retry: Some(ENCRYPTION_RETRY),
+        };
+        followed.run(supervisor);
     }
 }
 
-/// Follows the file of `--authentication-config`: its changes are taken over while the server runs, as upstream does.
-pub fn follow_authentication(args: &AccessArgs, guard: &Arc<Guard>, supervisor: &Supervisor) {
-    let Some(path) = args.authentication_config.clone() else { return };
-    let guard = guard.clone();
-    supervisor.run(TaskKind::Housekeeping, "authentication configuration", move |stop| {
-        let (path, guard) = (path.clone(), guard.clone());
-        async move {
-            tokio::select! {
-                () = stop.cancelled() => Ok(()),
-                ended = reconfigure(&path, &guard) => ended,
-            }
-        }
-    });
-}
-
-async fn reconfigure(path: &Path, guard: &Guard) -> Result<(), orkd_base::BoxError> {
-    let mut changes = Changes::of(path)?;
-    loop {
-        changes.next().await?;
-        let config = read(path).and_then(|text| Configuration::parse(&text).map_err(anyhow::Error::msg));
-        match config.and_then(|config| guard.reconfigure(&config).map_err(anyhow::Error::msg)) {
-            Ok(()) => tracing::info!(file = %path.display(), "the authentication configuration was taken over"),
-            Err(error) => tracing::error!("the changed authentication configuration is not taken over: {error:#}"),
-        }
+/// Follows the files that say who may come in: structured authentication and authorization, and the authorities of
+/// clients and proxies. The file of static tokens is read once, as upstream reads it.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn follow(args: &AccessArgs, guard: &Arc<Guard>, server: &str, supervisor: &Supervisor) -> anyhow::Result<()> {
+    type Change = fn(&Guard, &str) -> Result<(), String>;
+    let files: [(&'static str, &Option<PathBuf>, Option<&'static Meters>, Change); 4] = [
+        (
+            "authentication configuration",
+            &args.authentication_config,
+            Some(&reload::AUTHENTICATION),
+            Guard::authentication_changed,
+        ),
+        (
+            "authorization configuration",
+            &args.authorization_config,
+            Some(&reload::AUTHORIZATION),
+            Guard::authorization_changed,
+        ),
+        ("authorities of clients", &args.client_ca_file, None, Guard::client_authorities_changed),
+        ("authorities of proxies", &args.requestheader_client_ca_file, None, Guard::proxy_authorities_changed),
+    ];
+    for (what, path, meters, change) in files {
+        let Some(path) = path.clone() else { continue };
+        let guard = guard.clone();
+        let take: Take = Arc::new(move |text| {
+            let outcome = change(&guard, &text);
+            Box::pin(std::future::ready(outcome))
+        });
+        let (text, server) = (read(&path)?, server.to_owned());
+        Followed { what, path, text, take, meters, server, retry: None }.run(supervisor);
     }
-}
-
-/// The changes of what stands in a file.
-struct Changes {
-    path: PathBuf,
-    taken: Vec<u8>,
-    events: inotify::EventStream<[u8; 4096]>,
-}
-
-impl Changes {
-    fn of(path: &Path) -> std::io::Result<Self> {
-        // The directory: editors and ConfigMap volumes put another file in the place of the old one.
-        let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let inotify = Inotify::init()?;
-        inotify.watches().add(directory, WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::CREATE)?;
-        let taken = std::fs::read(path).unwrap_or_default();
-        Ok(Changes { path: path.to_owned(), taken, events: inotify.into_event_stream([0; 4096])? })
-    }
-
-    /// Waits until something else stands there.
-    async fn next(&mut self) -> std::io::Result<()> {
-        loop {
-            match self.events.next().await {
-                Some(event) => event?,
-                None => return Err(std::io::Error::other("the file is watched no more")),
-            };
-            let now = std::fs::read(&self.path).unwrap_or_default();
-            if now != self.taken && !now.is_empty() {
-                self.taken = now;
-                return Ok(());
-            }
-        }
-    }
-}
-
-async fn load(path: &Path) -> anyhow::Result<Rules> {
-    let rules = Rules::load(&read(path)?).await.map_err(anyhow::Error::msg);
-    rules.with_context(|| format!("--encryption-provider-config {}", path.display()))
+    Ok(())
 }
 
 /// Which resource is stored where.
@@ -414,11 +385,11 @@ mod tests {
         assert_eq!(plain.request_headers, RequestHeaders::standard(vec!["front-proxy-client".into()]));
         let oidc = ["--oidc-issuer-url=https://i", "--oidc-client-id=me", "--oidc-groups-claim=g"];
         let issuer = &options(&oidc).expect("good").issuers[0];
-        assert_eq!((issuer.username.prefix.as_str(), issuer.audiences[0].as_str()), ("https://i#", "me"));
+        assert_eq!((&issuer.username, issuer.audiences[0].as_str()), (&Source::claim("sub", "https://i#"), "me"));
         let email = ["--oidc-issuer-url=https://i", "--oidc-client-id=me", "--oidc-username-claim=email"];
-        assert_eq!(options(&email).expect("good").issuers[0].username.prefix, "");
+        assert_eq!(options(&email).expect("good").issuers[0].username, Source::claim("email", ""));
         let none = [&oidc[..], &["--oidc-username-prefix=-"]].concat();
-        assert_eq!(options(&none).expect("good").issuers[0].username.prefix, "");
+        assert_eq!(options(&none).expect("good").issuers[0].username, Source::claim("sub", ""));
         let issuers = options(&["--service-account-issuer=https://a,https://b"]).expect("good");
         assert_eq!(
             (issuers.issuer.as_str(), issuers.former_issuers.as_slice()),

@@ -16,6 +16,7 @@ mod join;
 mod node;
 mod node_role;
 mod progress;
+mod reload;
 mod roles;
 mod server;
 mod signals;

@@ -154,8 +154,10 @@ async fn start(
         ClusterPki::load_or_create(&tls_dir, names.clone(), now).context("cannot set up the cluster's certificates")?;
     let pki = Arc::new(pki);
 
+    // By this hash metrics tell servers from each other.
+    let identity = orkd_store::envelope::hash(&orkd_apiserver::identity::name_of(&host::node_name(None)?));
     let store = progress.wait("the store", open_store(common, api)).await?;
-    let (store, encryption) = Encryption::of(&api.access, store).await?;
+    let (store, encryption) = Encryption::of(&api.access, store, &identity).await?;
     let caches = Caches::open(store.clone(), kinds());
     let caches = progress.wait("the watch cache", caches).await.context("cannot read what is stored")?;
     let options = options(api, cluster)?;
@@ -201,7 +203,7 @@ async fn start(
     let kept = server.clone();
     supervisor.spawn(TaskKind::Housekeeping, "system objects", move |stop| bootstrap::keep::run(kept, facts, stop));
     let guard = Arc::new(guard);
-    access::follow_authentication(&api.access, &guard, supervisor);
+    access::follow(&api.access, &guard, &identity, supervisor)?;
     let (repaired, repairer) = (server.clone(), guard.clone());
     supervisor.spawn(TaskKind::Housekeeping, "service repair", move |stop| async move {
         repairer.repair(&repaired, stop).await;

@@ -228,6 +228,9 @@ pub enum Error {
     /// The store cannot be reached or timed out; the transaction may or may not have been committed.
     #[error("store is unavailable: {0}")]
     Unavailable(String),
+    /// The value cannot be encrypted now; nothing was written.
+    #[error("{0}")]
+    Sealing(String),
     /// The store is closed.
     #[error("store is closed")]
     Closed,

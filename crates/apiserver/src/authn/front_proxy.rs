@@ -2,7 +2,9 @@
 //! in headers (`k8s.io/apiserver/pkg/authentication/request/headerrequest`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -71,25 +73,30 @@ impl RequestHeaders {
 
 /// Believes the headers of proxies with a certificate of the front-proxy authority.
 pub struct FrontProxy {
-    verifier: ClientVerifier,
+    verifier: ArcSwap<ClientVerifier>,
     headers: RequestHeaders,
 }
 
 impl FrontProxy {
     /// Proxies with certificates that `verifier` trusts.
     pub fn new(verifier: ClientVerifier, headers: RequestHeaders) -> Self {
-        FrontProxy { verifier, headers }
+        FrontProxy { verifier: ArcSwap::from_pointee(verifier), headers }
+    }
+
+    /// Trusts other authorities from now on.
+    pub fn reload(&self, verifier: ClientVerifier) {
+        self.verifier.store(Arc::new(verifier));
     }
 }
 
 #[async_trait]
-impl Authenticator for FrontProxy {
+impl Authenticator for Arc<FrontProxy> {
     async fn authenticate(&self, parts: &http::request::Parts) -> Verdict {
         let Some(user) = self.headers.user(&parts.headers) else { return Verdict::NotMine };
         let Some(peer) = parts.extensions.get::<Peer>() else { return Verdict::NotMine };
         let Some(leaf) = peer.certificates.first() else { return Verdict::NotMine };
         // A client of the cluster that sends such headers is itself and nobody else: the next one is asked.
-        if self.verifier.verify(&peer.certificates, Timestamp::now()).is_err() {
+        if self.verifier.load().verify(&peer.certificates, Timestamp::now()).is_err() {
             return Verdict::NotMine;
         }
         let Ok(certificate) = Certificate::from_der(leaf) else { return Verdict::NotMine };
@@ -115,8 +122,8 @@ mod tests {
         let now = Timestamp::now();
         let (front, other) = (Authority::create("f", now).expect("ca"), Authority::create("o", now).expect("ca"));
         let verifier = ClientVerifier::new(tls::roots([front.certificate().to_rustls()]).expect("roots"));
-        let authn =
-            FrontProxy::new(verifier.expect("verifier"), RequestHeaders::standard(vec!["front-proxy-client".into()]));
+        let headers = RequestHeaders::standard(vec!["front-proxy-client".into()]);
+        let authn = Arc::new(FrontProxy::new(verifier.expect("verifier"), headers));
         let check = async |ca: &Authority, name: &str| {
             let leaf = ca.issue(&Profile::client(name, &[]), now).expect("leaf").certificate;
             let peer = Peer { certificates: vec![leaf.to_rustls()], ..Peer::default() };
@@ -129,5 +136,9 @@ mod tests {
         assert_eq!(user.extra["a/b"], ["c"]);
         assert_eq!(check(&other, "front-proxy-client").await, Verdict::NotMine);
         assert!(matches!(check(&front, "someone").await, Verdict::Bad(_)));
+        let verifier = ClientVerifier::new(tls::roots([other.certificate().to_rustls()]).expect("roots"));
+        authn.reload(verifier.expect("verifier"));
+        assert_eq!(check(&front, "front-proxy-client").await, Verdict::NotMine);
+        assert!(matches!(check(&other, "front-proxy-client").await, Verdict::User(_)));
     }
 }

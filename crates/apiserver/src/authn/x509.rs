@@ -91,7 +91,7 @@ fn user_of(certificate: &Certificate, hash: &[u8; 32]) -> UserInfo {
 }
 
 #[async_trait]
-impl Authenticator for ClientCertificates {
+impl Authenticator for Arc<ClientCertificates> {
     async fn authenticate(&self, parts: &http::request::Parts) -> Verdict {
         match parts.extensions.get::<Peer>() {
             Some(peer) => self.check(&peer.certificates, Timestamp::now()),

@@ -152,6 +152,10 @@ pub fn store_error(error: &Error) -> Status {
     match error {
         Error::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         Error::TooLarge(_) => Status::too_large("Request is too large: the object exceeds what the store takes"),
+        Error::Sealing(why) => {
+            tracing::error!(why, "an object cannot be encrypted");
+            Status::internal(why.clone())
+        }
         Error::Unavailable(_) | Error::Closed => {
             tracing::warn!(%error, "the store failed");
             Status::server_timeout("the store is not available", 1)

@@ -188,6 +188,7 @@ fn request_of(spec: &Value) -> RequestInfo {
         subresource: field("subresource"),
         name: field("name"),
         field_selector: selector_of(&resource["fieldSelector"]),
+        label_selector: labels_of(&resource["labelSelector"]),
         ..RequestInfo::default()
     }
 }
@@ -202,6 +203,25 @@ fn selector_of(selector: &Value) -> String {
         (Some("NotIn"), [value]) => Some(format!("{}!={}", text(r, "key"), value.as_str()?)),
         // What cannot be said as a selector narrows nothing.
         _ => None,
+    };
+    items(&selector["requirements"]).iter().filter_map(one).collect::<Vec<_>>().join(",")
+}
+
+/// The same for labels.
+fn labels_of(selector: &Value) -> String {
+    if let Some(raw) = selector["rawSelector"].as_str() {
+        return raw.to_owned();
+    }
+    let one = |r: &Value| {
+        let values: Vec<&str> = items(&r["values"]).iter().filter_map(Value::as_str).collect();
+        let (key, values) = (text(r, "key"), values.join(","));
+        match r["operator"].as_str() {
+            Some("In") => Some(format!("{key} in ({values})")),
+            Some("NotIn") => Some(format!("{key} notin ({values})")),
+            Some("Exists") => Some(key.to_owned()),
+            Some("DoesNotExist") => Some(format!("!{key}")),
+            _ => None,
+        }
     };
     items(&selector["requirements"]).iter().filter_map(one).collect::<Vec<_>>().join(",")
 }

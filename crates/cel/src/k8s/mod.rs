@@ -6,10 +6,15 @@ use crate::env::{Env, EnvBuilder};
 use crate::library;
 
 pub mod admission;
+pub mod authentication;
+pub mod authorization;
 mod device;
 pub mod schema;
 
 pub use device::{DEVICE_COST_LIMIT, Device, compile_device_selector, device_selector};
+
+/// What one evaluation of an expression may cost, where nothing else is said (`PerCallLimit`).
+pub const PER_CALL_LIMIT: u64 = 1_000_000;
 
 /// What every expression may use (`apiserver/pkg/cel/environment/base.go`).
 static BASE: LazyLock<Env> = LazyLock::new(|| {

@@ -88,8 +88,9 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Reads the text of a configuration file and connects to the services it names. The error is for the operator.
-    pub async fn load(text: &str) -> Result<Rules, String> {
+    /// Reads the text of a configuration file and connects to the services it names; `server` is the hash by which metrics
+    /// tell the API server. The error is for the operator.
+    pub async fn load(text: &str, server: &str) -> Result<Rules, String> {
         let configuration = parse(text)?;
         let errors = problems(&configuration);
         match errors.as_slice() {
@@ -102,7 +103,7 @@ impl Rules {
         for entry in &configuration.resources {
             let mut list = Vec::new();
             for named in &entry.providers {
-                list.push(Arc::new(provider(named, &mut services).await?));
+                list.push(Arc::new(provider(named, server, &mut services).await?));
             }
             for name in &entry.resources {
                 let resource = parse_resource(name);
@@ -163,7 +164,7 @@ fn shown(resource: &GroupResource) -> String {
     }
 }
 
-async fn provider(named: &Named, services: &mut Vec<Arc<Envelope>>) -> Result<Provider, String> {
+async fn provider(named: &Named, server: &str, services: &mut Vec<Arc<Envelope>>) -> Result<Provider, String> {
     let keys = |prefix: &'static str, keys: &Keys, make: fn(&[u8]) -> Result<Cipher, String>| {
         let mut list = Vec::new();
         for key in &keys.keys {
@@ -185,7 +186,7 @@ async fn provider(named: &Named, services: &mut Vec<Arc<Envelope>>) -> Result<Pr
     if let Some(kms) = &named.kms {
         let timeout = kms.timeout.as_deref().map_or(Some(Duration::from_secs(3)), duration);
         let timeout = timeout.ok_or("timeout is no duration")?;
-        let service = Envelope::connect(&kms.name, &kms.endpoint, timeout).await?;
+        let service = Envelope::connect(&kms.name, &kms.endpoint, timeout, server).await?;
         services.push(service.clone());
         return Ok(Provider::Kms(format!("k8s:enc:kms:v2:{}:", kms.name), service));
     }
@@ -413,7 +414,7 @@ mod tests {
     }
 
     async fn refused(text: &str) -> String {
-        match Rules::load(text).await {
+        match Rules::load(text, "").await {
             Ok(_) => panic!("taken: {text}"),
             Err(why) => why,
         }
@@ -465,7 +466,7 @@ mod tests {
             key("two"),
             key("three")
         ));
-        let rules = Rules::load(&text).await.expect("rules");
+        let rules = Rules::load(&text, "").await.expect("rules");
         let check = async |group: &str, resource: &str, expected: &str| {
             let chain = rules.chain(&GroupResource { group: group.into(), resource: resource.into() });
             let sealed = chain.seal("/registry/x", "{}".into()).await.expect("sealed");

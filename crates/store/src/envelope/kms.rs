@@ -8,15 +8,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
 use hyper_util::rt::TokioIo;
 use parking_lot::RwLock;
 use prost::Message;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::ciphers::{Cipher, random};
+use super::kms_meters::{Direction, KeyUse, Meters};
 use super::proto::key_management_service_client::KeyManagementServiceClient;
 use super::proto::{
     DecryptRequest, EncryptRequest, EncryptedDekSourceType, EncryptedObject, StatusRequest, StatusResponse,
@@ -30,7 +32,8 @@ const HEALTHY_INTERVAL: Duration = Duration::from_secs(20);
 const UNHEALTHY_INTERVAL: Duration = Duration::from_secs(3);
 /// For how long the first answer is waited for.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
-const MAX_KEY_ID: usize = 1024;
+/// The longest name of a key.
+pub(super) const MAX_KEY_ID: usize = 1024;
 const MAX_ENCRYPTED_SEED: usize = 1024;
 const MAX_ANNOTATIONS: usize = 32 * 1024;
 /// How many seeds are kept in memory.
@@ -101,6 +104,14 @@ struct Writing {
     encrypted_seed: Vec<u8>,
     annotations: BTreeMap<String, Vec<u8>>,
     until: Instant,
+    used: KeyUse,
+}
+
+/// A seed in memory, by which values are read.
+#[derive(Clone)]
+struct Known {
+    source: Arc<Source>,
+    used: KeyUse,
 }
 
 /// Encrypts with seeds that a service keeps.
@@ -110,13 +121,15 @@ pub struct Envelope {
     client: KeyManagementServiceClient<Channel>,
     writing: RwLock<Option<Arc<Writing>>>,
     health: RwLock<Result<(), String>>,
-    seeds: RwLock<HashMap<Vec<u8>, Arc<Source>>>,
+    seeds: RwLock<HashMap<Vec<u8>, Known>>,
+    meters: Meters,
 }
 
 impl Envelope {
     /// A service at `unix:///path` or `unix:///@name`. Waits a while for its first answer and goes on without it where
-    /// none comes: writes fail and health tells until it answers. Asks for its state for as long as it is held.
-    pub async fn connect(name: &str, endpoint: &str, timeout: Duration) -> Result<Arc<Self>, String> {
+    /// none comes: writes fail and health tells until it answers. Asks for its state for as long as it is held. `server`
+    /// is what the API server is called in metrics.
+    pub async fn connect(name: &str, endpoint: &str, timeout: Duration, server: &str) -> Result<Arc<Self>, String> {
         let path = endpoint.strip_prefix("unix://").ok_or("only unix sockets are supported")?.to_owned();
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
@@ -131,6 +144,7 @@ impl Envelope {
             writing: RwLock::default(),
             health: RwLock::new(Err("no answer yet".into())),
             seeds: RwLock::default(),
+            meters: Meters::new(name, server),
         });
         let started = Instant::now();
         while !envelope.probe().await && started.elapsed() < FIRST_ANSWER {
@@ -158,9 +172,10 @@ impl Envelope {
     }
 
     async fn refresh(&self) -> Result<(), String> {
-        let status = self.call(self.client.clone().status(StatusRequest {})).await?;
-        check_status(&status)?;
         let until = Instant::now() + CONFIRMED_FOR;
+        let status = self.call("Status", self.client.clone().status(StatusRequest {})).await?;
+        self.meters.told(&status.key_id);
+        check_status(&status)?;
         let current = self.writing.read().clone();
         if let Some(current) = current.filter(|c| c.key_id == status.key_id) {
             *self.writing.write() = Some(Arc::new(Writing {
@@ -169,20 +184,23 @@ impl Envelope {
                 encrypted_seed: current.encrypted_seed.clone(),
                 annotations: current.annotations.clone(),
                 until,
+                used: current.used.clone(),
             }));
             return Ok(());
         }
         let seed: [u8; SEED] = random()?;
         let request = EncryptRequest { plaintext: seed.to_vec(), uid: uid()? };
-        let answer = self.call(self.client.clone().encrypt(request)).await;
+        let answer = self.call("Encrypt", self.client.clone().encrypt(request)).await;
         let answer = answer.map_err(|e| format!("failed to encrypt DEK, error: {e}"))?;
         let kind = EncryptedDekSourceType::HkdfSha256XnonceAesGcmSeed;
         check_source(&answer.ciphertext, &answer.key_id, &answer.annotations)?;
         let source = Arc::new(Source::new(kind, &seed)?);
-        self.remember(seed_key(kind, &answer.ciphertext, &answer.key_id, &answer.annotations), source.clone());
+        let known = Known { source: source.clone(), used: self.meters.key(Direction::FromStorage, &answer.key_id) };
+        self.remember(seed_key(kind, &answer.ciphertext, &answer.key_id, &answer.annotations), known);
         tracing::info!(provider = self.name, "a new seed is in use, encrypted with the service's current key");
         *self.writing.write() = Some(Arc::new(Writing {
             source,
+            used: self.meters.key(Direction::ToStorage, &answer.key_id),
             key_id: answer.key_id,
             encrypted_seed: answer.ciphertext,
             annotations: answer.annotations,
@@ -191,23 +209,27 @@ impl Envelope {
         Ok(())
     }
 
-    fn remember(&self, key: Vec<u8>, source: Arc<Source>) {
+    fn remember(&self, key: Vec<u8>, known: Known) {
         let mut seeds = self.seeds.write();
         if seeds.len() >= MAX_SEEDS {
             seeds.clear();
         }
-        seeds.insert(key, source);
+        seeds.insert(key, known);
     }
 
     async fn call<T>(
         &self,
+        method: &str,
         answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, String> {
-        match tokio::time::timeout(self.timeout, answer).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(format!("rpc error: code = {:?} desc = {}", status.code(), status.message())),
-            Err(_) => Err("rpc error: code = DeadlineExceeded desc = context deadline exceeded".into()),
-        }
+        let begun = Instant::now();
+        let answer = tokio::time::timeout(self.timeout, answer).await;
+        let answer = answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("context deadline exceeded")));
+        let code = answer.as_ref().map_or_else(tonic::Status::code, |_| tonic::Code::Ok);
+        self.meters.called(method, &format!("{code:?}"), begun.elapsed());
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| format!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
     }
 
     /// Encrypts a value.
@@ -229,6 +251,7 @@ impl Envelope {
             annotations: writing.annotations.clone(),
             encrypted_dek_source_type: EncryptedDekSourceType::HkdfSha256XnonceAesGcmSeed.into(),
         };
+        writing.used.count();
         Ok(object.encode_to_vec())
     }
 
@@ -241,10 +264,10 @@ impl Envelope {
             return Err("encrypted data is empty".into());
         }
         check_source(&object.encrypted_dek_source, &object.key_id, &object.annotations)?;
-        let known = seed_key(kind, &object.encrypted_dek_source, &object.key_id, &object.annotations);
-        let found = self.seeds.read().get(&known).cloned();
-        let source = match found {
-            Some(source) => source,
+        let seed = seed_key(kind, &object.encrypted_dek_source, &object.key_id, &object.annotations);
+        let found = self.seeds.read().get(&seed).cloned();
+        let known = match found {
+            Some(known) => known,
             None => {
                 let request = DecryptRequest {
                     ciphertext: object.encrypted_dek_source,
@@ -252,14 +275,16 @@ impl Envelope {
                     key_id: object.key_id.clone(),
                     annotations: object.annotations,
                 };
-                let answer = self.call(self.client.clone().decrypt(request)).await;
+                let answer = self.call("Decrypt", self.client.clone().decrypt(request)).await;
                 let answer = answer.map_err(|e| format!("failed to decrypt DEK, error: {e}"))?;
                 let source = Arc::new(Source::new(kind, &answer.plaintext)?);
-                self.remember(known, source.clone());
-                source
+                let known = Known { source, used: self.meters.key(Direction::FromStorage, &object.key_id) };
+                self.remember(seed, known.clone());
+                known
             }
         };
-        let clear = source.open(key.as_bytes(), &object.encrypted_data)?;
+        let clear = known.source.open(key.as_bytes(), &object.encrypted_data)?;
+        known.used.count();
         let current = self.writing.read().clone();
         let stale = kind != EncryptedDekSourceType::HkdfSha256XnonceAesGcmSeed
             || current.is_some_and(|c| c.key_id != object.key_id);

@@ -15,6 +15,7 @@ pub mod config;
 #[path = "gen/v2.rs"]
 pub mod proto;
 pub mod kms;
+mod kms_meters;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use parking_lot::RwLock;
 
 pub use chain::Chain;
 pub use config::Rules;
+pub use kms_meters::hash;
 
 use crate::{
     Error, Event, EventKind, Op, Outcome, RangeRequest, RangeResult, Record, Revision, Store, Txn, WatchMessage,
@@ -129,7 +131,7 @@ impl Core {
             Op::Put { key, value, ttl_seconds } => {
                 let value = match self.chain(&key) {
                     None => value,
-                    Some(chain) => chain.seal(&key, value).await.map_err(Error::Unavailable)?,
+                    Some(chain) => chain.seal(&key, value).await.map_err(Error::Sealing)?,
                 };
                 Ok(Op::Put { key, value, ttl_seconds })
             }

@@ -34,7 +34,7 @@ async fn rules(providers: &[String]) -> Rules {
          providers: [{}]\n",
         providers.join(", ")
     );
-    Rules::load(&text).await.unwrap_or_else(|why| panic!("{why}\n{text}"))
+    Rules::load(&text, "").await.unwrap_or_else(|why| panic!("{why}\n{text}"))
 }
 
 fn embedded(directory: &std::path::Path) -> Arc<dyn Store> {
@@ -153,7 +153,7 @@ async fn an_encrypted_store_keeps_the_contract() {
                  providers: [{}]\n",
                 keys("secretbox", &[("key1", K32)])
             );
-            let rules = Rules::load(&text).await.expect("rules");
+            let rules = Rules::load(&text, "").await.expect("rules");
             let store: Arc<dyn Store> = Arc::new(Encrypted::new(embedded(&path), resources, rules));
             store
         }
@@ -225,4 +225,40 @@ async fn a_sick_key_management_service_writes_nothing() {
     store.reload(self::rules(&[garbled]).await);
     let refused = store.get(SECRET).await;
     assert!(matches!(&refused, Err(Error::Corrupt(why)) if why.contains("no matching prefix found")), "{refused:?}");
+}
+
+/// A service that is gone is not missed at once: its seeds are in memory. They read for ever and write for three minutes.
+#[tokio::test]
+async fn a_service_that_is_gone_is_read_without_and_written_without_for_a_while() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (knobs, socket) = fake_kms::serve(directory.path());
+    let kms = format!("{{kms: {{apiVersion: v2, name: vault, endpoint: 'unix://{}'}}}}", socket.display());
+    let store = Encrypted::new(embedded(&directory.path().join("db")), resources(), rules(&[kms]).await);
+    commit(&store, put(SECRET, "{\"a\":1}")).await;
+    knobs.sick.store(true, Ordering::SeqCst);
+    commit(&store, put(SECRET, "{\"a\":2}")).await;
+
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(181)).await;
+    tokio::time::resume();
+    assert_eq!(value(&store, SECRET).await, "{\"a\":2}");
+    let ops = vec![Op::Put { key: SECRET.into(), value: "{}".into(), ttl_seconds: None }];
+    let refused = store.commit(Txn { conditions: Vec::new(), ops: ops.clone() }).await;
+    let Err(Error::Sealing(why)) = refused else { panic!("{refused:?}") };
+    assert_eq!(
+        why,
+        "encryptedDEKSource of KMS provider vault expired: the service has not confirmed its key for 180 seconds"
+    );
+    assert_eq!(value(&store, SECRET).await, "{\"a\":2}");
+
+    // Well again, with another key. Nobody has to do anything.
+    knobs.key.store(5, Ordering::SeqCst);
+    knobs.sick.store(false, Ordering::SeqCst);
+    let well = async {
+        while store.commit(Txn { conditions: Vec::new(), ops: ops.clone() }).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), well).await.expect("it writes again");
+    assert_eq!((value(&store, SECRET).await, store.rules().health()), ("{}".into(), vec![Ok(())]));
 }

@@ -63,13 +63,21 @@ impl KeyManagementService for Fake {
 
 /// Serves on a socket until the test's runtime ends.
 pub fn serve(directory: &Path) -> (Knobs, PathBuf) {
-    let socket = directory.join("kms.sock");
-    let listener = tokio::net::UnixListener::bind(&socket).expect("socket");
     let knobs = Knobs::default();
-    let service = KeyManagementServiceServer::new(Fake(knobs.clone()));
+    let socket = serve_with(directory, knobs.clone());
+    (knobs, socket)
+}
+
+/// The same, perhaps not for the first time.
+pub fn serve_with(directory: &Path, knobs: Knobs) -> PathBuf {
+    let socket = directory.join("kms.sock");
+    // That of an earlier service.
+    let _ = std::fs::remove_file(&socket);
+    let listener = tokio::net::UnixListener::bind(&socket).expect("socket");
+    let service = KeyManagementServiceServer::new(Fake(knobs));
     let incoming = async_stream(listener);
     tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
-    (knobs, socket)
+    socket
 }
 
 fn async_stream(
