@@ -177,6 +177,33 @@ pub struct AuditArgs {
     /// Compress rotated files
     #[arg(long)]
     pub audit_log_compress: bool,
+    /// Events that may wait for the file in mode batch; more are dropped
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub audit_log_batch_buffer_size: usize,
+    /// Events that are written at once in mode batch
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub audit_log_batch_max_size: usize,
+    /// After how long fewer are written
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = crate::access::duration)]
+    pub audit_log_batch_max_wait: Duration,
+    /// Let batches follow each other only so fast
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set)]
+    pub audit_log_batch_throttle_enable: bool,
+    /// Batches a second on the average
+    #[arg(long, value_name = "N", default_value_t = 0.0)]
+    pub audit_log_batch_throttle_qps: f64,
+    /// Batches at once where there were few before
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub audit_log_batch_throttle_burst: u32,
+    /// Take the objects out of events that are too large for the file
+    #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub audit_log_truncate_enabled: bool,
+    /// Bytes of the largest event that is written; what is larger without its objects is dropped
+    #[arg(long, value_name = "BYTES", default_value_t = 102_400)]
+    pub audit_log_truncate_max_event_size: usize,
+    /// Bytes of the largest batch that is written
+    #[arg(long, value_name = "BYTES", default_value_t = 10_485_760)]
+    pub audit_log_truncate_max_batch_size: usize,
     /// Kubeconfig of a webhook that audit events are posted to
     #[arg(long, value_name = "FILE")]
     pub audit_webhook_config_file: Option<PathBuf>,
@@ -204,6 +231,15 @@ pub struct AuditArgs {
     /// Batches at once where there were few before
     #[arg(long, value_name = "N", default_value_t = 15)]
     pub audit_webhook_batch_throttle_burst: u32,
+    /// Take the objects out of events that are too large for it
+    #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub audit_webhook_truncate_enabled: bool,
+    /// Bytes of the largest event that is posted; what is larger without its objects is dropped
+    #[arg(long, value_name = "BYTES", default_value_t = 102_400)]
+    pub audit_webhook_truncate_max_event_size: usize,
+    /// Bytes of the largest batch that is posted
+    #[arg(long, value_name = "BYTES", default_value_t = 10_485_760)]
+    pub audit_webhook_truncate_max_batch_size: usize,
 }
 
 /// One node's settings.

@@ -15,6 +15,7 @@ use orkd_apiserver::admission::PluginConfigs;
 use orkd_apiserver::alloc::node_port::PortRange;
 use orkd_apiserver::audit::batch::Batching;
 use orkd_apiserver::audit::log::Keep;
+use orkd_apiserver::audit::truncate::Limits;
 use orkd_apiserver::audit::{self, Audit};
 use orkd_apiserver::bootstrap;
 use orkd_apiserver::cache::Caches;
@@ -330,24 +331,79 @@ fn open_audit(args: &AuditArgs) -> anyhow::Result<Option<Arc<Audit>>> {
         },
         webhook_mode: audit::WebhookMode(args.audit_webhook_mode),
         webhook_pause: args.audit_webhook_initial_backoff,
-        batching: batching(args)?,
+        log_batching: batching("log", args.audit_log_mode, &log_batches(args))?,
+        batching: batching("webhook", args.audit_webhook_mode, &webhook_batches(args))?,
+        log_limits: limits(
+            "log",
+            args.audit_log_truncate_enabled,
+            args.audit_log_truncate_max_event_size,
+            args.audit_log_truncate_max_batch_size,
+        )?,
+        webhook_limits: limits(
+            "webhook",
+            args.audit_webhook_truncate_enabled,
+            args.audit_webhook_truncate_max_event_size,
+            args.audit_webhook_truncate_max_batch_size,
+        )?,
     };
     Audit::open(options).map_err(anyhow::Error::msg).context("cannot set up audit")
 }
 
-/// How the batches of the audit webhook are made, checked as upstream does (`AuditBatchOptions.validate`).
-fn batching(args: &AuditArgs) -> anyhow::Result<Batching> {
-    let (buffer, max_size) = (args.audit_webhook_batch_buffer_size, args.audit_webhook_batch_max_size);
-    ensure!(buffer > 0, "invalid audit batch webhook buffer size {buffer}, must be a positive number");
-    ensure!(max_size > 0, "invalid audit batch webhook max batch size {max_size}, must be a positive number");
-    let own = Batching { buffer, max_size, max_wait: args.audit_webhook_batch_max_wait, ..Batching::default() };
-    if !args.audit_webhook_batch_throttle_enable {
-        return Ok(Batching { per_second: f64::INFINITY, burst: f64::INFINITY, ..own });
+/// What the flags of a backend say of its batches.
+struct Batches {
+    buffer: usize,
+    max_size: usize,
+    max_wait: Duration,
+    throttle: Option<(f64, u32)>,
+}
+
+fn log_batches(args: &AuditArgs) -> Batches {
+    let throttle = (args.audit_log_batch_throttle_qps, args.audit_log_batch_throttle_burst);
+    Batches {
+        buffer: args.audit_log_batch_buffer_size,
+        max_size: args.audit_log_batch_max_size,
+        max_wait: args.audit_log_batch_max_wait,
+        throttle: args.audit_log_batch_throttle_enable.then_some(throttle),
     }
-    let (qps, burst) = (args.audit_webhook_batch_throttle_qps, args.audit_webhook_batch_throttle_burst);
-    ensure!(qps > 0.0, "invalid audit batch webhook throttle QPS {qps}, must be a positive number");
-    ensure!(burst > 0, "invalid audit batch webhook throttle burst {burst}, must be a positive number");
-    Ok(Batching { per_second: qps, burst: f64::from(burst), ..own })
+}
+
+fn webhook_batches(args: &AuditArgs) -> Batches {
+    let throttle = (args.audit_webhook_batch_throttle_qps, args.audit_webhook_batch_throttle_burst);
+    Batches {
+        buffer: args.audit_webhook_batch_buffer_size,
+        max_size: args.audit_webhook_batch_max_size,
+        max_wait: args.audit_webhook_batch_max_wait,
+        throttle: args.audit_webhook_batch_throttle_enable.then_some(throttle),
+    }
+}
+
+/// How the batches of an audit backend are made, checked as upstream does (`validateBackendBatchOptions`).
+fn batching(plugin: &str, mode: audit::Mode, batches: &Batches) -> anyhow::Result<Batching> {
+    if mode != audit::Mode::Batch {
+        return Ok(Batching::default());
+    }
+    let Batches { buffer, max_size, max_wait, throttle } = *batches;
+    ensure!(buffer > 0, "invalid audit batch {plugin} buffer size {buffer}, must be a positive number");
+    ensure!(max_size > 0, "invalid audit batch {plugin} max batch size {max_size}, must be a positive number");
+    let (per_second, burst) = match throttle {
+        None => (f64::INFINITY, f64::INFINITY),
+        Some((qps, burst)) => {
+            ensure!(qps > 0.0, "invalid audit batch {plugin} throttle QPS {qps}, must be a positive number");
+            ensure!(burst > 0, "invalid audit batch {plugin} throttle burst {burst}, must be a positive number");
+            (qps, f64::from(burst))
+        }
+    };
+    Ok(Batching { buffer, max_size, max_wait, per_second, burst, ..Batching::default() })
+}
+
+/// What an audit backend takes of large events (`AuditTruncateOptions.Validate`).
+fn limits(plugin: &str, enabled: bool, event: usize, batch: usize) -> anyhow::Result<Option<Limits>> {
+    ensure!(event > 0, "invalid audit truncate {plugin} max event size {event}, must be a positive number");
+    ensure!(
+        batch >= event,
+        "invalid audit truncate {plugin} max batch size {batch}, must be greater than max event size ({event})"
+    );
+    Ok(enabled.then_some(Limits { event, batch }))
 }
 
 fn options(api: &ApiArgs, cluster: &ClusterArgs) -> anyhow::Result<Options> {
@@ -494,6 +550,26 @@ mod tests {
         let range: IpNet = "10.43.0.0/16".parse().expect("a range");
         assert_eq!(cluster_dns(None, range).expect("an address").to_string(), "10.43.0.10");
         assert!(cluster_dns("10.44.0.10".parse().ok(), range).is_err());
+    }
+
+    #[test]
+    fn limits_of_audit_are_checked() {
+        let check = |enabled: bool, event: usize, batch: usize, expected: Result<Option<Limits>, &str>| {
+            let got = limits("log", enabled, event, batch).map_err(|e| e.to_string());
+            assert_eq!(got, expected.map_err(str::to_owned));
+        };
+        check(true, 10, 20, Ok(Some(Limits { event: 10, batch: 20 })));
+        check(false, 10, 20, Ok(None));
+        check(true, 0, 20, Err("invalid audit truncate log max event size 0, must be a positive number"));
+        check(
+            true,
+            30,
+            20,
+            Err("invalid audit truncate log max batch size 20, must be greater than max event size (30)"),
+        );
+        let slow = Batches { buffer: 1, max_size: 1, max_wait: Duration::ZERO, throttle: Some((0.0, 1)) };
+        assert!(batching("log", audit::Mode::Batch, &slow).is_err());
+        assert!(batching("log", audit::Mode::Blocking, &slow).is_ok(), "what is not used is not looked at");
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Batching {
     pub bytes: usize,
     /// Events in a batch.
     pub max_size: usize,
+    /// Bytes in a batch of more than one event.
+    pub max_bytes: usize,
     /// A batch that is not full is sent after this.
     pub max_wait: Duration,
     /// Batches a second on the average.
@@ -33,6 +35,7 @@ impl Default for Batching {
             buffer: 10_000,
             bytes: 64 << 20,
             max_size: 400,
+            max_bytes: usize::MAX,
             max_wait: Duration::from_secs(30),
             per_second: 10.0,
             burst: 15.0,
@@ -77,7 +80,14 @@ impl Queue {
 
     fn take(&self) -> Vec<String> {
         let mut waiting = self.waiting.lock();
-        let n = waiting.events.len().min(self.batching.max_size);
+        let mut bytes = 0;
+        let fits = |event: &&String| {
+            bytes += event.len();
+            bytes <= self.batching.max_bytes
+        };
+        let n = waiting.events.iter().take(self.batching.max_size).take_while(fits).count();
+        // One that is larger by itself goes by itself.
+        let n = n.max(1).min(waiting.events.len());
         let batch: Vec<String> = waiting.events.drain(..n).collect();
         waiting.bytes -= batch.iter().map(String::len).sum::<usize>();
         batch
@@ -173,6 +183,18 @@ mod tests {
         assert_eq!(rx.recv().await, Some((vec!["last".into()], 30)));
         task.await.expect("ends");
         assert!(!queue.push("too late".into()));
+    }
+
+    #[test]
+    fn batches_are_split_by_size() {
+        let queue = Queue::new(Batching { max_size: 3, max_bytes: 10, ..Batching::default() });
+        for event in ["1234", "5678", "abc", "0123456789abcdef", "x", "y", "z", "last"] {
+            assert!(queue.push(event.into()));
+        }
+        let batches: Vec<Vec<String>> = std::iter::repeat_with(|| queue.take()).take_while(|b| !b.is_empty()).collect();
+        let expected: [&[&str]; 4] = [&["1234", "5678"], &["abc"], &["0123456789abcdef"], &["x", "y", "z"]];
+        assert_eq!(batches[..4], expected);
+        assert_eq!(batches[4..], [["last"]]);
     }
 
     #[test]

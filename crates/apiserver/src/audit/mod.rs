@@ -8,6 +8,7 @@ pub mod batch;
 pub mod event;
 pub mod log;
 pub mod policy;
+pub mod truncate;
 pub mod webhook;
 
 use std::io::Read;
@@ -35,6 +36,7 @@ use batch::{Batching, Pace, Queue};
 use event::{Head, ObjectFacts, ResponseStatus};
 use log::{Keep, LogFile};
 use policy::{Level, Policy, Stage};
+use truncate::Limits;
 use webhook::Receiver;
 
 static EVENTS: Family<Counter> = Family::counter(
@@ -103,6 +105,10 @@ pub struct Options {
     pub log: Option<PathBuf>,
     /// How the file takes events.
     pub log_mode: Mode,
+    /// How the batches of the file are made.
+    pub log_batching: Batching,
+    /// What the file takes of large events (`--audit-log-truncate-*`); all of them if `None`.
+    pub log_limits: Option<Limits>,
     /// How the file is kept.
     pub keep: Keep,
     /// The webhook (`--audit-webhook-config-file`).
@@ -111,6 +117,8 @@ pub struct Options {
     pub webhook_mode: WebhookMode,
     /// How the batches of the webhook are made.
     pub batching: Batching,
+    /// What the webhook takes of large events.
+    pub webhook_limits: Option<Limits>,
     /// The first pause after a failure of the webhook; growing.
     pub webhook_pause: Duration,
 }
@@ -120,6 +128,12 @@ enum Target {
     LogQueue { file: Arc<LogFile>, queue: Queue },
     Webhook { receiver: Arc<dyn Receiver>, pause: Duration, strict: bool },
     WebhookQueue { receiver: Arc<dyn Receiver>, pause: Duration, queue: Queue },
+}
+
+/// A backend and what it takes.
+struct Backend {
+    target: Target,
+    limits: Option<Limits>,
 }
 
 /// What became of an event: whether it is kept as far as is known, and what is still to come.
@@ -143,7 +157,7 @@ impl Sent {
 /// The audit of a server.
 pub struct Audit {
     policy: Policy,
-    targets: Vec<Target>,
+    backends: Vec<Backend>,
 }
 
 impl Audit {
@@ -156,38 +170,40 @@ impl Audit {
             return Ok(None);
         };
         let policy = Policy::parse(&text)?;
-        let mut targets = Vec::new();
+        let mut backends = Vec::new();
+        let queue = |batching: Batching, limits: Option<Limits>| {
+            let max_bytes = limits.map_or(batching.max_bytes, |l| l.batch);
+            Queue::new(Batching { max_bytes, ..batching })
+        };
         if let Some(path) = options.log {
             let file =
                 LogFile::open(&path, options.keep).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-            let file = Arc::new(file);
-            targets.push(match options.log_mode {
-                // Events of a file are many and small: batches of one are what upstream has, too.
-                Mode::Batch => {
-                    let batching = Batching { max_wait: Duration::from_millis(50), ..Batching::default() };
-                    let batching = Batching { per_second: 1000.0, burst: 1000.0, ..batching };
-                    Target::LogQueue { file, queue: Queue::new(batching) }
-                }
+            let (file, limits) = (Arc::new(file), options.log_limits);
+            let target = match options.log_mode {
+                Mode::Batch => Target::LogQueue { file, queue: queue(options.log_batching, limits) },
                 mode => Target::Log { file, strict: mode == Mode::BlockingStrict },
-            });
+            };
+            backends.push(Backend { target, limits });
         }
         if let Some(receiver) = options.webhook {
             let pause = if options.webhook_pause.is_zero() { Duration::from_secs(10) } else { options.webhook_pause };
-            targets.push(match options.webhook_mode.0 {
-                Mode::Batch => Target::WebhookQueue { receiver, pause, queue: Queue::new(options.batching) },
+            let limits = options.webhook_limits;
+            let target = match options.webhook_mode.0 {
+                Mode::Batch => Target::WebhookQueue { receiver, pause, queue: queue(options.batching, limits) },
                 mode => Target::Webhook { receiver, pause, strict: mode == Mode::BlockingStrict },
-            });
+            };
+            backends.push(Backend { target, limits });
         }
-        if targets.is_empty() {
+        if backends.is_empty() {
             tracing::warn!("no audit backend was given: the audit policy has no effect");
             return Ok(None);
         }
-        Ok(Some(Arc::new(Audit { policy, targets })))
+        Ok(Some(Arc::new(Audit { policy, backends })))
     }
 
     /// Carries batches to their backends until told to stop; then what is left.
     pub async fn run(&self, stop: CancellationToken) {
-        let running = self.targets.iter().map(|target| carry(target, &stop));
+        let running = self.backends.iter().map(|backend| carry(&backend.target, &stop));
         futures_util::future::join_all(running).await;
     }
 
@@ -215,13 +231,17 @@ impl Audit {
     }
 
     /// Hands an event to every backend.
-    fn send(&self, event: String) -> Sent {
+    fn send<F: Fn() -> Option<String>>(&self, event: &truncate::Event<F>) -> Sent {
         EVENTS.with(&[]).inc();
         let (mut kept, mut pending) = (true, Vec::new());
-        for target in &self.targets {
+        for Backend { target, limits } in &self.backends {
+            let Some(event) = event.within(*limits) else {
+                lost("truncate", 1, "event is too large even after truncating");
+                continue;
+            };
             match target {
                 Target::Log { file, strict } => {
-                    if let Err(error) = write_lines(file, std::slice::from_ref(&event)) {
+                    if let Err(error) = write_lines(file, std::slice::from_ref(event)) {
                         lost("log", 1, &error.to_string());
                         kept &= !strict;
                     }
@@ -402,7 +422,15 @@ impl Record {
         }
         let at = if stage == Stage::RequestReceived { self.head.received } else { Timestamp::now() };
         let body = self.state.lock().body.clone();
-        self.audit.send(self.head.encode(stage, at, &body, &self.annotations.all()))
+        let annotations = self.annotations.all();
+        let whole = self.head.encode(stage, at, &body, &annotations);
+        let shorten = || {
+            let bare = event::Body { request_object: None, response_object: None, ..body.clone() };
+            let mut annotations = annotations.clone();
+            annotations.insert(truncate::ANNOTATION.into(), "true".into());
+            (self.level() >= Level::Request).then(|| self.head.encode(stage, at, &bare, &annotations))
+        };
+        self.audit.send(&truncate::Event::new(whole, shorten))
     }
 
     /// Writes down how the request ended, unless that is done. Few can wait for it.
@@ -571,6 +599,42 @@ mod tests {
             ..Options::default()
         };
         (told, Audit::open(options).expect("opens").expect("has a backend"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_events_lose_their_objects_and_larger_ones_are_lost() {
+        let received = Arc::new(Told(200, Mutex::default()));
+        let directory = tempfile::tempdir().expect("directory");
+        let log = directory.path().join("audit.log");
+        let options = Options {
+            policy: Some("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Request}]\n".into()),
+            log: Some(log.clone()),
+            log_limits: Some(Limits { event: 1000, batch: 1000 }),
+            webhook: Some(received.clone()),
+            webhook_mode: WebhookMode(Mode::Blocking),
+            ..Options::default()
+        };
+        let audit = Audit::open(options).expect("opens").expect("has backends");
+        for size in [10, 5000] {
+            let record = begin(&audit).await.expect("taken").expect("wanted");
+            record.note_object(&serde_json::json!({"metadata": {"name": "b"}, "data": "x".repeat(size)}));
+            record.answered(Response::new(Body::empty()), None, false).await;
+        }
+        // Metadata alone may be too much: the log is silent then.
+        let record = begin(&audit).await.expect("taken").expect("wanted");
+        record.impersonated(&UserInfo::new("y".repeat(2000), &[]));
+        record.answered(Response::new(Body::empty()), None, false).await;
+        let text = std::fs::read_to_string(&log).expect("read");
+        let events: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+        let complete: Vec<&Value> = events.iter().filter(|e| e["stage"] == "ResponseComplete").collect();
+        assert_eq!(complete.len(), 2, "{text}");
+        assert_eq!(complete[0]["requestObject"]["data"], "xxxxxxxxxx");
+        assert!(complete[0].get("annotations").is_none());
+        assert!(complete[1].get("requestObject").is_none(), "{}", complete[1]);
+        assert_eq!(complete[1]["annotations"]["audit.k8s.io/truncated"], "true");
+        assert_eq!(complete[1]["objectRef"]["name"], "b");
+        let posted = received.1.lock().iter().filter(|stage| *stage == "ResponseComplete").count();
+        assert_eq!(posted, 3, "the webhook has no limits");
     }
 
     async fn begin(audit: &Arc<Audit>) -> Result<Option<Arc<Record>>, Status> {
