@@ -181,8 +181,19 @@ trait Collect: Sync {
 
 static ALL: Mutex<BTreeMap<&'static str, &'static dyn Collect>> = Mutex::new(BTreeMap::new());
 
+type Update = Box<dyn Fn() -> bool + Send>;
+
+static UPDATES: Mutex<Vec<Update>> = Mutex::new(Vec::new());
+
+/// Has something called each time before values are shown: it sets gauges that grow by themselves. It is forgotten when it
+/// returns false, and must not ask for values to be shown.
+pub fn before_render(update: impl Fn() -> bool + Send + 'static) {
+    UPDATES.lock().push(Box::new(update));
+}
+
 /// Every family that was used, in the order of names.
 pub fn render(out: &mut String) {
+    UPDATES.lock().retain(|update| update());
     let all: Vec<&'static dyn Collect> = ALL.lock().values().copied().collect();
     for family in all {
         family.collect(out);

@@ -12,7 +12,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use orkd_base::metrics::{Counter, Family, Gauge, Histogram};
+use orkd_base::metrics::{Counter, Family, Gauge, Histogram, before_render};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -37,12 +37,26 @@ static WORKED: Family<Histogram> = Family::histogram(
     SECONDS,
 );
 
+static UNFINISHED: Family<Gauge> = Family::gauge(
+    "workqueue_unfinished_work_seconds",
+    "[ALPHA] How many seconds of work has done that is in progress and hasn't been observed by work_duration. Large values \
+     indicate stuck threads. One can deduce the number of stuck threads by observing the rate at which this increases.",
+    NAME,
+);
+static LONGEST: Family<Gauge> = Family::gauge(
+    "workqueue_longest_running_processor_seconds",
+    "[ALPHA] How many seconds has the longest running processor for workqueue been running.",
+    NAME,
+);
+
 struct Meters {
     adds: Arc<Counter>,
     retries: Arc<Counter>,
     depth: Arc<Gauge>,
     waited: Arc<Histogram>,
     worked: Arc<Histogram>,
+    unfinished: Arc<Gauge>,
+    longest: Arc<Gauge>,
 }
 
 impl Meters {
@@ -54,6 +68,8 @@ impl Meters {
             depth: DEPTH.with(name),
             waited: WAITED.with(name),
             worked: WORKED.with(name),
+            unfinished: UNFINISHED.with(name),
+            longest: LONGEST.with(name),
         }
     }
 }
@@ -125,7 +141,11 @@ impl<K: QueueKey> Queue<K> {
     pub fn with_limit(name: impl Into<String>, limit: RateLimit) -> Self {
         let name = name.into();
         let state = Mutex::new(State::new(&name));
-        Queue(Arc::new(Inner { name, limit, state, wake: Notify::new() }))
+        let inner = Arc::new(Inner { name, limit, state, wake: Notify::new() });
+        // Upstream sets them twice a second; here they are set when somebody looks.
+        let weak = Arc::downgrade(&inner);
+        before_render(move || weak.upgrade().inspect(|inner| inner.state.lock().tell(Instant::now())).is_some());
+        Queue(inner)
     }
 
     /// The name.
@@ -251,6 +271,15 @@ enum Take<K> {
     Ended,
 }
 
+impl<K> Drop for State<K> {
+    fn drop(&mut self) {
+        // Nobody will set them any more.
+        for gauge in [&self.meters.depth, &self.meters.unfinished, &self.meters.longest] {
+            gauge.set(0.0);
+        }
+    }
+}
+
 impl<K: QueueKey> State<K> {
     fn new(name: &str) -> Self {
         State {
@@ -341,6 +370,17 @@ impl<K: QueueKey> State<K> {
         false
     }
 
+    /// Sets the gauges of what is under way.
+    fn tell(&self, now: Instant) {
+        let (total, longest) =
+            self.running.values().fold((Duration::ZERO, Duration::ZERO), |(total, longest), since| {
+                let took = now.saturating_duration_since(*since);
+                (total + took, longest.max(took))
+            });
+        self.meters.unfinished.set(total.as_secs_f64());
+        self.meters.longest.set(longest.as_secs_f64());
+    }
+
     fn has_more(&self) -> bool {
         !self.ready.is_empty() || !self.delayed.is_empty()
     }
@@ -387,6 +427,31 @@ mod tests {
         assert_eq!(take(&mut state, after(5)), Some("a"));
         state.done(&"a");
         assert_eq!(take(&mut state, after(20)), None, "the longer wait was superseded");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_hangs_is_told() {
+        let queue: Queue<&'static str> = Queue::new("of-hanging-work");
+        let check = |unfinished: f64, longest: f64| {
+            let mut text = String::new();
+            orkd_base::metrics::render(&mut text);
+            for (name, value) in [("unfinished_work", unfinished), ("longest_running_processor", longest)] {
+                let line = format!("workqueue_{name}_seconds{{name=\"of-hanging-work\"}} {value}\n");
+                assert!(text.contains(&line), "no {line} in {text}");
+            }
+        };
+        check(0.0, 0.0);
+        queue.add("a");
+        assert_eq!(queue.get().await, Some("a"));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        queue.add("b");
+        assert_eq!(queue.get().await, Some("b"));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        check(7.0, 5.0);
+        queue.done(&"a");
+        check(2.0, 2.0);
+        drop(queue);
+        check(0.0, 0.0);
     }
 
     #[test]
