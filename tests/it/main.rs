@@ -7,6 +7,7 @@ mod control_plane;
 mod crash;
 mod database;
 mod denied;
+mod devices;
 mod encryption;
 mod etcd;
 mod eviction;

@@ -274,6 +274,7 @@ impl Starting<'_> {
             memory_capacity: cx.facts.read().memory,
             target_id,
             seccomp_dir: cx.seccomp_dir.clone(),
+            devices: cx.devices.devices_of(pod, container),
         };
         let config = spec::container_config(pod, container, &facts);
         if !cx.hollow {

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroup::Cgroups;
 use crate::containerd::{self, Supervised};
 use crate::csi;
+use crate::dra;
 use crate::eviction::{self, Pressures};
 use crate::image_gc;
 use crate::images::Images;
@@ -210,6 +211,9 @@ impl Kubelet {
         }
         for uid in cx.volumes.pods_on_disk() {
             if !known.contains(&uid) {
+                if let Err(error) = cx.devices.unprepare(&uid).await {
+                    tracing::warn!(uid, error, "devices of a pod that is gone not taken back");
+                }
                 if let Err(error) = cx.volumes.detach(&uid).await.and_then(|()| cx.volumes.teardown(&uid)) {
                     tracing::warn!(uid, %error, "folder of a pod that is gone not removed");
                 }
@@ -361,7 +365,7 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
         informers.informer_with(Options::fields(format!("metadata.name={}", config.node.name)));
     let objects = Arc::new(ApiObjects(client));
     let status = StatusManager::default();
-    let drivers = csi::Drivers::default();
+    let drivers = csi::Known::default();
     let mut settings = config.node.clone();
     let allocatable = settings.allocatable(node::capacity(&config.root_dir));
     let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
@@ -370,7 +374,12 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
         node_name: config.node.name.clone(),
         images: Images::new(runtime.clone()),
         volumes: Volumes::new(config.root_dir.clone(), objects.clone())
-            .with_drivers(&config.node.name, drivers.clone()),
+            .with_drivers(&config.node.name, drivers.storage.clone()),
+        devices: dra::Manager::new(
+            (!config.hollow).then_some(config.root_dir.as_path()),
+            objects.clone(),
+            drivers.devices.clone(),
+        ),
         objects,
         cgroups,
         hollow: config.hollow,
@@ -414,7 +423,7 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
     });
     if !config.hollow {
         let (api, name, root) = (api.clone(), config.node.name.clone(), config.root_dir.clone());
-        supervisor.spawn(TaskKind::Node, "storage drivers", move |stop| csi::run(api, name, root, drivers, stop));
+        supervisor.spawn(TaskKind::Node, "drivers", move |stop| csi::run(api, name, root, drivers, stop));
     }
     supervisor.spawn(TaskKind::Node, "pod statuses", {
         let supervisor = supervisor.clone();

@@ -9,14 +9,15 @@
 //! Invariant: the runtime's labels and annotations hold all that a restarted kubelet needs; containers keep running
 //! over its restarts.
 //!
-//! Missing, against upstream: devices, in-place resize, user namespaces, and of the kubelet's own admission of pods all but
-//! that of a node under pressure.
+//! Missing, against upstream: device plugins, in-place resize, user namespaces, and of the kubelet's own admission of pods
+//! all but that of a node under pressure.
 
 pub mod act;
 pub mod cgroup;
 pub mod containerd;
 pub mod csi;
 pub mod dns;
+pub mod dra;
 pub mod env;
 pub mod eviction;
 pub mod image_gc;

@@ -10,6 +10,7 @@ use orkd_reconcile::{EventType, ObjectRef, Recorder};
 use parking_lot::RwLock;
 
 use crate::cgroup::Cgroups;
+use crate::dra;
 use crate::env::Facts;
 use crate::eviction::Pressures;
 use crate::images::Images;
@@ -48,6 +49,8 @@ pub struct NodeContext {
     pub images: Images,
     /// Volumes.
     pub volumes: Volumes,
+    /// Devices of claims.
+    pub devices: dra::Manager,
     /// ConfigMaps, Secrets, tokens.
     pub objects: Arc<dyn Objects>,
     /// Cgroups of pods; none on a hollow node.

@@ -1,4 +1,4 @@
-//! What a pod refers to and the API has: ConfigMaps, Secrets, tokens, claims and their volumes.
+//! What a pod refers to and the API has: ConfigMaps, Secrets, tokens, claims and their volumes, claims of devices.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
 
+use crate::dra::claims::ResourceClaim;
 use crate::pod;
 
 /// Reads what pods refer to. `Ok(None)` means: it does not exist.
@@ -42,6 +43,10 @@ pub trait Objects: Send + Sync + 'static {
     async fn attachment(&self, _name: &str) -> Result<Option<VolumeAttachment>, String> {
         Ok(None)
     }
+    /// A claim of devices.
+    async fn resource_claim(&self, _namespace: &str, _name: &str) -> Result<Option<ResourceClaim>, String> {
+        Ok(None)
+    }
 }
 
 /// [`Objects`] of an API server.
@@ -72,6 +77,16 @@ impl Objects for ApiObjects {
 
     async fn attachment(&self, name: &str) -> Result<Option<VolumeAttachment>, String> {
         Api::all(self.0.clone()).get_opt(name).await.map_err(|e| e.to_string())
+    }
+
+    async fn resource_claim(&self, namespace: &str, name: &str) -> Result<Option<ResourceClaim>, String> {
+        let path = format!("/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{name}");
+        let request = http::Request::get(path).body(Vec::new()).map_err(|e| e.to_string())?;
+        match self.0.request(request).await {
+            Ok(claim) => Ok(Some(claim)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     async fn token(

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodResourceClaim, PodSpec};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 use orkd_cri::v1;
 
 /// Labels and annotations that tie sandboxes and containers to their pod; the names are upstream's, so that tools
@@ -41,17 +41,6 @@ pub mod keys {
 /// The spec of a pod; an empty one for a pod without.
 pub fn spec(pod: &Pod) -> Cow<'_, PodSpec> {
     pod.spec.as_ref().map_or_else(|| Cow::Owned(PodSpec::default()), Cow::Borrowed)
-}
-
-/// Whether drivers must prepare devices before a pod's containers can run: it has claims that are needed.
-pub fn needs_devices(pod: &Pod) -> bool {
-    let statuses = pod.status.as_ref().and_then(|s| s.resource_claim_statuses.as_ref());
-    let is_needed = |claim: &PodResourceClaim| {
-        let known = statuses.into_iter().flatten().find(|s| s.name == claim.name);
-        claim.resource_claim_name.is_some() || known.is_none_or(|s| s.resource_claim_name.is_some())
-    };
-    let extended = pod.status.as_ref().is_some_and(|s| s.extended_resource_claim_status.is_some());
-    extended || spec(pod).resource_claims.iter().flatten().any(is_needed)
 }
 
 /// The uid, empty if there is none.
@@ -270,26 +259,4 @@ pub fn restart_count(status: &v1::ContainerStatus) -> i32 {
 pub fn grace_period(pod: &Pod) -> i64 {
     let deletion = pod.metadata.deletion_timestamp.as_ref().and(pod.metadata.deletion_grace_period_seconds);
     deletion.or_else(|| pod.spec.as_ref()?.termination_grace_period_seconds).unwrap_or(30)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    #[test]
-    fn claims_that_are_needed_are_waited_for() {
-        let check = |claims: Value, statuses: Value, expected: bool| {
-            let pod = json!({"spec": {"containers": [], "resourceClaims": claims},
-                "status": {"resourceClaimStatuses": statuses}});
-            assert_eq!(needs_devices(&serde_json::from_value(pod).expect("a pod")), expected);
-        };
-        let from_template = || json!([{"name": "c", "resourceClaimTemplateName": "t"}]);
-        check(json!([]), json!([]), false);
-        check(json!([{"name": "c", "resourceClaimName": "c"}]), json!([]), true);
-        check(from_template(), json!([]), true);
-        check(from_template(), json!([{"name": "c", "resourceClaimName": "c-1"}]), true);
-        check(from_template(), json!([{"name": "c"}]), false);
-    }
 }

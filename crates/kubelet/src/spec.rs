@@ -295,6 +295,8 @@ pub struct ContainerFacts {
     pub target_id: Option<String>,
     /// Where seccomp profiles of type Localhost are.
     pub seccomp_dir: PathBuf,
+    /// Its devices, as the runtime calls them.
+    pub devices: Vec<String>,
 }
 
 /// The configuration of a container.
@@ -336,6 +338,7 @@ pub fn container_config(pod: &Pod, container: &Container, facts: &ContainerFacts
         working_dir: container.working_dir.clone().unwrap_or_default(),
         envs: facts.env.iter().map(|(k, v)| v1::KeyValue { key: k.clone(), value: v.clone() }).collect(),
         mounts: facts.mounts.clone(),
+        cdi_devices: facts.devices.iter().map(|name| v1::CdiDevice { name: name.clone() }).collect(),
         labels: labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
         annotations,
         log_path: format!("{}/{}.log", container.name, facts.attempt),
@@ -401,11 +404,13 @@ mod tests {
         let facts = ContainerFacts {
             env: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
             attempt: 2,
+            devices: vec!["example.com/gpu=1".to_owned()],
             ..ContainerFacts::default()
         };
         let made = container_config(&pod, &container, &facts);
         assert_eq!(made.command, ["sh", "1"]);
         assert_eq!(made.log_path, "c/2.log");
+        assert_eq!(made.cdi_devices, [v1::CdiDevice { name: "example.com/gpu=1".to_owned() }]);
         let linux = made.linux.unwrap_or_default();
         let security = linux.security_context.unwrap_or_default();
         assert_eq!(security.run_as_user.map(|u| u.value), Some(7));

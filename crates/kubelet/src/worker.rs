@@ -353,9 +353,9 @@ impl Worker {
         if cx.hollow {
             return None;
         }
-        if pod::needs_devices(pod) {
+        if let Err(why) = cx.devices.prepare(pod).await {
             // Without them its containers would run and not have what they were promised.
-            let text = "Failed to prepare dynamic resources: this kubelet does not call the drivers of devices";
+            let text = format!("Failed to prepare dynamic resources: {why}");
             cx.event(pod, EventType::Warning, "FailedPrepareDynamicResources", text);
             let wait = self.mount_wait;
             self.mount_wait = (wait * 2).min(Duration::from_secs(122));
@@ -496,11 +496,12 @@ impl Worker {
         }
     }
 
-    /// Gives back the volumes and the cgroup of a pod.
+    /// Gives back the devices, the volumes and the cgroup of a pod.
     async fn release(&self, uid: &str) -> std::io::Result<()> {
         if self.cx.hollow {
             return Ok(());
         }
+        self.cx.devices.unprepare(uid).await.map_err(std::io::Error::other)?;
         self.cx.volumes.detach(uid).await?;
         self.cx.volumes.teardown(uid)?;
         self.cx.cgroups.as_ref().map_or(Ok(()), |cgroups| cgroups.remove_pod(uid))

@@ -5,6 +5,8 @@
 //! published for each pod; beside each mount a `vol_data.json` says whose it is, so that a kubelet that starts anew can
 //! take it down.
 //!
+//! Drivers of devices register at the same place and are handed to [`crate::dra`].
+//!
 //! Not here: devices (`volumeMode: Block`), growing on the node, conditions of volumes.
 
 mod client;
@@ -20,7 +22,7 @@ use parking_lot::RwLock;
 
 pub use client::Plugin;
 pub use mount::{Context, in_use};
-pub use registry::run;
+pub use registry::{Known, run};
 
 /// A driver that has registered.
 #[derive(Clone)]
@@ -55,4 +57,4 @@ impl Drivers {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

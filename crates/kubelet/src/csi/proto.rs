@@ -13,7 +13,7 @@ pub struct Empty {}
 /// Who a plugin is.
 #[derive(Clone, PartialEq, Message)]
 pub struct PluginInfo {
-    /// `CSIPlugin` or `DevicePlugin`.
+    /// `CSIPlugin`, `DRAPlugin` or `DevicePlugin`.
     #[prost(string, tag = "1")]
     pub kind: String,
     /// Its name.

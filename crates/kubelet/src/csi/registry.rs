@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::proto::{Capabilities, Empty, NodeInfo, PluginInfo, RegistrationStatus, Rpc};
 use super::{Driver, Drivers, Plugin};
+use crate::dra;
 
 const NODES: Resource = Resource::new("", "v1", "nodes", "Node", false);
 const CSI_NODES: Resource = Resource::new("storage.k8s.io", "v1", "csinodes", "CSINode", false);
@@ -20,8 +21,17 @@ const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
 /// How often a driver that could not be registered is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// The drivers of a node, of storage and of devices: both register at the same place.
+#[derive(Clone, Default)]
+pub struct Known {
+    /// Of storage.
+    pub storage: Drivers,
+    /// Of devices.
+    pub devices: dra::Drivers,
+}
+
 /// Keeps the drivers of a node known, until stopped: those whose sockets are in `ROOT/plugins_registry`.
-pub async fn run(api: Api, node: String, root: PathBuf, drivers: Drivers, stop: CancellationToken) {
+pub async fn run(api: Api, node: String, root: PathBuf, drivers: Known, stop: CancellationToken) {
     let dir = root.join("plugins_registry");
     if let Err(error) = std::fs::create_dir_all(&dir).and_then(|()| std::fs::create_dir_all(root.join("plugins"))) {
         tracing::warn!(%error, "no folder for the sockets of storage drivers");
@@ -34,7 +44,8 @@ pub async fn run(api: Api, node: String, root: PathBuf, drivers: Drivers, stop: 
         let gone: Vec<PathBuf> = asked.keys().filter(|s| !seen.contains_key(*s)).cloned().collect();
         for socket in gone {
             asked.remove(&socket);
-            forget(&api, &node, &drivers, &socket).await;
+            drivers.devices.remove(&socket);
+            forget(&api, &node, &drivers.storage, &socket).await;
         }
         let mut left = false;
         for (socket, made) in seen {
@@ -96,12 +107,13 @@ fn watch(dir: &Path) -> tokio::sync::mpsc::Receiver<()> {
     receiver
 }
 
-async fn register(api: &Api, node: &str, drivers: &Drivers, socket: &Path) -> Result<(), String> {
+async fn register(api: &Api, node: &str, drivers: &Known, socket: &Path) -> Result<(), String> {
     let registrar = Plugin::at(socket);
     let info: PluginInfo = registrar.call("/pluginregistration.Registration/GetInfo", Empty {}).await?;
     let outcome = match info.kind.as_str() {
-        "CSIPlugin" => accept(api, node, drivers, socket, &info).await,
-        // Others have their own parts of the node.
+        "CSIPlugin" => accept(api, node, &drivers.storage, socket, &info).await,
+        "DRAPlugin" => drivers.devices.add(&info.name, socket, endpoint(&info, socket), &info.supported_versions),
+        // There is nobody to hand others to.
         _ => return Ok(()),
     };
     let status = RegistrationStatus {
@@ -113,6 +125,14 @@ async fn register(api: &Api, node: &str, drivers: &Drivers, socket: &Path) -> Re
     outcome.and(told.map(drop))
 }
 
+/// Where a plugin serves: at the socket it registered by, if it does not say.
+fn endpoint<'a>(info: &'a PluginInfo, socket: &'a Path) -> &'a Path {
+    match info.endpoint.trim_start_matches("unix://") {
+        "" => socket,
+        said => Path::new(said),
+    }
+}
+
 async fn accept(api: &Api, node: &str, drivers: &Drivers, socket: &Path, info: &PluginInfo) -> Result<(), String> {
     let ours = |v: &String| v.trim_start_matches('v').split('.').next() == Some("1");
     if !info.supported_versions.iter().any(ours) {
@@ -121,9 +141,7 @@ async fn accept(api: &Api, node: &str, drivers: &Drivers, socket: &Path, info: &
             info.supported_versions
         ));
     }
-    let endpoint = info.endpoint.trim_start_matches("unix://");
-    let endpoint = if endpoint.is_empty() { socket } else { Path::new(endpoint) };
-    let plugin = Plugin::at(endpoint);
+    let plugin = Plugin::at(endpoint(info, socket));
     let identity: NodeInfo = plugin.call("/csi.v1.Node/NodeGetInfo", Empty {}).await?;
     let capabilities: Capabilities = plugin.call("/csi.v1.Node/NodeGetCapabilities", Empty {}).await?;
     let can = |rpc: Rpc| capabilities.capabilities.iter().filter_map(|c| c.rpc.as_ref()).any(|c| c.kind() == rpc);

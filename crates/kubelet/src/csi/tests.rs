@@ -24,38 +24,41 @@ use super::{Context, Driver, Drivers, Plugin, in_use};
 use crate::objects::Objects;
 use crate::stats::disk::Filesystem;
 
-type Calls = Arc<Mutex<Vec<(String, Bytes)>>>;
+/// The calls of a plugin: methods and what they were called with.
+pub(crate) type Calls = Arc<Mutex<Vec<(String, Bytes)>>>;
 
-/// Serves every call with an empty message, capabilities aside.
+/// Serves every call with an empty message, capabilities and figures aside.
 fn serve(socket: &Path) -> Calls {
-    let calls = Calls::default();
+    serve_with(socket, |method, _| match method {
+        "NodeGetCapabilities" => {
+            let rpc = CapabilityRpc { kind: Rpc::StageUnstage.into() };
+            Capabilities { capabilities: vec![Capability { rpc: Some(rpc) }] }.encode_to_vec()
+        }
+        "NodeGetVolumeStats" => {
+            let usage = |unit: Unit, available, total, used| VolumeUsage { available, total, used, unit: unit.into() };
+            let usage = vec![usage(Unit::Bytes, 60, 100, 40), usage(Unit::Inodes, 6, 10, 4)];
+            VolumeUsages { usage }.encode_to_vec()
+        }
+        _ => Vec::new(),
+    })
+}
+
+/// Serves a plugin at a socket: `answer` says what a method, called with a message, answers.
+pub(crate) fn serve_with(socket: &Path, answer: impl Fn(&str, Bytes) -> Vec<u8> + Send + Sync + 'static) -> Calls {
+    let (calls, answer) = (Calls::default(), Arc::new(answer));
     let listener = tokio::net::UnixListener::bind(socket).expect("a socket");
     let noted = calls.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let noted = noted.clone();
+            let (noted, answer) = (noted.clone(), answer.clone());
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let noted = noted.clone();
+                let (noted, answer) = (noted.clone(), answer.clone());
                 async move {
                     let path = request.uri().path().to_owned();
-                    let body = request.into_body().collect().await.expect("a body").to_bytes();
+                    let body = request.into_body().collect().await.expect("a body").to_bytes().slice(5..);
                     let method = path.rsplit('/').next().unwrap_or("").to_owned();
-                    noted.lock().push((method.clone(), body.slice(5..)));
-                    let mut answer = Vec::new();
-                    if method == "NodeGetCapabilities" {
-                        let rpc = CapabilityRpc { kind: Rpc::StageUnstage.into() };
-                        answer = Capabilities { capabilities: vec![Capability { rpc: Some(rpc) }] }.encode_to_vec();
-                    }
-                    if method == "NodeGetVolumeStats" {
-                        let usage = |unit: Unit, available, total, used| VolumeUsage {
-                            available,
-                            total,
-                            used,
-                            unit: unit.into(),
-                        };
-                        let usage = vec![usage(Unit::Bytes, 60, 100, 40), usage(Unit::Inodes, 6, 10, 4)];
-                        answer = VolumeUsages { usage }.encode_to_vec();
-                    }
+                    noted.lock().push((method.clone(), body.clone()));
+                    let answer = answer(&method, body);
                     let mut frame = vec![0];
                     frame.extend(u32::try_from(answer.len()).unwrap_or(0).to_be_bytes());
                     frame.extend(answer);
@@ -108,7 +111,8 @@ fn pod(uid: &str) -> Pod {
     .expect("a pod")
 }
 
-fn methods(calls: &Calls) -> Vec<String> {
+/// The methods that were called, in order.
+pub(crate) fn methods(calls: &Calls) -> Vec<String> {
     calls.lock().iter().map(|(method, _)| method.clone()).collect()
 }
 

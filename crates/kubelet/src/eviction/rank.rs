@@ -45,10 +45,9 @@ pub fn message(
     usages: &Usages,
 ) -> String {
     let mut text = format!("The node was low on resource: {resource}. ");
-    let observed = |t: &&Threshold| Some((t.signal, t.value, *seen.get(&t.signal)?));
-    let found = thresholds.iter().copied().filter(|t| t.signal.resource() == resource).find_map(|t| observed(&t));
-    if let Some((signal, least, seen)) = found {
-        let (least, available) = (least.of(seen.capacity), signal.amount(seen.available));
+    let mut short = thresholds.iter().filter(|t| t.signal.resource() == resource);
+    if let Some((threshold, seen)) = short.find_map(|t| Some((t, seen.get(&t.signal)?))) {
+        let (least, available) = (threshold.value.of(seen.capacity), threshold.signal.amount(seen.available));
         text += &format!("Threshold quantity: {least}, available: {available}. ");
     }
     let Some(usage) = usages.get(pod::uid(object)) else { return text };

@@ -11,6 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use orkd_base::Supervisor;
 use orkd_cri::Runtime;
 use orkd_kubelet::cgroup::Cgroups;
+use orkd_kubelet::dra::{Drivers, Manager};
 use orkd_kubelet::eviction::Pressures;
 use orkd_kubelet::images::Images;
 use orkd_kubelet::node_context::{NodeContext, NodeFacts};
@@ -51,6 +52,7 @@ pub fn node(runtime: Arc<dyn Runtime>, dir: Option<&Path>, cgroups: Option<Cgrou
         runtime_name: "containerd".to_owned(),
         images: Images::new(runtime.clone()),
         volumes: Volumes::new(root.join("kubelet"), Arc::new(Few)),
+        devices: Manager::new(None, Arc::new(Few), Drivers::default()),
         objects: Arc::new(Few),
         cgroups,
         hollow: dir.is_none(),
