@@ -6,7 +6,7 @@ set -euo pipefail
 declare -A sets=(
   [build]="gcc libc6-dev protobuf-compiler libprotobuf-dev pkg-config"
   [run]="containerd runc containernetworking-plugins iptables conntrack iproute2"
-  [test]="etcd-server docker-registry busybox-static nftables ipset socat procps python3 curl"
+  [test]="etcd-server docker-registry busybox-static nftables ipset socat procps systemd python3 curl"
 )
 want=()
 for set in "$@"; do
