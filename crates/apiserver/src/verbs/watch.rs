@@ -203,6 +203,7 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
     let send_initial = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
     let cache = target.cache()?.clone();
     let bucket = bucket(&filter, target.namespace, target.namespaced(), cx.resource.is_view());
+    let by_field = matches!(bucket, Bucket::Field(..));
     let mut failed = None;
     let mut initial = VecDeque::new();
     let mut initial_end = None;
@@ -241,10 +242,12 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
         }
     }
     let now = Instant::now();
-    let all = filter.is_empty() && target.namespace.is_empty();
+    // The bucket of a field holds objects of every namespace; the others hold no more than is asked for.
+    let filter = if by_field { with_namespace(filter, target.namespace) } else { filter };
+    let all = filter.is_empty();
     let state = Stream {
         writer: Writer { resource: cx.resource.clone(), wanted, include, columns: true },
-        filter: with_namespace(filter, target.namespace),
+        filter,
         all,
         watcher,
         initial,
@@ -348,7 +351,7 @@ impl Stream {
             let Ok(Some(change)) = watcher.ready() else { break };
             if let Some(frame) = self.frame(&change) {
                 let out = out.get_or_insert_with(|| {
-                    let mut out = BytesMut::with_capacity(CHUNK);
+                    let mut out = BytesMut::with_capacity(4 * first.len());
                     out.put_slice(&first);
                     out
                 });
