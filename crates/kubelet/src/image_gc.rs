@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::containerd::pause;
 use crate::node_events;
+use crate::stats::disk;
 
 /// How often the disk is looked at (`ImageGCPeriod`).
 const PERIOD: Duration = Duration::from_secs(300);
@@ -40,7 +41,7 @@ impl Default for Policy {
 /// How full a disk is, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Disk {
-    /// All of it.
+    /// What can be used of it at all.
     pub capacity: u64,
     /// What can still be written.
     pub available: u64,
@@ -208,14 +209,11 @@ async fn free(runtime: &dyn Runtime, victims: Vec<Victim>) -> (u64, Option<orkd_
 }
 
 /// How full the disk of the images is.
-async fn disk(runtime: &dyn Runtime) -> Result<Disk, Error> {
+async fn disk_of_images(runtime: &dyn Runtime) -> Result<Disk, Error> {
     let info = runtime.image_fs_info().await?;
     let mountpoint = info.image_filesystems.into_iter().find_map(|fs| fs.fs_id).map(|id| id.mountpoint);
-    let stat = mountpoint.and_then(|path| rustix::fs::statvfs(path.as_str()).ok());
-    Ok(stat.map_or(Disk::default(), |s| Disk {
-        capacity: s.f_blocks.saturating_mul(s.f_frsize),
-        available: s.f_bavail.saturating_mul(s.f_frsize),
-    }))
+    let found = mountpoint.and_then(|path| disk::filesystem(path.as_ref()));
+    Ok(found.map_or(Disk::default(), |fs| Disk { capacity: fs.reachable(), available: fs.available }))
 }
 
 /// Removes images of a node, as the disk fills up or when told to.
@@ -237,7 +235,7 @@ impl Collector {
         let runtime = self.runtime.as_ref();
         loop {
             let pass = async {
-                let disk = disk(runtime).await?;
+                let disk = disk_of_images(runtime).await?;
                 collect(runtime, &mut *self.ledger.lock().await, self.policy, disk, Instant::now()).await
             };
             if let Err(error) = pass.await {

@@ -252,11 +252,11 @@ fn observe(machine: &Machine) -> Observations {
         note(Signal::PodsMemory, limit.saturating_sub(pods.working_set), limit);
     }
     if let Some(fs) = machine.node {
-        note(Signal::NodeFs, fs.available, fs.capacity);
+        note(Signal::NodeFs, fs.available, fs.reachable());
         note(Signal::NodeFsInodes, fs.inodes_free, fs.inodes);
     }
     if let Some(fs) = machine.images {
-        note(Signal::ImageFs, fs.available, fs.capacity);
+        note(Signal::ImageFs, fs.available, fs.reachable());
         note(Signal::ImageFsInodes, fs.inodes_free, fs.inodes);
     }
     if let Some((most, running)) = machine.processes {
@@ -276,8 +276,9 @@ mod tests {
         let memory = |working_set: u64, limit| Some(Memory { working_set, limit, ..Memory::default() });
         let fs = |available: u64| {
             Some(Filesystem {
-                capacity: 100,
+                capacity: 200,
                 available,
+                used: 100 - available,
                 inodes: 10,
                 inodes_free: available / 10,
                 ..Filesystem::default()

@@ -31,6 +31,15 @@ pub struct Filesystem {
     pub inodes_free: u64,
 }
 
+impl Filesystem {
+    /// What is in use and what may still be taken, in bytes; how full a disk is, is a share of this. What is set aside for
+    /// others (reserved blocks) is nobody's room: upstream counts it as such, and calls a disk full of which a third is
+    /// free. `df` counts as we do.
+    pub fn reachable(&self) -> u64 {
+        self.used.saturating_add(self.available)
+    }
+}
+
 /// The file system that a path is on.
 pub fn filesystem(path: &Path) -> Option<Filesystem> {
     let stat = rustix::fs::statvfs(path).ok()?;
@@ -158,6 +167,7 @@ mod tests {
     fn a_file_system_has_room() {
         let root = filesystem(Path::new("/")).expect("there is one");
         assert!(root.capacity >= root.used && root.available <= root.capacity, "{root:?}");
+        assert!(root.available <= root.reachable() && root.reachable() <= root.capacity, "{root:?}");
         assert_eq!(filesystem(Path::new("/nothing/here")), None);
     }
 }
