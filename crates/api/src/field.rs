@@ -271,6 +271,12 @@ impl From<&String> for Shown {
     }
 }
 
+impl From<String> for Shown {
+    fn from(s: String) -> Self {
+        Shown(quote(&s))
+    }
+}
+
 impl From<i64> for Shown {
     fn from(n: i64) -> Self {
         Shown(n.to_string())

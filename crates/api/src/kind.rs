@@ -145,9 +145,9 @@ pub type Cells = Vec<Value>;
 /// The behaviour of one kind. All methods are pure; all have the default of a kind that has nothing to add.
 ///
 /// Order of a create: decode, schema defaults, [`Kind::default`], managed fields, mutating admission (defaults
-/// again), [`Kind::prepare_create`], [`Kind::validate`], validating admission, commit. Of an update: read the
+/// again), [`Kind::prepare_create`], [`Kind::validate`], [`Kind::canonicalize`], validating admission, commit. Of an update: read the
 /// current object, decode or patch, defaults, managed fields, mutating admission, [`Kind::prepare_update`],
-/// [`Kind::validate_update`], validating admission, commit; again from the start when the commit loses a race.
+/// [`Kind::validate_update`], [`Kind::canonicalize`], validating admission, commit; again from the start when the commit loses a race.
 ///
 /// Metadata common to all kinds (name, namespace, labels, annotations, owners, finalizers) is checked by the caller
 /// ([`crate::validate::meta`]) with [`Kind::validate_name`] and [`Kind::meta_rules`].
@@ -178,6 +178,9 @@ pub trait Kind: Send + Sync + 'static {
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, _old: &Value) -> ErrorList {
         self.validate(cx, new)
     }
+
+    /// Brings what was found to be good into the form that is stored. Upstream: `Canonicalize` of the strategy.
+    fn canonicalize(&self, _obj: &mut Value) {}
 
     /// The rule for names: the messages of what is wrong, empty for a good one. Most kinds: a DNS subdomain.
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {

@@ -60,6 +60,7 @@ fn call_everything(kind: &dyn Kind, obj: &Value, old: &Value) {
         kind.default(&mut new);
         kind.prepare_create(&cx, &mut new);
         let _ = (new_object(kind, &cx, &new), kind.warnings(&cx, &new, None));
+        kind.canonicalize(&mut new);
         let mut new = obj.clone();
         kind.prepare_update(&cx, &mut new, old);
         let _ = (changed_object(kind, &cx, &new, old), kind.warnings(&cx, &new, Some(old)));

@@ -131,6 +131,12 @@ impl Quantity {
         Self::clamp(self.scaled(-3).0)
     }
 
+    /// The number in whole thousandths, rounded away from zero. Upstream: `RoundUp(Milli)`.
+    pub fn in_whole_millis(self) -> Self {
+        let (mantissa, exact) = self.scaled(-3);
+        if exact { self } else { Quantity { mantissa, scale: -3, format: self.format } }
+    }
+
     /// The least whole number that is not below this one.
     pub fn round_up(self) -> Self {
         let (mantissa, exact) = self.scaled(0);
@@ -284,6 +290,10 @@ impl FromStr for Quantity {
         } else {
             return Err(ParseError::Suffix);
         };
+        // Upstream takes a suffix alone for zero, unless it is so large that the digits are parsed another way.
+        if whole.is_empty() && fraction.is_empty() && binary.is_some_and(|bits| bits >= 50) {
+            return Err(ParseError::Numeric);
+        }
         let mut mantissa: i128 = 0;
         let mut scale = exponent;
         let mut cut = false;
@@ -396,6 +406,30 @@ mod tests {
         for (text, want) in cases {
             let got = canonical(text).unwrap_or_else(|e| e.to_string());
             assert_eq!(&got, want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_suffix_alone_is_what_upstream_makes_of_it() {
+        const NUMERIC: &str = "unable to parse numeric part of quantity";
+        check(&[
+            ("Mi", "0"),
+            ("k", "0"),
+            (".", "0"),
+            ("-", "0"),
+            ("Ti", "0"),
+            ("Pi", NUMERIC),
+            ("-Ei", NUMERIC),
+            ("0Ei", "0"),
+        ]);
+    }
+
+    #[test]
+    fn millis_are_rounded_away_from_zero() {
+        for (text, want) in
+            [("1500u", "2m"), ("1n", "1m"), ("-1n", "-1m"), ("1m", "1m"), ("1Gi", "1Gi"), ("100e-6", "1e-3")]
+        {
+            assert_eq!(text.parse::<Quantity>().expect("a quantity").in_whole_millis().to_string(), want);
         }
     }
 

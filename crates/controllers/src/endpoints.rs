@@ -216,7 +216,7 @@ fn subsets(service: &Service, pods: &[&Pod]) -> (Vec<Value>, bool) {
         let group = groups.entry(ports).or_default();
         if ready { group.0.push(address) } else { group.1.push(address) }
     }
-    let subsets = groups
+    let subsets: Vec<Value> = groups
         .into_iter()
         .map(|(ports, (ready, not_ready))| {
             let mut subset = json!({});
@@ -232,7 +232,8 @@ fn subsets(service: &Service, pods: &[&Pod]) -> (Vec<Value>, bool) {
             subset
         })
         .collect();
-    (subsets, over)
+    // As they will be stored, so that what is right is not written again.
+    (orkd_api::core::endpoint_subsets::repack(&subsets), over)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -166,10 +166,17 @@ impl Walker {
     }
 }
 
-/// For each type, the fields that have a default or below which there is one.
+/// Whether a field of a type is a `ResourceList`: amounts by name, of the core group or in its types.
+fn is_resource_list(of: Type, field: &Field) -> bool {
+    field.is_map()
+        && field.ty().builtin() == Some(Builtin::Quantity)
+        && ["k8s.io/api/core/", "k8s.io/api/node/"].iter().any(|package| of.name().starts_with(package))
+}
+
+/// For each type, the fields that have a default or below which there is one, and the lists of amounts.
 static DEFAULTED: LazyLock<Vec<Vec<&'static Field>>> = LazyLock::new(|| {
-    let mut reaches: Vec<bool> =
-        Type::all().map(|t| t.builtin().is_none() && t.fields().any(|f| f.default_value().is_some())).collect();
+    let own = |t: Type, f: &Field| f.default_value().is_some() || is_resource_list(t, f);
+    let mut reaches: Vec<bool> = Type::all().map(|t| t.builtin().is_none() && t.fields().any(|f| own(t, f))).collect();
     loop {
         let mut changed = false;
         for ty in Type::all() {
@@ -187,13 +194,13 @@ static DEFAULTED: LazyLock<Vec<Vec<&'static Field>>> = LazyLock::new(|| {
             if !reaches[ty.index()] || ty.builtin().is_some() {
                 return Vec::new();
             }
-            ty.fields().filter(|f| f.default_value().is_some() || reaches[f.ty().index()]).collect()
+            ty.fields().filter(|f| own(ty, f) || reaches[f.ty().index()]).collect()
         })
         .collect()
 });
 
 /// Fills in the defaults that the schema states (`ports[].protocol: TCP` and their like; upstream's `+default`
-/// markers). The value must be normalised. Defaults that depend on other fields belong to the kinds.
+/// markers), and rounds amounts of resources up to thousandths (`SetDefaults_ResourceList`). The value must be normalised. Defaults that depend on other fields belong to the kinds.
 pub fn apply_schema_defaults(value: &mut Value, ty: Type) {
     let fields = &DEFAULTED[ty.index()];
     let Value::Object(map) = value else { return };
@@ -208,6 +215,9 @@ pub fn apply_schema_defaults(value: &mut Value, ty: Type) {
             Some(Value::Array(list)) if field.is_list() => {
                 list.iter_mut().for_each(|element| apply_schema_defaults(element, ty));
             }
+            Some(Value::Object(amounts)) if field.is_map() && ty.builtin() == Some(Builtin::Quantity) => {
+                amounts.values_mut().for_each(round_up);
+            }
             Some(Value::Object(values)) if field.is_map() => {
                 values.values_mut().for_each(|element| apply_schema_defaults(element, ty));
             }
@@ -221,5 +231,32 @@ pub fn apply_schema_defaults(value: &mut Value, ty: Type) {
             }
             Some(other) => apply_schema_defaults(other, ty),
         }
+    }
+}
+
+/// Amounts of resources are whole thousandths.
+fn round_up(amount: &mut Value) {
+    let Value::String(text) = amount else { return };
+    // Only these suffixes of canonical amounts are smaller.
+    if (text.ends_with(['n', 'u']) || text.contains("e-"))
+        && let Ok(quantity) = text.parse::<crate::quantity::Quantity>()
+    {
+        *text = quantity.in_whole_millis().to_string();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn amounts_of_resources_are_whole_thousandths() {
+        let ty = Type::of_kind("", "v1", "Pod").expect("a type");
+        let mut pod = json!({"spec": {"overhead": {"cpu": "1n"}, "containers": [{"resources": {"limits": {"cpu": "1500u", "memory": "1Gi"}}}]}});
+        apply_schema_defaults(&mut pod, ty);
+        assert_eq!(pod["spec"]["containers"][0]["resources"]["limits"], json!({"cpu": "2m", "memory": "1Gi"}));
+        assert_eq!(pod["spec"]["overhead"], json!({"cpu": "1m"}));
     }
 }

@@ -5,26 +5,12 @@ use serde_json::{Value, json};
 use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, facts};
-use crate::object::{View, at, remove, text};
+use crate::object::{View, text};
 use crate::table::{age, name};
 use crate::validate::non_negative;
 
 /// The kind `Lease`.
 pub struct Lease;
-
-/// The fields of coordinated leader election, whose gate is off by default.
-const GATED: [&str; 2] = ["strategy", "preferredHolder"];
-
-fn drop_gated(cx: &Cx<'_>, new: &mut Value, old: Option<&Value>) {
-    if cx.features.enabled("CoordinatedLeaderElection", false) {
-        return;
-    }
-    for field in GATED {
-        if old.is_none_or(|old| at(old, &["spec", field]).is_null()) {
-            remove(new, &["spec", field]);
-        }
-    }
-}
 
 impl Kind for Lease {
     facts!(Facts {
@@ -33,14 +19,6 @@ impl Kind for Lease {
         columns: &[NAME, ("Holder", "string", "", 0), AGE],
         ..Facts::namespaced("coordination.k8s.io", "v1")
     });
-
-    fn prepare_create(&self, cx: &Cx<'_>, obj: &mut Value) {
-        drop_gated(cx, obj, None);
-    }
-
-    fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
-        drop_gated(cx, new, Some(old));
-    }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
@@ -90,7 +68,7 @@ impl Kind for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::validate::testing::{problems, with_cx};
+    use crate::validate::testing::problems;
 
     #[test]
     fn specs() {
@@ -108,16 +86,5 @@ mod tests {
             json!({"strategy": "x"}),
             &["spec.strategy.strategy: Unsupported value: \"x\": supported values: \"OldestEmulationVersion\""],
         );
-    }
-
-    #[test]
-    fn what_is_off_is_dropped_unless_it_is_in_use() {
-        let asked = json!({"spec": {"strategy": "a.io/b", "preferredHolder": "h"}});
-        let mut obj = asked.clone();
-        with_cx(None, |cx| Lease.prepare_create(cx, &mut obj));
-        assert_eq!(obj, json!({"spec": {}}));
-        let mut obj = asked.clone();
-        with_cx(None, |cx| Lease.prepare_update(cx, &mut obj, &asked));
-        assert_eq!(obj, asked);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, facts};
-use crate::object::{View, at, default_text, items_mut, list, text};
+use crate::object::{View, at, default_text, items_mut, list, remove, set, text};
 use crate::table::{age, name};
 use crate::validate::{PROTOCOLS, dns_label_at, ip, ip_address, non_special_ip, port_number};
 
@@ -66,6 +66,15 @@ impl Kind for Endpoints {
             }
         }
         errs
+    }
+
+    fn canonicalize(&self, obj: &mut Value) {
+        let repacked = super::endpoint_subsets::repack(list(obj, &["subsets"]));
+        if repacked.is_empty() {
+            remove(obj, &["subsets"]);
+        } else {
+            set(obj, &["subsets"], repacked);
+        }
     }
 
     fn warnings(&self, _cx: &Cx<'_>, new: &Value, _old: Option<&Value>) -> Vec<String> {

@@ -5,6 +5,7 @@ use crate::kind::Kind;
 pub mod binding;
 pub mod component_status;
 pub mod config_map;
+pub mod endpoint_subsets;
 pub mod endpoints;
 pub mod event;
 pub mod limit_range;

@@ -7,13 +7,25 @@ use serde_json::Value;
 use super::request::{Names, reference, references};
 use super::{binding_conditions, configuration, driver, each, pool_name, raw_object, set, tolerations, uuid};
 use crate::field::{ErrorList, Shown};
-use crate::object::{View, at, list, text};
+use crate::object::{View, at, list, same, text};
 use crate::validate::pod_spec::affinity::node_selector;
-use crate::validate::{dns_label_at, immutable_field, one_of};
+use crate::validate::{dns_label_at, one_of};
 
 /// A device that may be shared.
 fn device_id(v: &Value) -> [&str; 4] {
     ["driver", "pool", "device", "shareID"].map(|f| text(v, &[f]))
+}
+
+/// Such a device in texts: upstream's `SharedDeviceID`.
+fn shown([driver, pool, device, share]: [&str; 4]) -> Shown {
+    let of = Value::from;
+    Shown::raw(format!(
+        r#"{{"Driver":{},"Pool":{},"Device":{},"ShareID":{}}}"#,
+        of(driver),
+        of(pool),
+        of(device),
+        of(share)
+    ))
 }
 
 /// A changed status.
@@ -40,7 +52,7 @@ pub(super) fn status(errs: &mut ErrorList, new: &Value, old: &Value) {
         errs,
         &status.get("devices"),
         usize::MAX,
-        |d| device_id(d.value()).join("/").trim_end_matches('/').to_owned(),
+        |d| shown(device_id(d.value())),
         |errs, device| device_status(errs, device, &allocated),
     );
     let allocation = status.get("allocation");
@@ -60,8 +72,8 @@ pub(super) fn status(errs: &mut ErrorList, new: &Value, old: &Value) {
     if allocation.is_set() {
         if at(old, &["status", "allocation"]).is_null() {
             result(errs, &allocation, &names);
-        } else {
-            immutable_field(errs, new, old, &["status", "allocation"]);
+        } else if !same(allocation.value(), at(old, &["status", "allocation"])) {
+            errs.invalid(allocation.path(), super::shown::allocation(allocation.value()), "field is immutable");
         }
     }
 }
@@ -99,17 +111,7 @@ fn device_status(errs: &mut ErrorList, device: &View<'_>, allocated: &BTreeSet<[
     }
     let id = device_id(device.value());
     if !allocated.contains(&id) {
-        let shown: Vec<String> = ["driver", "pool", "device", "shareID"]
-            .iter()
-            .zip(id)
-            .filter(|(field, value)| **field != "shareID" || !value.is_empty())
-            .map(|(field, value)| format!("\"{field}\":{}", Value::from(value)))
-            .collect();
-        errs.invalid(
-            device.path(),
-            Shown::raw(format!("{{{}}}", shown.join(","))),
-            "must be an allocated device in the claim",
-        );
+        errs.invalid(device.path(), shown(id), "must be an allocated device in the claim");
     }
     let conditions = device.get("conditions");
     if conditions.len() > 8 {

@@ -4,14 +4,13 @@
 
 use serde_json::{Value, json};
 
-use super::{allocation, request};
+use super::{allocation, request, shown};
 use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
-use crate::object::{View, at, at_mut, list, restore, set};
+use crate::object::{View, at, at_mut, list, restore, same, set};
 use crate::strategy::{reset_meta_for_status, reset_spec_or_status};
 use crate::table::{age, name};
-use crate::validate::immutable_field;
 
 /// The kind `ResourceClaim`.
 pub struct ResourceClaim;
@@ -62,7 +61,10 @@ impl Kind for ResourceClaim {
         if cx.subresource == Some("status") {
             allocation::status(&mut errs, new, old);
         } else {
-            immutable_field(&mut errs, new, old, &["spec"]);
+            let spec = View::root(new).get("spec");
+            if !same(spec.value(), at(old, &["spec"])) {
+                errs.invalid(spec.path(), shown::spec(spec.value()), "field is immutable");
+            }
         }
         errs
     }
@@ -162,7 +164,15 @@ mod tests {
         let old = claim(json!({"requests": [{"name": "a", "exactly": {"deviceClassName": "c"}}]}));
         let mut new = old.clone();
         new["spec"]["devices"]["requests"][0]["name"] = json!("b");
-        assert!(problems_of_update(&ResourceClaim, None, &new, &old)[0].ends_with("field is immutable"));
+        assert_eq!(
+            problems_of_update(&ResourceClaim, None, &new, &old),
+            [
+                r#"spec: Invalid value: {"Devices":{"Requests":[{"Name":"b","Exactly":{"DeviceClassName":"c","Selectors":null,"#
+                    .to_owned()
+                    + r#""AllocationMode":"ExactCount","Count":1,"AdminAccess":null,"Tolerations":null,"Capacity":null},"#
+                    + r#""FirstAvailable":null}],"Constraints":null,"Config":null}}: field is immutable"#
+            ]
+        );
         let status = |status: Value| {
             let mut new = old.clone();
             new["status"] = status;
@@ -176,10 +186,11 @@ mod tests {
         assert_eq!(status(json!({"allocation": {"devices": {"results": [result]}}})), [""; 0]);
         assert_eq!(
             status(json!({"allocation": {"devices": {"results": [result]}},
-                "devices": [{"driver": "d.io", "pool": "p", "device": "other"}]})),
+                "devices": [{"driver": "d.io", "pool": "p", "device": "other"}, {"driver": "d.io", "pool": "p", "device": "dev"},
+                    {"driver": "d.io", "pool": "p", "device": "dev"}]})),
             [
-                "status.devices[0]: Invalid value: {\"driver\":\"d.io\",\"pool\":\"p\",\"device\":\"other\"}: must be an \
-              allocated device in the claim"
+                r#"status.devices[0]: Invalid value: {"Driver":"d.io","Pool":"p","Device":"other","ShareID":""}: must be an allocated device in the claim"#,
+                r#"status.devices[2]: Duplicate value: {"Driver":"d.io","Pool":"p","Device":"dev","ShareID":""}"#,
             ]
         );
     }

@@ -8,8 +8,8 @@ use super::request;
 use crate::field::ErrorList;
 use crate::kind::{Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, facts};
-use crate::object::{View, at_mut};
-use crate::validate::{immutable_field, labels, meta};
+use crate::object::{View, at, at_mut, same};
+use crate::validate::{labels, meta};
 
 /// The kind `ResourceClaimTemplate`.
 pub struct ResourceClaimTemplate;
@@ -39,7 +39,10 @@ impl Kind for ResourceClaimTemplate {
 
     fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
-        immutable_field(&mut errs, new, old, &["spec"]);
+        let spec = View::root(new).get("spec");
+        if !same(spec.value(), at(old, &["spec"])) {
+            errs.invalid(spec.path(), super::shown::template(spec.value()), "field is immutable");
+        }
         errs
     }
 }

@@ -14,6 +14,9 @@ use crate::validate::pod_spec::affinity::node_selector;
 /// Bytes a key of attributes and capacities may have before it is shortened in texts.
 const MAX_KEY: usize = 63 + 1 + 32;
 
+/// Bytes the name of a counter may have before it is shortened in texts.
+const MAX_COUNTER: usize = 63;
+
 /// The fields of an attribute's value; of lists, the second of each pair.
 const VALUES: [(&str, &str); 4] = [("int", "ints"), ("bool", "bools"), ("string", "strings"), ("version", "versions")];
 
@@ -26,13 +29,14 @@ pub(super) fn device(errs: &mut ErrorList, device: &View<'_>, old: &Value, per_d
         errs.invalid(device.path(), total as i64, "the total number of attributes and capacities must not exceed 32");
     }
     for (key, attribute) in attributes.entries() {
-        qualified_name(errs, key, attributes.path());
-        value(errs, &View::at(attributes.path().key(&shortened(key, MAX_KEY)), attribute.value()));
+        let path = attributes.path().key(&shortened(key, MAX_KEY));
+        qualified_name(errs, key, &path);
+        value(errs, &View::at(path, attribute.value()));
     }
     if !(old.is_object() && same(at(old, &["capacity"]), capacity.value())) {
         let shared = device.get("allowMultipleAllocations").is_true();
         for (key, amount) in capacity.entries() {
-            qualified_name(errs, key, capacity.path());
+            qualified_name(errs, key, &capacity.path().key(&shortened(key, MAX_KEY)));
             let amount = View::at(capacity.path().key(&shortened(key, MAX_KEY)), amount.value());
             let request_policy = amount.get("requestPolicy");
             if request_policy.is_set() && !shared {
@@ -71,10 +75,11 @@ pub(super) fn counters(errs: &mut ErrorList, v: &View<'_>, name: &str) {
         errs.required(counters.path(), "");
     } else if counters.len() > 32 {
         errs.too_many(counters.path(), counters.len(), 32);
+        return;
     }
-    for (key, _) in counters.entries().into_iter().take(32) {
+    for (key, _) in counters.entries() {
         for problem in crate::names::dns_label(key, false) {
-            errs.invalid(counters.path(), key, problem);
+            errs.invalid(&counters.path().key(&shortened(key, MAX_COUNTER)), key, problem);
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod device_class;
 mod devices;
 mod policy;
 mod request;
+mod shown;
 pub mod slice;
 
 /// The kinds of the group.
@@ -50,11 +51,11 @@ fn each<'a>(
 }
 
 /// Checks the elements of a list that is a set by `key`.
-fn set<'a>(
+fn set<'a, K: Into<Shown>>(
     errs: &mut ErrorList,
     list: &View<'a>,
     max: usize,
-    key: impl Fn(&View<'a>) -> String,
+    key: impl Fn(&View<'a>) -> K,
     check: impl FnMut(&mut ErrorList, &View<'a>),
 ) {
     if !each(errs, list, max, check) {
@@ -62,11 +63,9 @@ fn set<'a>(
     }
     let mut seen = BTreeSet::new();
     for item in list.list() {
-        let key = key(&item);
-        if seen.contains(&key) {
-            errs.duplicate(item.path(), key.as_str());
-        } else {
-            seen.insert(key);
+        let shown: Shown = key(&item).into();
+        if !seen.insert(shown.text().to_owned()) {
+            errs.duplicate(item.path(), shown);
         }
     }
 }
@@ -117,7 +116,8 @@ fn qualified_name(errs: &mut ErrorList, name: &str, path: &Path) {
                 identifier(errs, id, path);
             }
         }
-        _ => errs.invalid(path, name, "must not contain more than one slash"),
+        // More than one slash is not looked at upstream either.
+        _ => {}
     }
 }
 
@@ -185,8 +185,6 @@ fn selectors(errs: &mut ErrorList, list: &View<'_>, stored: bool) {
         let expression = cel.get("expression");
         if !stored && expression.len() > MAX {
             errs.too_long(expression.path(), MAX);
-        } else if expression.is_empty() {
-            errs.required(expression.path(), "");
         } else if !stored {
             selector_expression(errs, &expression);
         }

@@ -82,7 +82,7 @@ fn valid_range(errs: &mut ErrorList, range: &View<'_>, default: Quantity, capaci
         invalid("min", min, format!("min is larger than capacity value: {capacity}"));
     }
     if default < min {
-        invalid("default", default, format!("default is less than min: {min}"));
+        invalid("min", default, format!("default is less than min: {min}"));
     }
     let max = amount(&range.get("max"));
     if let Some(max) = max {
@@ -93,7 +93,7 @@ fn valid_range(errs: &mut ErrorList, range: &View<'_>, default: Quantity, capaci
             invalid("max", max, format!("max is larger than capacity value: {capacity}"));
         }
         if default > max {
-            invalid("default", default, format!("default is more than max: {max}"));
+            invalid("max", default, format!("default is more than max: {max}"));
         }
     }
     let Some(step) = amount(&range.get("step")) else { return };

@@ -157,7 +157,7 @@ fn place(errs: &mut ErrorList, spec: &View<'_>) {
         node_selector(errs, &selector);
         let terms = selector.get("nodeSelectorTerms");
         if terms.len() != 1 {
-            errs.invalid(terms.path(), terms.value(), "must have exactly one node selector term");
+            errs.invalid(terms.path(), super::shown::terms(terms.value()), "must have exactly one node selector term");
         }
     }
     for (field, shown) in [("allNodes", "`allNodes`"), ("perDeviceNodeSelection", "`perDeviceNodeSelection`")] {
@@ -243,6 +243,15 @@ mod tests {
             ],
         );
         check(
+            of(json!([{"name": "a", "attributes": {"1x": {"int": 1}}, "capacity": {"/y": {"value": "1"}},
+                    "consumesCounters": [{"counterSet": "s", "counters": {"A_": {"value": "1"}}}]}])),
+            &[
+                "spec.devices[0].attributes[1x]: Invalid value: \"1x\": a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')",
+                "spec.devices[0].capacity[/y]: Invalid value: \"\": the domain must not be empty",
+                "spec.devices[0].consumesCounters[0].counters[A_]: Invalid value: \"A_\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+            ],
+        );
+        check(
             of(
                 json!([{"name": "a", "taints": [{"key": "k", "effect": "x"}], "bindingConditions": ["c"], "consumesCounters": [{}]}]),
             ),
@@ -279,6 +288,14 @@ mod tests {
         check(
             json!({"default": "4", "validRange": {"min": "1", "max": "7", "step": "2"}}),
             &[".validRange.step: Invalid value: \"4\": value is not a multiple of a given step (2) from (1)"],
+        );
+        check(
+            json!({"default": "1", "validRange": {"min": "2", "max": "4"}}),
+            &[".validRange.min: Invalid value: \"1\": default is less than min: 2"],
+        );
+        check(
+            json!({"default": "6", "validRange": {"min": "2", "max": "4"}}),
+            &[".validRange.max: Invalid value: \"6\": default is more than max: 4"],
         );
     }
 

@@ -19,6 +19,10 @@ pub enum Go {
     Nil,
     /// A pointer to a struct: `null`, or its fields.
     Struct(Fields),
+    /// A struct that is always there.
+    Object(Fields),
+    /// A list of structs: `null`, or each with its fields.
+    List(Fields),
 }
 
 /// The fields of an internal type: name in JSON, name in Go, zero value.
@@ -171,7 +175,9 @@ fn text(fields: Fields, v: &Value) -> String {
         let shown = match zero {
             Go::Text if value.is_null() => "\"\"".to_owned(),
             Go::Zero if value.is_null() => "0".to_owned(),
+            Go::Object(fields) => text(fields, value),
             Go::Struct(fields) if !value.is_null() => text(fields, value),
+            Go::List(fields) => shown_list(fields, value).text().to_owned(),
             _ => crate::codec::json::to_string(value),
         };
         format!("{}:{shown}", crate::field::quote(go))

@@ -286,8 +286,9 @@ impl Cx<'_> {
     }
 
     async fn endpoints(&self, facts: &Facts, family: Family) -> Result<(), Status> {
-        let addresses: Vec<String> =
+        let mut addresses: Vec<String> =
             facts.advertise.iter().filter(|ip| Family::of(**ip) == family).map(IpAddr::to_string).collect();
+        addresses.sort();
         if addresses.is_empty() {
             return Ok(());
         }

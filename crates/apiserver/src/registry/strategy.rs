@@ -176,6 +176,7 @@ pub fn before_create(cx: &Request<'_>, target: &Target<'_>, object: &mut Value) 
         return Err(invalid(target, object, &errors));
     }
     cx.warnings.extend(kind.warnings(&kcx, object, None));
+    kind.canonicalize(object);
     Ok(())
 }
 
@@ -226,6 +227,7 @@ pub fn before_update(cx: &Request<'_>, target: &Target<'_>, new: &mut Value, old
         return Err(invalid(target, new, &errors));
     }
     cx.warnings.extend(kind.warnings(&kcx, new, Some(old)));
+    kind.canonicalize(new);
     Ok(())
 }
 
