@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 const TABLE: &str = include_str!("denied.txt");
 
 /// Users by static token: name, user, groups. The token is the name.
-const USERS: [(&str, &str, &str); 20] = [
+const USERS: [(&str, &str, &str); 21] = [
     ("root", "root", "system:masters"),
     ("nobody", "nobody", ""),
     ("dev", "dev", "devs"),
@@ -28,6 +28,7 @@ const USERS: [(&str, &str, &str); 20] = [
     ("ops", "ops", ""),
     ("collector", "collector", ""),
     ("deputy", "deputy", ""),
+    ("stand-in", "stand-in", ""),
     ("approver", "approver", ""),
     ("n1", "system:node:n1", "system:nodes"),
     ("n2", "system:node:n2", "system:nodes"),
@@ -204,6 +205,34 @@ kind: ClusterRoleBinding
 metadata: {name: deputy}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: deputy}
 subjects: [{kind: User, name: deputy, apiGroup: rbac.authorization.k8s.io}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: stand-in}
+rules:
+- {apiGroups: [authentication.k8s.io], resources: [users], resourceNames: [viewer], verbs: ["impersonate:user-info"]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: stand-in}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: stand-in}
+subjects: [{kind: User, name: stand-in, apiGroup: rbac.authorization.k8s.io}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: stand-in, namespace: a}
+rules:
+- {apiGroups: [""], resources: [pods], verbs: ["impersonate-on:user-info:list", "impersonate-on:serviceaccount:list"]}
+- apiGroups: [authentication.k8s.io]
+  resources: [serviceaccounts]
+  resourceNames: [robot]
+  verbs: ["impersonate:serviceaccount"]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: stand-in, namespace: a}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: stand-in}
+subjects: [{kind: User, name: stand-in, apiGroup: rbac.authorization.k8s.io}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole

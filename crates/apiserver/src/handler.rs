@@ -172,11 +172,15 @@ async fn stages(
         // It is set once.
         let _ = flight.record.set(record.clone());
     }
-    let asks = impersonation::is_asked_for(&parts);
-    let user = impersonation::impersonate(server, user, &mut parts).await?;
-    if let Some(record) = record.as_ref().filter(|_| asks) {
-        record.impersonated(&user);
-    }
+    let user = match impersonation::impersonate(server, &user, info, &mut parts).await? {
+        None => user,
+        Some(other) => {
+            if let Some(record) = &record {
+                record.impersonated(&other.user, &other.constraint);
+            }
+            other.user
+        }
+    };
     let _under_way = (!is_long_running(info)).then(|| server.metrics().enter(is_read(info)));
     let permit = match enter(server, &user, info, query, flight).await {
         Some(permit) => permit,

@@ -16,6 +16,7 @@ use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::cache::{Caches, Reader};
 use crate::flowcontrol::{Control, Flow};
+use crate::impersonation::Remembered;
 use crate::metrics::{AdmissionTimes, Metrics};
 use crate::openapi::Documents;
 use crate::registry::{self, Hook, Request, Target};
@@ -151,6 +152,7 @@ impl Builder {
             audit: self.audit,
             fairness: self.fairness,
             stopping: self.stopping,
+            impersonations: Remembered::default(),
         }));
         for (plugin, _) in server.admission() {
             plugin.bind(&server.downgrade());
@@ -190,6 +192,7 @@ pub(crate) struct Inner {
     pub(crate) audit: Option<Arc<Audit>>,
     pub(crate) fairness: Option<Arc<Control>>,
     pub(crate) stopping: CancellationToken,
+    pub(crate) impersonations: Remembered,
 }
 
 impl ApiServer {
@@ -289,6 +292,10 @@ impl ApiServer {
     }
 
     /// Priority and fairness, where it is on.
+    pub(crate) fn impersonations(&self) -> &Remembered {
+        &self.0.impersonations
+    }
+
     pub(crate) fn fairness(&self) -> Option<&Arc<Control>> {
         self.0.fairness.as_ref()
     }

@@ -433,6 +433,141 @@ async fn each_part_of_another_identity_has_to_be_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn constrained_impersonation_is_for_some_requests_only() {
+    let world = World::start().await;
+    let grant = async |name: &str, rules: Value| {
+        let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": name},
+            "rules": rules});
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [{"kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io"}]});
+        for (resource, object) in [("clusterroles", role), ("clusterrolebindings", binding)] {
+            let path = format!("/apis/rbac.authorization.k8s.io/v1/{resource}");
+            let (status, answer) = world.call(&admin(), "POST", &path, object).await;
+            assert_eq!(status, 201, "{answer}");
+        }
+    };
+    let rule = |group: &str, resource: &str, verb: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]});
+    grant("bob", json!([rule("", "pods", "list"), rule("", "secrets", "list")])).await;
+    let authentication = "authentication.k8s.io";
+    grant(
+        "deputy",
+        json!([
+            rule(authentication, "users", "impersonate:user-info"),
+            rule("", "pods", "impersonate-on:user-info:list"),
+            rule(authentication, "serviceaccounts", "impersonate:serviceaccount"),
+            rule(authentication, "nodes", "impersonate:arbitrary-node"),
+            rule("", "pods", "impersonate-on:arbitrary-node:list"),
+        ]),
+    )
+    .await;
+    let ask = async |who: &str, path: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::get(path).extension(InProcess(UserInfo::new(who, &[])));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (status, answer) = world.send(request.body(Body::empty()).expect("request")).await;
+        (status, answer["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let bob = ("Impersonate-User", "bob");
+    assert_eq!(ask("deputy", "/api/v1/pods", &[bob]).await.0, 200);
+    // What bob may and the deputy may not do in his place.
+    let (status, why) = ask("deputy", "/api/v1/secrets", &[bob]).await;
+    assert_eq!(
+        (status, why.as_str()),
+        (
+            403,
+            "secrets is forbidden: User \"deputy\" cannot impersonate-on:user-info:list resource \"secrets\" in API group \
+             \"\" at the cluster scope"
+        )
+    );
+    // What the deputy may do in his place and bob may not.
+    let (status, why) = ask("deputy", "/api/v1/pods", &[("Impersonate-User", "carl")]).await;
+    assert!(status == 403 && why.contains("User \"carl\" cannot list"), "{why}");
+    let (status, why) = ask("deputy", "/api/v1/pods", &[bob, ("Impersonate-Group", "dev")]).await;
+    assert!(status == 403 && why.contains("cannot impersonate:user-info resource \"groups\""), "{why}");
+    let (status, why) = ask("deputy", "/api/v1/pods", &[bob, ("Impersonate-Group", MASTERS)]).await;
+    assert!(status == 403 && why.ends_with("impersonating the system:masters group is not allowed"), "{why}");
+    // A service account: he may be it, and do nothing in its place.
+    let account = ("Impersonate-User", "system:serviceaccount:default:robot");
+    let (status, why) = ask("deputy", "/api/v1/pods", &[account]).await;
+    assert!(status == 403 && why.contains("cannot impersonate-on:serviceaccount:list resource \"pods\""), "{why}");
+    // A node, which lists its pods only.
+    let node = ("Impersonate-User", "system:node:n1");
+    let (status, why) = ask("deputy", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", &[node]).await;
+    assert_eq!(status, 200, "{why}");
+    // Who has no right of any sort is told what the first way asked.
+    let (status, why) = ask("nobody", "/api/v1/pods", &[bob]).await;
+    assert!(status == 403 && why.contains("User \"nobody\" cannot impersonate-on:user-info:list"), "{why}");
+
+    let mut text = String::new();
+    orkd_base::metrics::render(&mut text);
+    for expected in [
+        "apiserver_impersonation_attempts_total{decision=\"allowed\",mode=\"user-info\"} 2\n",
+        "apiserver_impersonation_attempts_total{decision=\"allowed\",mode=\"arbitrary-node\"} 1\n",
+        "apiserver_impersonation_authorization_attempts_duration_seconds_count{decision=\"denied\",mode=\"legacy\"}",
+    ] {
+        assert!(text.contains(expected), "no {expected}");
+    }
+}
+
+/// Everything that is served, asked for in another namespace by an account that may everything in its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_of_one_namespace_reaches_nothing_of_another() {
+    let world = World::start().await;
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "all"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "robot", "namespace": "default"}]});
+    let path = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    assert_eq!(world.call(&admin(), "POST", path, binding).await.0, 201);
+    let robot = UserInfo::service_account("default", "robot");
+    let resources = world.server.resources();
+    let (mut asked, mut own) = (0, 0);
+    for resource in resources.iter().filter(|r| r.info().scope == orkd_api::kind::Scope::Namespaced) {
+        let info = resource.info();
+        let root =
+            if info.group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{}/{}", info.group, info.version) };
+        let subresources = info.subresources.iter().map(|s| (format!("/x/{}", s.name), s.verbs));
+        let paths: Vec<(String, &[&str])> = std::iter::once((String::new(), info.verbs))
+            .chain(std::iter::once(("/x".to_owned(), info.verbs)))
+            .chain(subresources)
+            .collect();
+        for (tail, verbs) in paths {
+            for verb in verbs {
+                let method = match (*verb, tail.is_empty()) {
+                    ("list" | "watch", true) | ("get", false) => "GET",
+                    ("create", _) if tail != "/x" => "POST",
+                    ("update", false) => "PUT",
+                    ("patch", false) => "PATCH",
+                    ("deletecollection", true) | ("delete", false) => "DELETE",
+                    _ => continue,
+                };
+                let path = |namespace: &str| {
+                    let watch = if *verb == "watch" { "?watch=1&timeoutSeconds=1" } else { "" };
+                    format!("{root}/namespaces/{namespace}/{}{tail}{watch}", info.plural)
+                };
+                let path = path("kube-system");
+                let (status, answer) = world.call(&robot, method, &path, json!({})).await;
+                assert_eq!(status, 403, "{method} {path}: {answer}");
+                asked += 1;
+                if method == "GET" && tail.is_empty() && *verb == "list" {
+                    let path = path.replace("kube-system", "default");
+                    assert_eq!(world.call(&robot, method, &path, Value::Null).await.0, 200, "{path}");
+                    own += 1;
+                }
+            }
+        }
+    }
+    assert!(asked > 300 && own > 30, "{asked} {own}");
+    // Nor anything that is in no namespace.
+    for path in ["/api/v1/namespaces", "/api/v1/nodes", "/api/v1/persistentvolumes", "/api/v1/pods", "/api/v1/secrets"]
+    {
+        assert_eq!(world.call(&robot, "GET", path, Value::Null).await.0, 403, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxies_name_users_in_the_headers_that_were_chosen() {
     let now = Timestamp::now();
     let proxies = Authority::create("proxies", now).expect("ca");

@@ -38,6 +38,8 @@ pub struct Head {
 pub struct Body {
     /// Whom the request acts as.
     pub impersonated: Option<UserInfo>,
+    /// The verb of constrained impersonation that allowed it.
+    pub constraint: String,
     /// The object of the request, as JSON; of a patch, the patch.
     pub request_object: Option<Box<str>>,
     /// The object of the answer, as JSON.
@@ -158,6 +160,11 @@ impl Head {
         if let Some(other) = &body.impersonated {
             out.push_str(",\"impersonatedUser\":");
             user(&mut out, Some(other));
+        }
+        if !body.constraint.is_empty() {
+            out.push_str(",\"authenticationMetadata\":{\"impersonationConstraint\":");
+            string(&mut out, &body.constraint);
+            out.push('}');
         }
         if !self.source_ips.is_empty() {
             out.push_str(",\"sourceIPs\":");
@@ -374,6 +381,20 @@ mod tests {
              \"requestReceivedTimestamp\":\"2026-11-21T09:00:00.500000Z\",\"stageTimestamp\":\
              \"2026-11-21T09:00:00.500000Z\",\"annotations\":{\"authorization.k8s.io/decision\":\"allow\"}}"
         );
+    }
+
+    #[test]
+    fn impersonation_tells_its_constraint() {
+        let head = head("/api/v1/namespaces/x/pods");
+        let body = Body {
+            impersonated: Some(UserInfo { name: "bob".into(), ..UserInfo::default() }),
+            constraint: "impersonate:user-info".into(),
+            ..Body::default()
+        };
+        let text = head.encode(Stage::ResponseComplete, head.received, &body, &BTreeMap::new());
+        let part = "\"impersonatedUser\":{\"username\":\"bob\"},\"authenticationMetadata\":{\"impersonationConstraint\":\
+                    \"impersonate:user-info\"},\"sourceIPs\"";
+        assert!(text.contains(part), "{text}");
     }
 
     #[test]

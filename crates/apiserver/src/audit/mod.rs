@@ -411,9 +411,11 @@ impl Record {
         }
     }
 
-    /// Notes whom the request acts as.
-    pub fn impersonated(&self, user: &UserInfo) {
-        self.state.lock().body.impersonated = Some(user.clone());
+    /// Notes whom the request acts as, and by which verb of constrained impersonation; empty for none.
+    pub fn impersonated(&self, user: &UserInfo, constraint: &str) {
+        let body = &mut self.state.lock().body;
+        body.impersonated = Some(user.clone());
+        constraint.clone_into(&mut body.constraint);
     }
 
     fn emit(&self, stage: Stage) -> Sent {
@@ -622,7 +624,7 @@ mod tests {
         }
         // Metadata alone may be too much: the log is silent then.
         let record = begin(&audit).await.expect("taken").expect("wanted");
-        record.impersonated(&UserInfo::new("y".repeat(2000), &[]));
+        record.impersonated(&UserInfo::new("y".repeat(2000), &[]), "");
         record.answered(Response::new(Body::empty()), None, false).await;
         let text = std::fs::read_to_string(&log).expect("read");
         let events: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
