@@ -103,9 +103,14 @@ pub struct Histogram {
 impl Histogram {
     /// Counts an observation.
     pub fn observe(&self, value: f64) {
+        self.observe_many(value, 1);
+    }
+
+    /// Counts the same observation so many times.
+    pub fn observe_many(&self, value: f64, times: u64) {
         let at = self.bounds.iter().position(|b| value <= *b).unwrap_or(self.bounds.len());
-        self.buckets[at].fetch_add(1, Ordering::Relaxed);
-        add(&self.sum, value);
+        self.buckets[at].fetch_add(times, Ordering::Relaxed);
+        add(&self.sum, value * times as f64);
     }
 
     /// How many were observed.

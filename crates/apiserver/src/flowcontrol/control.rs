@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use orkd_base::metrics::{Counter, Gauge, Histogram};
+use orkd_base::metrics::{Counter, Gauge, Histogram, before_render};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::queueset::{Arrival, QueueSet, Queuing, Ticket};
+use super::queueset::{Arrival, QueueSet, Queuing, Ticket, Timings};
 use super::rules::Schema;
 use super::seats::{Bounds, Class, Shares, Smoothed, allocate, bounds};
+use super::timing::Timing;
 use super::{defaults, meters, shuffle};
 use crate::route::RequestInfo;
 use crate::user::UserInfo;
@@ -53,6 +54,8 @@ struct Meters {
     executing: Arc<Gauge>,
     seats: Arc<Gauge>,
     inqueue: Arc<Gauge>,
+    inqueue_seats: Arc<Gauge>,
+    no_seat: Arc<Counter>,
     waited: Arc<Histogram>,
     served: Arc<Histogram>,
     width: Arc<Histogram>,
@@ -199,7 +202,31 @@ impl Control {
             adjusted: AtomicU64::new(0),
         });
         control.configure(&defaults::schemas(), &defaults::levels());
+        let weak = Arc::downgrade(&control);
+        before_render(move || weak.upgrade().inspect(|control| control.tell()).is_some());
         control
+    }
+
+    /// Sets what is known only to those who look.
+    fn tell(&self) {
+        for level in &self.config.load().levels {
+            let now = self.now();
+            let progress = {
+                let mut set = level.set.lock();
+                set.count_time(now);
+                set.progress()
+            };
+            let name = level.name.as_str();
+            meters::CURRENT_R.with(&[name]).set(progress.now);
+            meters::DISPATCH_R.with(&[name]).set(progress.dispatch);
+            meters::LATEST_S.with(&[name]).set(progress.latest);
+            for (bound, next, discounted) in
+                [("min", progress.next.0, progress.discounted.0), ("max", progress.next.1, progress.discounted.1)]
+            {
+                meters::NEXT_S.with(&[bound, name]).set(next);
+                meters::NEXT_DISCOUNTED_S.with(&[bound, name]).set(discounted);
+            }
+        }
     }
 
     pub(super) fn now(&self) -> f64 {
@@ -245,13 +272,15 @@ impl Control {
         let shares: Vec<Shares> = levels.iter().map(|l| l.shares).collect();
         for (level, bounds) in levels.iter().zip(bounds(f64::from(self.seats), &shares)) {
             *level.bounds.lock() = bounds;
+            let now = self.now();
+            let mut set = level.set.lock();
+            set.time(now, timings_of(&level.name, now), bounds.nominal);
             if !level.exempt {
                 // Its share, until somebody has to wait.
-                let now = self.now();
-                let mut set = level.set.lock();
                 set.set_limit(now, bounds.nominal.max(1.0) as u32);
                 wake(&mut set, now);
             }
+            drop(set);
             meters::CURRENT.with(&[&level.name]).set(bounds.nominal);
             let name = level.name.as_str();
             meters::NOMINAL.with(&[name]).set(bounds.nominal);
@@ -259,7 +288,17 @@ impl Control {
             meters::UPPER.with(&[name]).set(bounds.most);
         }
         for gone in before.levels.iter().filter(|b| levels.iter().all(|l| l.name != b.name)) {
-            for family in [&meters::NOMINAL, &meters::LOWER, &meters::UPPER, &meters::CURRENT] {
+            for family in [
+                &meters::NOMINAL,
+                &meters::LOWER,
+                &meters::UPPER,
+                &meters::CURRENT,
+                &meters::CURRENT_R,
+                &meters::DISPATCH_R,
+                &meters::LATEST_S,
+                &meters::NEXT_S,
+                &meters::NEXT_DISCOUNTED_S,
+            ] {
                 family.forget("priority_level", &gone.name);
             }
         }
@@ -340,10 +379,12 @@ impl Control {
             }
         };
         flows.meters.length.observe(length as f64);
+        flows.meters.no_seat.inc();
         flows.meters.inqueue.add(1.0);
+        flows.meters.inqueue_seats.add(f64::from(width));
         let begun = Instant::now();
         let deadline = tokio::time::Instant::now() + WAIT;
-        let mut place = Place { control: self, flows: &flows, id, receiver: Some(receiver) };
+        let mut place = Place { control: self, flows: &flows, id, width, receiver: Some(receiver) };
         self.adjust_when_due();
         while let Some(receiver) = place.receiver.as_mut() {
             // Who waits sees to it that seats are given out anew.
@@ -387,6 +428,7 @@ struct Place<'a> {
     control: &'a Control,
     flows: &'a Flows,
     id: u64,
+    width: u32,
     /// None when the request has its seat.
     receiver: Option<oneshot::Receiver<Ticket>>,
 }
@@ -394,6 +436,7 @@ struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.flows.meters.inqueue.add(-1.0);
+        self.flows.meters.inqueue_seats.add(-f64::from(self.width));
         let level = &self.flows.level;
         let Some(mut receiver) = self.receiver.take() else { return };
         let now = self.control.now();
@@ -409,6 +452,16 @@ impl Drop for Place<'_> {
     }
 }
 
+fn timings_of(level: &str, now: f64) -> Timings {
+    let of_requests = |phase: &str| Timing::new(meters::REQUEST_USE.with(&[phase, level]), now);
+    Timings {
+        seats: Timing::new(meters::SEAT_USE.with(&["executing", level]), now),
+        executing: of_requests("executing"),
+        waiting: of_requests("waiting"),
+        demand: Timing::new(meters::DEMAND.with(&[level]), now),
+    }
+}
+
 fn meters_of(schema: &Schema) -> Meters {
     let both = &[schema.name.as_str(), schema.level.as_str()];
     let [name, level] = *both;
@@ -417,6 +470,8 @@ fn meters_of(schema: &Schema) -> Meters {
         executing: meters::EXECUTING.with(both),
         seats: meters::EXECUTING_SEATS.with(both),
         inqueue: meters::INQUEUE.with(both),
+        inqueue_seats: meters::INQUEUE_SEATS.with(both),
+        no_seat: meters::NO_ACCOMMODATION.with(both),
         waited: meters::WAIT.with(&["true", name, level]),
         served: meters::EXECUTION.with(&[name, level, "regular"]),
         width: meters::SEATS.with(both),
@@ -496,6 +551,36 @@ mod tests {
         assert_eq!(level.set.lock().load(), (2, 2, 0));
         drop(held);
         assert_eq!(level.set.lock().load(), (0, 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_full_a_level_is_stands_in_the_metrics() {
+        let ann = UserInfo::new("ann", &[]);
+        let queue = json!({"type": "Queue", "queuing": {"queues": 1, "handSize": 1, "queueLengthLimit": 5}});
+        let control = tight(queue);
+        let held = (control.enter(&ann, &get("/x"), || 1).await, control.enter(&ann, &get("/x"), || 1).await);
+        let waits = tokio::spawn({
+            let (control, ann) = (control.clone(), ann.clone());
+            async move { control.enter(&ann, &get("/x"), || 1).await.map(|p| p.waited) }
+        });
+        tokio::task::yield_now().await;
+        let shown = |line: &str| {
+            let mut text = String::new();
+            orkd_base::metrics::render(&mut text);
+            let of_level: String = text.lines().filter(|l| l.contains("\"tight\"")).map(|l| format!("{l}\n")).collect();
+            assert!(of_level.contains(line), "no {line} in {of_level}");
+        };
+        shown("current_inqueue_seats{flow_schema=\"tight\",priority_level=\"tight\"} 1\n");
+        shown("request_dispatch_no_accommodation_total{flow_schema=\"tight\",priority_level=\"tight\"} 1\n");
+        shown("next_s_bounds{bound=\"min\",priority_level=\"tight\"} ");
+        for name in ["seat_utilization", "request_utilization"] {
+            shown(&format!("priority_level_{name}_count{{phase=\"executing\",priority_level=\"tight\"}} "));
+        }
+        shown("priority_level_request_utilization_count{phase=\"waiting\",priority_level=\"tight\"} ");
+        shown("demand_seats_count{priority_level=\"tight\"} ");
+        drop(held);
+        assert!(waits.await.expect("no panic").is_ok());
+        shown("current_inqueue_seats{flow_schema=\"tight\",priority_level=\"tight\"} 0\n");
     }
 
     #[test]

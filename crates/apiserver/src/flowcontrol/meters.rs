@@ -21,6 +21,30 @@ families! {
         "[BETA] Number of requests executed by API Priority and Fairness subsystem", BOTH);
     INQUEUE: Gauge gauge("current_inqueue_requests",
         "[BETA] Number of requests currently pending in queues of the API Priority and Fairness subsystem", BOTH);
+    INQUEUE_SEATS: Gauge gauge("current_inqueue_seats",
+        "[ALPHA] Number of seats currently pending in queues of the API Priority and Fairness subsystem", BOTH);
+    NO_ACCOMMODATION: Counter counter("request_dispatch_no_accommodation_total",
+        "[ALPHA] Number of times a dispatch attempt resulted in a non accommodation due to lack of available seats", BOTH);
+    SEAT_USE: Histogram histogram("priority_level_seat_utilization",
+        "[ALPHA] Observations, at the end of every nanosecond, of utilization of seats for any stage of execution (but only \
+         initial stage for WATCHes)", &["phase", "priority_level"],
+        &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0]);
+    REQUEST_USE: Histogram histogram("priority_level_request_utilization",
+        "[ALPHA] Observations, at the end of every nanosecond, of number of requests (as a fraction of the relevant limit) \
+         waiting or in any stage of execution (but only initial stage for WATCHes)", &["phase", "priority_level"],
+        &[0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 1.0]);
+    DEMAND: Histogram histogram("demand_seats",
+        "[ALPHA] Observations, at the end of every nanosecond, of (the number of seats each priority level could use) / \
+         (nominal number of seats for that level)", LEVEL,
+        &[0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.8, 4.0, 6.0]);
+    CURRENT_R: Gauge gauge("current_r", "[ALPHA] R(time of last change)", LEVEL);
+    DISPATCH_R: Gauge gauge("dispatch_r", "[ALPHA] R(time of last dispatch)", LEVEL);
+    LATEST_S: Gauge gauge("latest_s", "[ALPHA] S(most recently dispatched request)", LEVEL);
+    NEXT_S: Gauge gauge("next_s_bounds",
+        "[ALPHA] min and max, over queues, of S(oldest waiting request in queue)", &["bound", "priority_level"]);
+    NEXT_DISCOUNTED_S: Gauge gauge("next_discounted_s_bounds",
+        "[ALPHA] min and max, over queues, of S(oldest waiting request in queue) - estimated work in progress",
+        &["bound", "priority_level"]);
     EXECUTING: Gauge gauge("current_executing_requests",
         "[BETA] Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority \
          and Fairness subsystem", BOTH);

@@ -20,6 +20,7 @@ pub mod queueset;
 pub mod rules;
 pub mod seats;
 pub mod shuffle;
+mod timing;
 
 pub use control::{Control, Permit, Refused, Uids, put_headers};
 pub use fixed::Flow;

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use super::shuffle;
+use super::timing::Timing;
 
 /// How long a request is taken to be served, before it is known: seconds.
 const GUESS: f64 = 0.003;
@@ -38,6 +39,36 @@ pub struct QueueSet<T> {
     at: f64,
     next: u64,
     demand: Demand,
+    /// Virtual time of the last dispatch, and at which that request began.
+    dispatched: (f64, f64),
+    timings: Option<Timings>,
+}
+
+/// How long a level was how full.
+pub struct Timings {
+    /// Seats taken, of those there are.
+    pub seats: Timing,
+    /// Requests served, of the seats there are.
+    pub executing: Timing,
+    /// Requests waiting, of those that may.
+    pub waiting: Timing,
+    /// Seats wanted, of the level's share.
+    pub demand: Timing,
+}
+
+/// Virtual times, for those who look (`SetDispatchMetrics`).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// Now.
+    pub now: f64,
+    /// At the last dispatch.
+    pub dispatch: f64,
+    /// When the request that went last began.
+    pub latest: f64,
+    /// Least and most of when the heads of queues would begin.
+    pub next: (f64, f64),
+    /// The same without what their queues have under way.
+    pub discounted: (f64, f64),
 }
 
 struct Queue<T> {
@@ -131,6 +162,41 @@ impl<T> QueueSet<T> {
             at: now,
             next: 0,
             demand: Demand { since: now, at: now, ..Demand::default() },
+            dispatched: (0.0, 0.0),
+            timings: None,
+        }
+    }
+
+    /// Counts from now on for how long it is how full. `nominal` is its share of seats.
+    pub fn time(&mut self, now: f64, mut timings: Timings, nominal: f64) {
+        let places = self.queuing.map_or(0, |q| q.queues * q.length);
+        timings.waiting.divide_by(now, places as f64);
+        timings.demand.divide_by(now, nominal);
+        self.timings = Some(timings);
+        self.set_limit(now, self.limit);
+    }
+
+    /// Counts the time until now, for those who look.
+    pub fn count_time(&mut self, now: f64) {
+        if let Some(timings) = &mut self.timings {
+            for timing in [&mut timings.seats, &mut timings.executing, &mut timings.waiting, &mut timings.demand] {
+                timing.count(now);
+            }
+        }
+    }
+
+    /// Where virtual time stands.
+    pub fn progress(&self) -> Progress {
+        let bounds = |start: &dyn Fn(&Queue<T>) -> f64| {
+            let heads = self.queues.iter().filter(|q| !q.waiting.is_empty()).map(start);
+            heads.fold(None, |all: Option<(f64, f64)>, s| Some(all.map_or((s, s), |(a, b)| (a.min(s), b.max(s)))))
+        };
+        Progress {
+            now: self.time,
+            dispatch: self.dispatched.0,
+            latest: self.dispatched.1,
+            next: bounds(&|q| q.start).unwrap_or_default(),
+            discounted: bounds(&|q| q.start - f64::from(q.seats) * GUESS).unwrap_or_default(),
         }
     }
 
@@ -174,8 +240,16 @@ impl<T> QueueSet<T> {
         }
     }
 
-    fn count_demand(&mut self, now: f64) {
-        self.demand.set(now, f64::from(self.seats + self.waiting_seats));
+    /// What the changes of a moment are counted by.
+    fn count(&mut self, now: f64) {
+        let wanted = f64::from(self.seats + self.waiting_seats);
+        self.demand.set(now, wanted);
+        if let Some(timings) = &mut self.timings {
+            timings.seats.set(now, f64::from(self.seats));
+            timings.executing.set(now, f64::from(self.executing));
+            timings.waiting.set(now, self.waiting as f64);
+            timings.demand.set(now, wanted);
+        }
     }
 
     fn fits(&self, width: u32) -> bool {
@@ -188,7 +262,7 @@ impl<T> QueueSet<T> {
         if self.waiting == 0 && self.fits(width) {
             self.seats += width;
             self.executing += 1;
-            self.count_demand(now);
+            self.count(now);
             return Arrival::Now(Ticket { queue: None, width, began: now });
         }
         let Some(queuing) = self.queuing else { return Arrival::NoSeat };
@@ -211,7 +285,7 @@ impl<T> QueueSet<T> {
         let length = queue.waiting.len();
         self.waiting += 1;
         self.waiting_seats += width;
-        self.count_demand(now);
+        self.count(now);
         Arrival::Waits(id, length)
     }
 
@@ -227,7 +301,7 @@ impl<T> QueueSet<T> {
                     self.active -= 1;
                 }
             }
-            self.count_demand(now);
+            self.count(now);
             return true;
         }
         false
@@ -244,13 +318,17 @@ impl<T> QueueSet<T> {
             // What it took, in place of what was guessed.
             queue.start += f64::from(ticket.width) * ((now - ticket.began) - GUESS);
         }
-        self.count_demand(now);
+        self.count(now);
     }
 
     /// The number of seats changes.
     pub fn set_limit(&mut self, now: f64, limit: u32) {
         self.advance(now);
         self.limit = limit;
+        if let Some(timings) = &mut self.timings {
+            timings.seats.divide_by(now, f64::from(limit));
+            timings.executing.divide_by(now, f64::from(limit));
+        }
     }
 
     /// The next request that may be served, if there is a seat for it.
@@ -268,6 +346,7 @@ impl<T> QueueSet<T> {
         }
         let queue = &mut self.queues[index];
         let waiter = queue.waiting.pop_front()?;
+        self.dispatched = (self.time, queue.start);
         queue.start += f64::from(width) * GUESS;
         queue.executing += 1;
         queue.seats += width;
@@ -278,6 +357,7 @@ impl<T> QueueSet<T> {
         self.waiting_seats -= width;
         self.seats += width;
         self.executing += 1;
+        self.count(now);
         Some((waiter.what, Ticket { queue: Some(index), width, began: now }))
     }
 }
