@@ -72,6 +72,12 @@ fn files_of_access_are_taken_over_while_the_server_runs() -> Result<()> {
     replace(&path("clients.pem"), "no certificate at all")?;
     replace(&path("clients.pem"), &new.certificate().to_pem())?;
     becomes(&pods, "403")?;
+    eventually("clients to be told whom the server trusts", Duration::from_secs(30), || {
+        let map =
+            k.json("get configmap extension-apiserver-authentication -n kube-system").map_err(|e| e.to_string())?;
+        let told = map["data"]["client-ca-file"].as_str().unwrap_or_default();
+        if told.contains(new.certificate().to_pem().trim()) { Ok(()) } else { Err(told.to_owned()) }
+    })?;
 
     // Authorizers.
     replace(&path("authz.yaml"), &authorization("{type: AlwaysAllow, name: alwaysallow}, "))?;

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use arc_swap::ArcSwap;
 use clap::{ArgAction, Args};
+use jiff::Timestamp;
 use orkd_apiserver::authn::Anonymous;
 use orkd_apiserver::authn::config::Configuration;
 use orkd_apiserver::authn::front_proxy::RequestHeaders;
 use orkd_apiserver::authn::oidc::{Issuer, Source};
-use orkd_apiserver::pipeline::Builder;
+use orkd_apiserver::bootstrap::{self, Facts};
+use orkd_apiserver::pipeline::{ApiServer, Builder};
 use orkd_apiserver::security::{Guard, Options, anonymous};
 use orkd_base::Supervisor;
 use orkd_store::Store;
@@ -311,37 +314,84 @@ impl Encryption {
     }
 }
 
+/// What changes with the files that say who may come in.
+#[derive(Clone)]
+pub struct Entrance {
+    /// The server.
+    pub server: ApiServer,
+    /// What guards it.
+    pub guard: Arc<Guard>,
+    /// What it says of itself to clients: whom it trusts is a part of that.
+    pub facts: Arc<ArcSwap<Facts>>,
+}
+
+/// A file that says who may come in.
+struct AccessFile {
+    what: &'static str,
+    path: fn(&AccessArgs) -> &Option<PathBuf>,
+    meters: Option<&'static Meters>,
+    /// Takes it over.
+    change: fn(&Guard, &str) -> Result<(), String>,
+    /// Notes what of it clients are told, in a ConfigMap (`clusterauthenticationtrust`).
+    tell: Option<fn(&mut Facts, &str)>,
+}
+
+static ACCESS_FILES: [AccessFile; 4] = [
+    AccessFile {
+        what: "authentication configuration",
+        path: |args| &args.authentication_config,
+        meters: Some(&reload::AUTHENTICATION),
+        change: Guard::authentication_changed,
+        tell: None,
+    },
+    AccessFile {
+        what: "authorization configuration",
+        path: |args| &args.authorization_config,
+        meters: Some(&reload::AUTHORIZATION),
+        change: Guard::authorization_changed,
+        tell: None,
+    },
+    AccessFile {
+        what: "authorities of clients",
+        path: |args| &args.client_ca_file,
+        meters: None,
+        change: Guard::client_authorities_changed,
+        tell: Some(|facts, pem| facts.client_ca_pem = format!("{}{pem}", facts.server_ca_pem)),
+    },
+    AccessFile {
+        what: "authorities of proxies",
+        path: |args| &args.requestheader_client_ca_file,
+        meters: None,
+        change: Guard::proxy_authorities_changed,
+        tell: Some(|facts, pem| pem.clone_into(&mut facts.front_proxy_ca_pem)),
+    },
+];
+
 /// Follows the files that say who may come in: structured authentication and authorization, and the authorities of
 /// clients and proxies. The file of static tokens is read once, as upstream reads it.
 ///
 /// # Errors
-/// A file that cannot be read.
-pub fn follow(args: &AccessArgs, guard: &Arc<Guard>, server: &str, supervisor: &Supervisor) -> anyhow::Result<()> {
-    type Change = fn(&Guard, &str) -> Result<(), String>;
-    let files: [(&'static str, &Option<PathBuf>, Option<&'static Meters>, Change); 4] = [
-        (
-            "authentication configuration",
-            &args.authentication_config,
-            Some(&reload::AUTHENTICATION),
-            Guard::authentication_changed,
-        ),
-        (
-            "authorization configuration",
-            &args.authorization_config,
-            Some(&reload::AUTHORIZATION),
-            Guard::authorization_changed,
-        ),
-        ("authorities of clients", &args.client_ca_file, None, Guard::client_authorities_changed),
-        ("authorities of proxies", &args.requestheader_client_ca_file, None, Guard::proxy_authorities_changed),
-    ];
-    for (what, path, meters, change) in files {
-        let Some(path) = path.clone() else { continue };
-        let guard = guard.clone();
+/// A file that cannot be read or makes no sense.
+pub fn follow(args: &AccessArgs, entrance: &Entrance, server: &str, supervisor: &Supervisor) -> anyhow::Result<()> {
+    for &AccessFile { what, path, meters, change, tell } in &ACCESS_FILES {
+        let Some(path) = path(args).clone() else { continue };
+        let text = read(&path)?;
+        // It may have changed since the server was put together.
+        change(&entrance.guard, &text).map_err(|why| anyhow::anyhow!("{what} {}: {why}", path.display()))?;
+        let entrance = entrance.clone();
         let take: Take = Arc::new(move |text| {
-            let outcome = change(&guard, &text);
-            Box::pin(std::future::ready(outcome))
+            let Entrance { server, guard, facts } = entrance.clone();
+            Box::pin(async move {
+                change(&guard, &text)?;
+                let Some(tell) = tell else { return Ok(()) };
+                let mut told = Facts::clone(&facts.load());
+                tell(&mut told, &text);
+                facts.store(Arc::new(told));
+                let told = bootstrap::run(&server, &facts.load_full(), Timestamp::now()).await;
+                told.map_err(|status| format!("clients cannot be told: {}", status.message))
+            })
         });
-        let (text, server) = (read(&path)?, server.to_owned());
+        let server = server.to_owned();
         Followed { what, path, text, take, meters, server, retry: None }.run(supervisor);
     }
     Ok(())

@@ -201,10 +201,12 @@ async fn start(
     let router = server.router();
     let served = tls.clone();
     supervisor.spawn(TaskKind::Listener, "api", move |stop| serve(listener, served, router, stop));
-    let kept = server.clone();
-    supervisor.spawn(TaskKind::Housekeeping, "system objects", move |stop| bootstrap::keep::run(kept, facts, stop));
+    let facts = Arc::new(ArcSwap::from_pointee(facts));
+    let (kept, told) = (server.clone(), facts.clone());
+    supervisor.spawn(TaskKind::Housekeeping, "system objects", move |stop| bootstrap::keep::run(kept, told, stop));
     let guard = Arc::new(guard);
-    access::follow(&api.access, &guard, &identity, supervisor)?;
+    let entrance = access::Entrance { server: server.clone(), guard: guard.clone(), facts };
+    access::follow(&api.access, &entrance, &identity, supervisor)?;
     let (repaired, repairer) = (server.clone(), guard.clone());
     supervisor.spawn(TaskKind::Housekeeping, "service repair", move |stop| async move {
         repairer.repair(&repaired, stop).await;

@@ -2,6 +2,9 @@
 //! that clients trust the server by, the `kubernetes` Service
 //! (`pkg/controlplane/controller/{systemnamespaces,clusterauthenticationtrust,kubernetesservice}`).
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use futures_util::future::select_all;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +20,8 @@ const KEPT: [(&str, &[&str]); 3] = [
     ("services", &["default/kubernetes"]),
 ];
 
-/// Makes again what is deleted, until told to stop.
-pub async fn run(server: ApiServer, facts: Facts, stop: CancellationToken) {
+/// Makes again what is deleted, until told to stop. What is said about the cluster may change meanwhile.
+pub async fn run(server: ApiServer, facts: Arc<ArcSwap<Facts>>, stop: CancellationToken) {
     let reader = server.reader();
     let mut feeds: Vec<(&[&str], Changes)> =
         KEPT.iter().filter_map(|(resource, keys)| Some((*keys, reader.subscribe("", resource)?))).collect();
@@ -35,7 +38,7 @@ pub async fn run(server: ApiServer, facts: Facts, stop: CancellationToken) {
         if !keys.contains(&&*old.key) {
             continue;
         }
-        if let Err(status) = super::run(&server, &facts, jiff::Timestamp::now()).await {
+        if let Err(status) = super::run(&server, &facts.load_full(), jiff::Timestamp::now()).await {
             tracing::warn!(why = status.message, "what the system needs could not be made again");
         }
     }
