@@ -422,6 +422,8 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
         move |stop| node::run(node_api, settings, sources, recorder, stop)
     });
     if !config.hollow {
+        let (slices, own, devices) = (api.clone(), config.node.name.clone(), drivers.devices.clone());
+        supervisor.spawn(TaskKind::Node, "slices", move |stop| dra::slices::run(slices, own, devices, stop));
         let (api, name, root) = (api.clone(), config.node.name.clone(), config.root_dir.clone());
         supervisor.spawn(TaskKind::Node, "drivers", move |stop| csi::run(api, name, root, drivers, stop));
     }

@@ -5,11 +5,12 @@
 //! answered is noted too, and containers get it by the names that the runtime knows (CDI). A claim is prepared for its
 //! first pod on the node and taken back after its last.
 //!
-//! Missing, against upstream: health of devices, and the removal of slices of drivers that are gone.
+//! Missing, against upstream: health of devices.
 
 pub mod claims;
 mod ledger;
 pub mod proto;
+pub mod slices;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::csi::Plugin;
 use crate::objects::Objects;
@@ -56,9 +59,29 @@ struct Driver {
     unprepare: &'static str,
 }
 
-/// The drivers of this node: of each name those that run, the newest last, as while one replaces another. Cheap to clone.
+/// The drivers of this node. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Drivers(Arc<RwLock<HashMap<String, Vec<Driver>>>>);
+pub struct Drivers(Arc<Known>);
+
+#[derive(Default)]
+struct Known {
+    all: RwLock<All>,
+    changed: Notify,
+}
+
+struct All {
+    /// Of each name those that run, the newest last, as while one replaces another.
+    here: HashMap<String, Vec<Driver>>,
+    /// When the slices of those that are not are to go.
+    away: BTreeMap<String, Instant>,
+}
+
+impl Default for All {
+    fn default() -> Self {
+        // When a kubelet starts, all are away.
+        All { here: HashMap::new(), away: BTreeMap::from([(slices::ALL.to_owned(), Instant::now())]) }
+    }
+}
 
 impl Drivers {
     /// Takes a driver in that has registered by a socket and serves at an endpoint.
@@ -76,8 +99,9 @@ impl Drivers {
             ));
         };
         let driver = Driver { plugin: Plugin::at(endpoint), socket: socket.to_owned(), prepare, unprepare };
-        let mut all = self.0.write();
-        let of_name = all.entry(name.to_owned()).or_default();
+        let mut all = self.0.all.write();
+        all.away.remove(name);
+        let of_name = all.here.entry(name.to_owned()).or_default();
         of_name.retain(|d| d.socket != socket);
         of_name.push(driver);
         tracing::info!(driver = name, "driver of devices registered");
@@ -86,15 +110,47 @@ impl Drivers {
 
     /// Forgets who registered by a socket.
     pub fn remove(&self, socket: &Path) {
-        let mut all = self.0.write();
-        for drivers in all.values_mut() {
+        let All { here, away } = &mut *self.0.all.write();
+        here.retain(|name, drivers| {
             drivers.retain(|d| d.socket != socket);
+            if drivers.is_empty() {
+                away.insert(name.clone(), Instant::now() + slices::AWAY);
+            }
+            !drivers.is_empty()
+        });
+        self.0.changed.notify_one();
+    }
+
+    /// Waits until the next removal of slices may be due earlier.
+    fn changed(&self) -> impl Future<Output = ()> {
+        self.0.changed.notified()
+    }
+
+    /// When slices are to be removed next.
+    fn next_due(&self) -> Option<Instant> {
+        self.0.all.read().away.values().min().copied()
+    }
+
+    /// The drivers whose slices are to be removed by now, and since when.
+    fn overdue(&self, now: Instant) -> Vec<(String, Instant)> {
+        let all = self.0.all.read();
+        all.away.iter().filter(|(_, due)| **due <= now).map(|(name, due)| (name.clone(), *due)).collect()
+    }
+
+    /// Notes that the slices of a driver that was due are removed, or when that is tried again. What happened meanwhile
+    /// counts.
+    fn settle(&self, name: &str, due: Instant, again: Option<Instant>) {
+        let mut all = self.0.all.write();
+        if all.away.get(name) == Some(&due) {
+            match again {
+                Some(at) => drop(all.away.insert(name.to_owned(), at)),
+                None => drop(all.away.remove(name)),
+            }
         }
-        all.retain(|_, drivers| !drivers.is_empty());
     }
 
     fn get(&self, name: &str) -> Result<Driver, String> {
-        let found = self.0.read().get(name).and_then(|all| all.last().cloned());
+        let found = self.0.all.read().here.get(name).and_then(|all| all.last().cloned());
         found.ok_or_else(|| format!("DRA driver {name} is not registered"))
     }
 }

@@ -182,3 +182,40 @@ async fn a_driver_registers_by_its_socket_and_is_forgotten_with_it() {
     stop.cancel();
     running.await.expect("it ends");
 }
+
+#[tokio::test(start_paused = true)]
+async fn slices_of_drivers_that_are_away_go() {
+    let (seen, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let fails = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    // The first question is answered with a failure.
+    let server = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let code = if fails.swap(false, std::sync::atomic::Ordering::SeqCst) { 500 } else { 200 };
+        let _ = seen.send(format!("{} {}", request.method(), request.uri()));
+        let answer = http::Response::builder().status(code).body(kube::client::Body::from(b"{}".to_vec()));
+        std::future::ready(Ok::<_, std::convert::Infallible>(answer.expect("an answer")))
+    });
+    let api = Api::new(kube::Client::new(server, "default"), "test");
+    let (drivers, stop) = (Drivers::default(), CancellationToken::new());
+    let running = tokio::spawn(super::slices::run(api, "n".to_owned(), drivers.clone(), stop.clone()));
+    let all = "DELETE /apis/resource.k8s.io/v1/resourceslices?fieldSelector=spec.nodeName%3Dn";
+    for _ in 0..2 {
+        assert_eq!(asked.recv().await.as_deref(), Some(all), "at the start, until it worked");
+    }
+    let (old, new) = (Path::new("/old"), Path::new("/new"));
+    let add = |socket: &Path| drivers.add(DRIVER, socket, socket, &["v1.DRAPlugin".to_owned()]).expect("it is spoken");
+    add(old);
+    add(new);
+    drivers.remove(old);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    drivers.remove(new);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    add(old);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(asked.try_recv().is_err(), "it was replaced, and came back in time");
+    let left = tokio::time::Instant::now();
+    drivers.remove(old);
+    assert_eq!(asked.recv().await, Some(format!("{all},spec.driver%3D{DRIVER}")));
+    assert!(left.elapsed() >= super::slices::AWAY, "{:?}", left.elapsed());
+    stop.cancel();
+    running.await.expect("it ends");
+}
