@@ -4,7 +4,9 @@
 //! `Status.details.causes`.
 
 use std::fmt;
+use std::sync::LazyLock;
 
+use regex::Regex;
 use serde_json::Value;
 
 /// The path of a field inside an object, such as `spec.containers[0].ports[1].containerPort`.
@@ -315,7 +317,14 @@ impl Shown {
     }
 }
 
-/// Quotes a string as Go's `strconv.Quote` does for the characters that occur in practice.
+/// Go's `unicode.IsPrint`: letters, marks, numbers, punctuation, symbols and the one space of ASCII.
+pub fn is_print(c: char) -> bool {
+    static PRINT: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"^[\p{L}\p{M}\p{N}\p{P}\p{S}]$").expect("constant pattern compiles"));
+    matches!(c, ' '..='~') || !c.is_ascii() && PRINT.is_match(c.encode_utf8(&mut [0; 4]))
+}
+
+/// Quotes a string as Go's `strconv.Quote` does.
 pub fn quote(s: &str) -> String {
     let mut out = String::with_capacity(s.len() + 2);
     out.push('"');
@@ -331,7 +340,9 @@ pub fn quote(s: &str) -> String {
             '\u{b}' => out.push_str("\\v"),
             '\u{c}' => out.push_str("\\f"),
             c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
+            c if is_print(c) => out.push(c),
+            c if (c as u32) < 0x10000 => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push_str(&format!("\\U{:08x}", c as u32)),
         }
     }
     out.push('"');
@@ -341,6 +352,17 @@ pub fn quote(s: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quoting_is_that_of_go() {
+        for (text, expected) in [
+            ("aé€😀 b", r#""aé€😀 b""#),
+            ("\"\\\n\u{1}\u{7f}", r#""\"\\\n\x01\x7f""#),
+            ("\u{a0}\u{200b}\u{e0001}", r#""\u00a0\u200b\U000e0001""#),
+        ] {
+            assert_eq!(quote(text), expected);
+        }
+    }
 
     #[test]
     fn texts_are_upstreams() {

@@ -48,7 +48,7 @@ impl Kind for MutatingAdmissionPolicy {
         let types = Mutations::new();
         let env = types.extend(&policy::environment(&spec, true));
         mutations.list().iter().for_each(|m| mutation(&mut errs, m, &types, &env));
-        one_of(&mut errs, &spec.get("reinvocationPolicy"), &["Never", "IfNeeded"]);
+        one_of(&mut errs, &spec.get("reinvocationPolicy"), &["IfNeeded", "Never"]);
         errs
     }
 
@@ -105,7 +105,7 @@ mod tests {
                 "spec.matchConstraints: Required value",
                 "spec.mutations[1].applyConfiguration: Required value: applyConfiguration must be specified when patchType is ApplyConfiguration",
                 "spec.mutations[2].patchType: Required value",
-                "spec.reinvocationPolicy: Unsupported value: \"x\": supported values: \"Never\", \"IfNeeded\"",
+                "spec.reinvocationPolicy: Unsupported value: \"x\": supported values: \"IfNeeded\", \"Never\"",
             ]
         );
     }

@@ -10,7 +10,7 @@ use crate::kind::Cells;
 use crate::names::{dns_subdomain, dns1035_label, path_segment};
 use crate::object::{View, at, at_mut, default_value, list, text};
 use crate::table::{age, name};
-use crate::validate::{one_of, selector};
+use crate::validate::selector;
 
 fn default_match(obj: &mut Value, field: &str) {
     let Some(resources) = at_mut(obj, &["spec", field]) else { return };
@@ -37,9 +37,18 @@ pub(super) fn default_binding(obj: &mut Value) {
     }
 }
 
+/// A text behind a pointer: one that is there and empty is none of those that are supported.
+fn chosen(errs: &mut ErrorList, v: &View<'_>, supported: &[&str]) {
+    if !v.is_set() {
+        errs.required(v.path(), "");
+    } else if !supported.contains(&v.str()) {
+        errs.not_supported(v.path(), v.str(), supported);
+    }
+}
+
 /// What every policy says first.
 pub(super) fn head(errs: &mut ErrorList, spec: &View<'_>) {
-    one_of(errs, &spec.get("failurePolicy"), &["Fail", "Ignore"]);
+    chosen(errs, &spec.get("failurePolicy"), &["Fail", "Ignore"]);
     let kind = spec.get("paramKind");
     if kind.is_set() {
         param_kind(errs, &kind);
@@ -121,7 +130,7 @@ fn group_version(errs: &mut ErrorList, v: &View<'_>, group: &str, version: &str)
 }
 
 fn matched(errs: &mut ErrorList, v: &View<'_>) {
-    one_of(errs, &v.get("matchPolicy"), &["Equivalent", "Exact"]);
+    chosen(errs, &v.get("matchPolicy"), &["Equivalent", "Exact"]);
     for field in ["namespaceSelector", "objectSelector"] {
         let part = v.get(field);
         if part.is_set() {
@@ -166,25 +175,25 @@ pub(super) fn binding(errs: &mut ErrorList, spec: &View<'_>) {
 }
 
 fn param_ref(errs: &mut ErrorList, v: &View<'_>) {
-    let (name, chosen) = (v.get("name"), v.get("selector"));
+    let (name, by_labels) = (v.get("name"), v.get("selector"));
     if !name.is_empty() {
         for problem in path_segment(name.str(), false) {
             errs.invalid(name.path(), name.str(), problem);
         }
-        if chosen.is_set() {
+        if by_labels.is_set() {
             errs.forbidden(name.path(), "name and selector are mutually exclusive");
         }
     }
-    if chosen.is_set() {
-        selector::label_selector(errs, &chosen);
+    if by_labels.is_set() {
+        selector::label_selector(errs, &by_labels);
         if !name.is_empty() {
-            errs.forbidden(chosen.path(), "name and selector are mutually exclusive");
+            errs.forbidden(by_labels.path(), "name and selector are mutually exclusive");
         }
     }
-    if name.is_empty() && !chosen.is_set() {
+    if name.is_empty() && !by_labels.is_set() {
         errs.required(v.path(), "one of name or selector must be specified");
     }
-    one_of(errs, &v.get("parameterNotFoundAction"), &["Deny", "Allow"]);
+    chosen(errs, &v.get("parameterNotFoundAction"), &["Deny", "Allow"]);
 }
 
 /// Name, policy, parameters, age of a binding.

@@ -65,7 +65,7 @@ impl Kind for ValidatingAdmissionPolicy {
     }
 }
 
-const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
 
 fn validate(obj: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
@@ -189,8 +189,12 @@ mod tests {
                 "spec.variables[0].expression: Required value: expression is not specified",
                 "spec.validations[0].expression: Required value: expression is not specified",
                 "spec.validations[0].message: Invalid value: \" \": message must be non-empty if specified",
-                "spec.validations[0].reason: Unsupported value: \"x\": supported values: \"Forbidden\", \"Invalid\", \"RequestEntityTooLarge\", \"Unauthorized\"",
+                "spec.validations[0].reason: Unsupported value: \"x\": supported values: \"Forbidden\", \"Invalid\", \"RequestEntityTooLarge\"",
             ],
+        );
+        check(
+            json!({"failurePolicy": "", "validations": [{"expression": "true"}]}),
+            &["spec.failurePolicy: Unsupported value: \"\": supported values: \"Fail\", \"Ignore\""],
         );
         check(
             json!({"auditAnnotations": [{"key": "a", "valueExpression": "'x'"}, {"key": "a"}]}),

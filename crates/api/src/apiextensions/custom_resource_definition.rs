@@ -193,6 +193,21 @@ mod tests {
             ],
         );
         check_schema(
+            json!({"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "string"}},
+            "x-kubernetes-validations": [{"rule": "true", "fieldPath": ".b"}, {"rule": "true", "fieldPath": ".c"}]}}}),
+            &[
+                ".properties[a].x-kubernetes-validations[1].fieldPath: Invalid value: \".c\": fieldPath must be a valid path",
+            ],
+        );
+        check_schema(
+            json!({"type": "object", "properties": {"a": {"type": "string", "x-kubernetes-validations": [{"rule": "self == 1"},
+            {"rule": "self == 'x'", "optionalOldSelf": true}]}}}),
+            &[
+                ".properties[a].x-kubernetes-validations[0].rule: Invalid value: {\"Rule\":\"self == 1\",\"Message\":\"\",\"MessageExpression\":\"\",\"Reason\":null,\"FieldPath\":\"\",\"OptionalOldSelf\":null}: compilation failed: ERROR: <input>:1:6: found no matching overload for '_==_' applied to '(string, int)'\n | self == 1\n | .....^",
+                ".properties[a].x-kubernetes-validations[1].optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used in rule",
+            ],
+        );
+        check_schema(
             json!({"type": "object", "properties": {"l": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
             "items": {"type": "object", "properties": {"k": {"type": "string", "nullable": true}}}}}}),
             &[
@@ -244,6 +259,53 @@ mod tests {
             ]
         );
         assert_eq!(
+            with(&|o| o["spec"]["versions"][0]["additionalPrinterColumns"] =
+                json!([{"name": "a", "type": "string", "format": "name", "jsonPath": ".a"}])),
+            [
+                "spec.additionalPrinterColumns[0].format: Invalid value: \"name\": must be one of byte,date,date-time,double,float,int32,int64,password",
+            ]
+        );
+        assert_eq!(
+            with(&|o| {
+                o["spec"]["preserveUnknownFields"] = json!(true);
+                o["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["a"] =
+                    json!({"type": "string", "default": "x"});
+                o["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+                    "clientConfig": {"url": "https://h.example", "caBundle": "Cg=="}}});
+            }),
+            [
+                "spec.preserveUnknownFields: Invalid value: true: must be false in order to use defaults in the schema",
+                "spec.conversion.strategy: Invalid value: \"Webhook\": must be None if spec.preserveUnknownFields is true",
+                "spec.preserveUnknownFields: Invalid value: true: cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead",
+            ]
+        );
+        assert_eq!(
+            with(&|o| {
+                let version = &mut o["spec"]["versions"][0];
+                version["selectableFields"] =
+                    json!([{"jsonPath": ".a"}, {"jsonPath": "['a']"}, {"jsonPath": "a"}, {"jsonPath": ".b"}]);
+                version["schema"]["openAPIV3Schema"]["properties"]["a"] = json!({"type": "string"});
+            }),
+            [
+                "spec.selectableFields[1].jsonPath: Invalid value: \"['a']\": is an invalid path: array notation is not allowed",
+                "spec.selectableFields[2].jsonPath: Invalid value: \"a\": is an invalid path: expected [ or . but got: a",
+                "spec.selectableFields[3].jsonPath: Invalid value: \".b\": is an invalid path: does not refer to a valid field",
+            ]
+        );
+        assert_eq!(
+            with(&|o| o["spec"]["versions"][0]["deprecationWarning"] = json!("x")),
+            ["spec.versions[0].deprecationWarning: Invalid value: \"x\": can only be set for deprecated versions"]
+        );
+        assert_eq!(
+            with(&|o| {
+                o["spec"]["versions"][0]["deprecated"] = json!(true);
+                o["spec"]["versions"][0]["deprecationWarning"] = json!("a\u{200b}");
+            }),
+            [
+                "spec.versions[0].deprecationWarning: Invalid value: \"a\\u200b\": must only contain printable UTF-8 characters; non-printable character found at index 1",
+            ]
+        );
+        assert_eq!(
             with(&|o| o["spec"]["conversion"] = json!({"strategy": "Webhook"})),
             [
                 "spec.conversion.webhookClientConfig: Required value: required when strategy is set to Webhook",
@@ -268,9 +330,12 @@ mod tests {
         let mut new = old.clone();
         new["spec"]["scope"] = json!("Cluster");
         new["spec"]["names"]["plural"] = json!("fooz");
+        new["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+            "clientConfig": {"url": "https://h.example", "caBundle": "Cg=="}}});
         assert_eq!(
             problems_of_update(&CustomResourceDefinition, None, &new, &old),
             [
+                "spec.conversion.webhookClientConfig.caBundle: Invalid value: \"Cg==\": unable to load root certificates: unable to parse bytes as PEM block",
                 "spec.scope: Invalid value: \"Cluster\": field is immutable",
                 "spec.names.plural: Invalid value: \"fooz\": field is immutable",
             ]

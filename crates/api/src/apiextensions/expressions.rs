@@ -8,8 +8,9 @@ use orkd_cel::k8s::schema::{
 use orkd_cel::{Program, Shape};
 use serde_json::Value;
 
-use crate::field::{ErrorList, Path, Shown, quote};
+use crate::field::{ErrorList, Path};
 use crate::object::View;
+use crate::validate::internal::{self, Fields, Go};
 
 /// Where in the schema we are.
 #[derive(Clone)]
@@ -77,8 +78,12 @@ fn rule(errs: &mut ErrorList, v: &View<'_>, schema: &Value, shape: &Shape, place
     let optional_old = v.get("optionalOldSelf").is_true();
     let (text, message) = (v.get("rule"), v.get("messageExpression"));
     match compile_rule(text.str(), shape, optional_old) {
-        Err(problem) => errs.invalid(text.path(), Shown::raw(go_rule(v)), problem),
+        Err(problem) => errs.invalid(text.path(), internal::shown(RULE, v.value()), problem),
         Ok(program) => {
+            let optional = v.get("optionalOldSelf");
+            if let (false, Some(value)) = (program.uses("oldSelf"), optional.bool()) {
+                errs.invalid(optional.path(), value, "may not be set if oldSelf is not used in rule");
+            }
             if let (true, Some(list)) = (program.uses("oldSelf"), &place.uncorrelatable) {
                 let problem =
                     format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {list}");
@@ -89,7 +94,7 @@ fn rule(errs: &mut ErrorList, v: &View<'_>, schema: &Value, shape: &Shape, place
     }
     if !message.is_empty() {
         match compile_message(message.str(), shape, optional_old) {
-            Err(problem) => errs.invalid(message.path(), Shown::raw(go_rule(v)), problem),
+            Err(problem) => errs.invalid(message.path(), internal::shown(RULE, v.value()), problem),
             Ok(program) => cost(errs, &message, "estimated messageExpression cost", &program, schema, place, costs),
         }
     }
@@ -115,18 +120,15 @@ fn cost(
     }
 }
 
-/// A rule as Go prints it.
-fn go_rule(v: &View<'_>) -> String {
-    let text = |name: &str| quote(v.get(name).str());
-    format!(
-        "apiextensions.ValidationRule{{Rule:{}, Message:{}, MessageExpression:{}, \
-         Reason:(*apiextensions.FieldValueErrorReason)(nil), FieldPath:{}, OptionalOldSelf:(*bool)(nil)}}",
-        text("rule"),
-        text("message"),
-        text("messageExpression"),
-        text("fieldPath"),
-    )
-}
+/// `apiextensions.ValidationRule`.
+const RULE: Fields = &[
+    ("rule", "Rule", Go::Text),
+    ("message", "Message", Go::Text),
+    ("messageExpression", "MessageExpression", Go::Text),
+    ("reason", "Reason", Go::Nil),
+    ("fieldPath", "FieldPath", Go::Text),
+    ("optionalOldSelf", "OptionalOldSelf", Go::Nil),
+];
 
 #[cfg(test)]
 mod tests {
@@ -155,7 +157,7 @@ mod tests {
         let spec = json!({"x": {"type": "integer"}, "l": {"type": "array", "items": {"type": "string"}}});
         check(with_rule("self.x > 1", spec.clone()), &[]);
         check(with_rule("self.x >= oldSelf.x", spec.clone()), &[]);
-        let shown = "Invalid value: apiextensions.ValidationRule{Rule:";
+        let shown = "Invalid value: {\"Rule\":";
         check(
             with_rule("self.nope > 1", spec.clone()),
             &[&format!("{path}: {shown}..compilation failed: ERROR: <input>:1:5: undefined field 'nope'")],

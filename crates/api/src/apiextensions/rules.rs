@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use super::field_path;
 use crate::field::ErrorList;
 use crate::object::{View, at, same, text};
 
@@ -260,6 +261,9 @@ fn expressions(errs: &mut ErrorList, s: &View<'_>) {
         }
         if has_newline(field.str()) {
             errs.invalid(field.path(), field.str(), "fieldPath must not contain line breaks");
+        }
+        if !field.is_empty() && field_path::resolve(field.str(), s.value(), true).is_err() {
+            errs.invalid(field.path(), field.str(), "fieldPath must be a valid path");
         }
     }
 }

@@ -6,8 +6,9 @@
 
 use serde_json::Value;
 
-use super::{expressions, rules, structural};
-use crate::field::{ErrorList, Path};
+use super::{expressions, field_path, rules, structural};
+use crate::certificates::pem;
+use crate::field::{ErrorList, Path, is_print};
 use crate::names::{dns_subdomain, dns1035_label};
 use crate::object::{View, at, list, same, text};
 use crate::validate::immutable_field;
@@ -159,6 +160,10 @@ fn spec(errs: &mut ErrorList, obj: &Value, old: &Value) {
             }
         }
     }
+    let preserve = spec.get("preserveUnknownFields");
+    if preserve.is_true() && all.iter().any(|v| has_default(at(v, &["schema", "openAPIV3Schema"]))) {
+        errs.invalid(preserve.path(), true, "must be false in order to use defaults in the schema");
+    }
     let mut seen = std::collections::BTreeSet::new();
     let mut unique = true;
     for version in spec.items("versions") {
@@ -180,7 +185,8 @@ fn spec(errs: &mut ErrorList, obj: &Value, old: &Value) {
             printer_columns(errs, &version.get("additionalPrinterColumns"));
         }
         if fields.is_none() {
-            selectable(errs, &version.get("selectableFields"), version.dig("schema.openAPIV3Schema").value());
+            let rule = "selectableFields may only be set when version.schema.openAPIV3Schema is not included";
+            selectable(errs, &version.get("selectableFields"), version.dig("schema.openAPIV3Schema").value(), rule);
         }
     }
     let versions = spec.get("versions");
@@ -210,9 +216,24 @@ fn spec(errs: &mut ErrorList, obj: &Value, old: &Value) {
     }
     if let Some(fields) = fields {
         let schema = schema.map_or(&Value::Null, |s| at(s, &["openAPIV3Schema"]));
-        selectable(errs, &View::at(path.child("selectableFields"), fields), schema);
+        let rule = "selectableFields may only be set when validations.schema is included";
+        selectable(errs, &View::at(path.child("selectableFields"), fields), schema, rule);
     }
-    conversion(errs, &spec.get("conversion"));
+    let strategy = spec.dig("conversion.strategy");
+    if preserve.is_true() && strategy.is_set() && strategy.str() != "None" {
+        errs.invalid(strategy.path(), strategy.str(), "must be None if spec.preserveUnknownFields is true");
+    }
+    conversion(errs, &spec.get("conversion"), old);
+}
+
+/// Whether a schema has a default anywhere.
+fn has_default(schema: &Value) -> bool {
+    let each = |name: &str| at(schema, &[name]).as_object().into_iter().flatten().map(|(_, s)| s);
+    let one = |name: &str| Some(at(schema, &[name])).filter(|s| s.is_object());
+    !at(schema, &["default"]).is_null()
+        || ["properties", "patternProperties", "definitions"].into_iter().flat_map(each).any(has_default)
+        || ["items", "not", "additionalProperties", "additionalItems"].into_iter().filter_map(one).any(has_default)
+        || ["allOf", "anyOf", "oneOf", "items"].iter().flat_map(|name| list(schema, &[name])).any(has_default)
 }
 
 fn deprecation(errs: &mut ErrorList, version: &View<'_>) {
@@ -229,7 +250,7 @@ fn deprecation(errs: &mut ErrorList, version: &View<'_>) {
     if text.is_empty() {
         errs.invalid(path, text, "must not be an empty string");
     }
-    if let Some((i, _)) = text.char_indices().find(|(_, c)| c.is_control()) {
+    if let Some((i, _)) = text.char_indices().find(|(_, c)| !is_print(*c)) {
         let what = "must only contain printable UTF-8 characters; non-printable character found at index";
         errs.invalid(path, text, format!("{what} {i}"));
     }
@@ -356,7 +377,7 @@ fn simple_path(errs: &mut ErrorList, v: &View<'_>, path: &Path) -> bool {
 
 fn printer_columns(errs: &mut ErrorList, columns: &View<'_>) {
     const TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
-    const FORMATS: [&str; 9] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "name", "password"];
+    const FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
     for column in columns.list() {
         let (name, ty, format, path) =
             (column.get("name"), column.get("type"), column.get("format"), column.get("jsonPath"));
@@ -384,16 +405,12 @@ fn printer_columns(errs: &mut ErrorList, columns: &View<'_>) {
 /// At most so many fields of a version can be used in field selectors.
 const MAX_SELECTABLE_FIELDS: usize = 8;
 
-fn selectable(errs: &mut ErrorList, fields: &View<'_>, schema: &Value) {
+fn selectable(errs: &mut ErrorList, fields: &View<'_>, schema: &Value, rule: &str) {
     if fields.is_empty() {
         return;
     }
     if schema.is_null() {
-        errs.invalid(
-            fields.path(),
-            "",
-            "selectableFields may only be set when version.schema.openAPIV3Schema is not included",
-        );
+        errs.invalid(fields.path(), "", rule);
         return;
     }
     let mut seen = std::collections::BTreeSet::new();
@@ -403,17 +420,14 @@ fn selectable(errs: &mut ErrorList, fields: &View<'_>, schema: &Value) {
             errs.required(path.path(), "");
             continue;
         }
-        let names: Vec<&str> = path.str().trim_start_matches('.').split('.').collect();
-        let found = path
-            .str()
-            .starts_with('.')
-            .then(|| names.iter().try_fold(schema, |s, name| s.get("properties")?.get(name)))
-            .flatten();
-        let Some(found) = found else {
-            errs.invalid(path.path(), path.str(), "is an invalid path: does not refer to a valid field");
-            continue;
+        let (names, found) = match field_path::resolve(path.str(), schema, false) {
+            Ok(found) => found,
+            Err(problem) => {
+                errs.invalid(path.path(), path.str(), format!("is an invalid path: {problem}"));
+                continue;
+            }
         };
-        if names.first() == Some(&"metadata") {
+        if names.first().is_some_and(|name| name == "metadata") {
             errs.invalid(path.path(), path.str(), "must not point to fields in metadata");
         }
         if !matches!(text(found, &["type"]), "string" | "boolean" | "integer") {
@@ -433,7 +447,19 @@ fn selectable(errs: &mut ErrorList, fields: &View<'_>, schema: &Value) {
     }
 }
 
-fn conversion(errs: &mut ErrorList, conversion: &View<'_>) {
+/// What is wrong with certificates. Upstream: `rootCertPool` of client-go.
+fn bundle_problem(bundle: &str) -> Option<&'static str> {
+    let blocks = pem::blocks(bundle);
+    if blocks.iter().any(|b| b.ty == "CERTIFICATE" && !b.headers && pem::is_sequence(&b.der)) {
+        None
+    } else if blocks.is_empty() {
+        Some("unable to load root certificates: unable to parse bytes as PEM block")
+    } else {
+        Some("unable to load root certificates: no valid certificate authority data seen")
+    }
+}
+
+fn conversion(errs: &mut ErrorList, conversion: &View<'_>, old: &Value) {
     if !conversion.is_set() {
         return;
     }
@@ -447,6 +473,13 @@ fn conversion(errs: &mut ErrorList, conversion: &View<'_>) {
         let config = View::at(config_path, config.value());
         if config.is_set() {
             webhook::client_config(errs, &config);
+            const BUNDLE: [&str; 5] = ["spec", "conversion", "webhook", "clientConfig", "caBundle"];
+            let (bundle, before) = (config.get("caBundle"), text(old, &BUNDLE));
+            // What is established stays with certificates that are some, unless they already were none.
+            let lenient = !is_established(old) || !before.is_empty() && bundle_problem(before).is_some();
+            if let (false, false, Some(problem)) = (bundle.is_empty(), lenient, bundle_problem(bundle.str())) {
+                errs.invalid(bundle.path(), bundle.str(), problem);
+            }
         } else {
             errs.required(config.path(), "required when strategy is set to Webhook");
         }
@@ -454,7 +487,9 @@ fn conversion(errs: &mut ErrorList, conversion: &View<'_>) {
         if versions.is_empty() {
             errs.required(versions.path(), "");
         } else {
-            webhook::review_versions(errs, &versions, true);
+            let before = list(old, &["spec", "conversion", "webhook", "conversionReviewVersions"]);
+            let recognized = before.is_empty() || before.iter().any(|v| v.as_str().is_some_and(webhook::is_accepted));
+            webhook::review_versions(errs, &versions, recognized);
         }
     } else {
         if config.is_set() {

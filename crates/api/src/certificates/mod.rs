@@ -3,7 +3,7 @@
 use crate::kind::Kind;
 
 pub mod certificate_signing_request;
-mod pem;
+pub(crate) mod pem;
 
 /// The kinds of the group.
 pub fn all() -> Vec<Box<dyn Kind>> {

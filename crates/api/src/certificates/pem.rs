@@ -5,14 +5,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// A block of PEM. Upstream: Go's `encoding/pem`.
-pub(super) struct Block {
+pub(crate) struct Block {
     pub ty: String,
     pub headers: bool,
     pub der: Vec<u8>,
 }
 
 /// The blocks in a text in base64; what is between them is no matter, and a block that is none is skipped.
-pub(super) fn blocks(encoded: &str) -> Vec<Block> {
+pub(crate) fn blocks(encoded: &str) -> Vec<Block> {
     let text = STANDARD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
     let (mut found, mut lines) = (Vec::new(), text.lines());
     while let Some(line) = lines.next() {
@@ -39,7 +39,7 @@ pub(super) fn blocks(encoded: &str) -> Vec<Block> {
 }
 
 /// Whether these bytes are one sequence and nothing else, as certificates and requests are.
-pub(super) fn is_sequence(der: &[u8]) -> bool {
+pub(crate) fn is_sequence(der: &[u8]) -> bool {
     let (length, rest) = match der {
         [0x30, short, rest @ ..] if *short < 0x80 => (usize::from(*short), rest),
         [0x30, long, rest @ ..] if (0x81..=0x84).contains(long) && rest.len() >= usize::from(long & 0x7f) => {

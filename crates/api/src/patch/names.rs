@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use crate::field::{ErrorList, Path};
+use crate::field::{ErrorList, Path, is_print};
 
 /// Bytes of a manager's name.
 pub const MAX_MANAGER: usize = 128;
@@ -50,16 +50,6 @@ pub fn validate_managed_fields(path: &Path, list: &Value, errors: &mut ErrorList
             errors.too_long(&path.child("subresource"), MAX_SUBRESOURCE);
         }
     }
-}
-
-/// Go's `unicode.IsPrint`, as far as the standard library can tell: letters, marks, numbers, punctuation, symbols
-/// and the ASCII space; no control or format characters, no other space, nothing of private use.
-fn is_print(c: char) -> bool {
-    let format = matches!(c,
-        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{180e}'
-        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        | '\u{fff9}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}' | '\u{e0000}'..='\u{e0fff}' | '\u{f0000}'..);
-    c == ' ' || !(c.is_control() || c.is_whitespace() || format)
 }
 
 #[cfg(test)]
