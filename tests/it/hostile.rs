@@ -389,10 +389,15 @@ fn bad_bytes_and_bad_credentials_get_a_clear_answer_and_leak_nothing() -> Result
             before = settled(pid, usize::MAX)?;
         }
     }
-    let after = settled(pid, before.1)?;
+    // The allocator gives back what it keeps while there is work, not at once.
+    let after = eventually("what requests took to be given back", Duration::from_secs(60), || {
+        let k = cluster.kubectl().map_err(|e| e.to_string())?;
+        k.ok("get --raw /readyz").map_err(|e| e.to_string())?;
+        let now = settled(pid, before.1).map_err(|e| e.to_string())?;
+        if now.0 < before.0 + (8 << 10) { Ok(now) } else { Err(format!("{now:?} after {before:?}")) }
+    })?;
     println!("at first {first:?}, then {before:?}, in the end {after:?} (KiB resident, files open)");
     ensure!(before.0 < first.0 + (160 << 10), "large requests leave {} KiB of {}", before.0, first.0);
-    ensure!(after.0 < before.0 + (8 << 10), "memory grows from {} to {} KiB", before.0, after.0);
     let log = std::fs::read_to_string(&cluster.server.as_ref().context("it runs")?.log)?;
     ensure!(!log.contains("panicked"), "{}", log.lines().filter(|l| l.contains("panicked")).collect::<String>());
     cluster.kubectl()?.ok("create configmap fine")?;
