@@ -76,7 +76,7 @@ pub type Run = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 /// One controller, as [`crate::all`] lists it.
 #[derive(Clone, Copy)]
 pub struct ControllerSpec {
-    /// Name: of the task, the user agent, the queue and the source of events.
+    /// Name: of the task, the user agent, the queue and, with few exceptions, the source of events.
     pub name: &'static str,
     /// Name of its service account in `kube-system`.
     pub service_account: &'static str,
@@ -98,6 +98,23 @@ pub struct Composition {
     pub client: Box<dyn Fn(&str) -> kube::Client + Send + Sync>,
 }
 
+/// As what a controller tells events: mostly by its name, but some of upstream's recorders have others.
+fn event_source(name: &'static str) -> &'static str {
+    match name {
+        "disruption-controller" => "controllermanager",
+        "endpoints-controller" => "endpoint-controller",
+        "endpointslice-controller" => "endpoint-slice-controller",
+        "endpointslice-mirroring-controller" => "endpoint-slice-mirroring-controller",
+        "ephemeral-volume-controller" => "ephemeral_volume",
+        "horizontal-pod-autoscaler-controller" => "horizontal-pod-autoscaler",
+        "node-ipam-controller" => "cidrAllocator",
+        "node-lifecycle-controller" => "node-controller",
+        "resourceclaim-controller" => "resource_claim",
+        "volume-expand-controller" => "volume_expand",
+        name => name,
+    }
+}
+
 /// Starts every controller. They end with the supervisor.
 pub fn run_all(composition: Composition) {
     run_some(composition, |_| true);
@@ -111,7 +128,7 @@ pub fn run_some(composition: Composition, wanted: impl Fn(&str) -> bool) {
         let supervisor = composition.supervisor.clone();
         let cx = Cx {
             informers: composition.informers.clone(),
-            recorder: Recorder::new(api.clone(), &supervisor, spec.name, ""),
+            recorder: Recorder::new(api.clone(), &supervisor, event_source(spec.name), ""),
             api,
             clock: composition.clock.clone(),
             supervisor: supervisor.clone(),
@@ -119,5 +136,32 @@ pub fn run_some(composition: Composition, wanted: impl Fn(&str) -> bool) {
             stop: CancellationToken::new(),
         };
         supervisor.run(TaskKind::Controller, spec.name, move |stop| (spec.run)(Cx { stop, ..cx.clone() }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn events_come_from_whom_upstream_names() {
+        let names = crate::all().into_iter().map(|c| c.name);
+        let sources: BTreeSet<&str> = names.filter(|name| event_source(name) != *name).map(event_source).collect();
+        // A name that no controller has any more would be missing here.
+        let expected = [
+            "cidrAllocator",
+            "controllermanager",
+            "endpoint-controller",
+            "endpoint-slice-controller",
+            "endpoint-slice-mirroring-controller",
+            "ephemeral_volume",
+            "horizontal-pod-autoscaler",
+            "node-controller",
+            "resource_claim",
+            "volume_expand",
+        ];
+        assert_eq!(sources, BTreeSet::from(expected));
     }
 }

@@ -94,7 +94,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         controllers: cx.informers.informer(),
         budgets: budgets.clone(),
         pods: pods.clone(),
-        recorder: Recorder::new(cx.api.clone(), &cx.supervisor, "controllermanager", ""),
+        recorder: cx.recorder.clone(),
         gates: Gates::new(WORKERS.1),
         api: cx.api.clone(),
         clock: cx.clock.clone(),

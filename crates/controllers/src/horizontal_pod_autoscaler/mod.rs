@@ -65,7 +65,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let scalers: Informer<Autoscaler> = cx.informers.informer();
     let queue: Queue<Key> = Queue::new(SPEC.name);
     let controller = Arc::new(Scalers {
-        recorder: Recorder::new(cx.api.clone(), &cx.supervisor, "horizontal-pod-autoscaler", ""),
+        recorder: cx.recorder.clone(),
         gates: Gates::new(PLACES),
         changes: Gates::new(PLACES).patient(CHANGES),
         api: cx.api.clone(),

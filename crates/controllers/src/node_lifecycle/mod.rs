@@ -54,17 +54,12 @@ const CONDITION_TAINTS: [(&str, &str, &str); 6] = [
 pub(crate) const BY_NODE: &str = "node";
 
 pub(crate) fn add_node_index(pods: &Informer<Pod>) {
-    pods.add_index(
-        BY_NODE,
-        |pod| {
-            if pod.spec.node_name.is_empty() { Vec::new() } else { vec![pod.spec.node_name.clone()] }
-        },
-    );
+    pods.add_index(BY_NODE, |pod| {
+        if pod.spec.node_name.is_empty() { Vec::new() } else { vec![pod.spec.node_name.to_string()] }
+    });
 }
 
 async fn start(cx: Cx) -> Result<(), BoxError> {
-    // Upstream's events do not name the controller by its own name.
-    let recorder = Recorder::new(cx.api.clone(), &cx.supervisor, "node-controller", "");
     let nodes: Informer<Node> = cx.informers.informer();
     let pods: Informer<Pod> = cx.informers.informer();
     let leases: Informer<Lease> = cx.informers.informer_with(Options::default().namespace("kube-node-lease"));
@@ -73,7 +68,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     // When each node was last heard of, by our own clock.
     let heard: Arc<Mutex<HashMap<Arc<str>, Timestamp>>> = Arc::default();
     {
-        let (queue, heard, clock, recorder) = (queue.clone(), heard.clone(), cx.clock.clone(), recorder.clone());
+        let (queue, heard, clock, recorder) = (queue.clone(), heard.clone(), cx.clock.clone(), cx.recorder.clone());
         nodes.subscribe(move |event| {
             let node = event.object();
             let name = node.metadata.name.clone();
@@ -111,7 +106,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     pods.synced().await;
     leases.synced().await;
     let grace = cx.config.node_monitor_grace.unwrap_or(GRACE);
-    let controller = Lifecycle { nodes, pods, api: cx.api, recorder };
+    let controller = Lifecycle { nodes, pods, api: cx.api, recorder: cx.recorder };
     let was_down = &AtomicBool::new(false);
     let zones = Mutex::new(zones::Zones::default());
     let (controller, heard, clock, queue_ref, zones_ref) = (&controller, &heard, &cx.clock, &queue, &zones);
