@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{
-    Api, Controller, DeleteOptions, Informer, Key, Meta, ObjectRef, Outcome, Queue, Recorder, Resource, View,
+    Api, Controller, DeleteOptions, Informer, Key, Meta, ObjectRef, Outcome, Queue, Recorder, Resource, Shared, View,
     null_default, run,
 };
 use serde::{Deserialize, Serialize};
@@ -198,12 +198,13 @@ pub(crate) fn subscribe_pods(pods: &Informer<Pod>, services: &Informer<Service>,
 
 /// Whether a change of a pod may change endpoints (`podEndpointsChanged`).
 fn matters(old: &Pod, new: &Pod) -> bool {
-    let facts = |p: &Pod| {
-        let ips: Vec<String> = p.status.pod_ips.iter().map(|ip| ip.ip.clone()).collect();
-        let host = (p.spec.hostname.clone(), p.spec.subdomain.clone(), p.spec.node_name.clone());
-        (pods::is_ready(p), p.metadata.is_deleting(), pods::is_terminal(p), p.status.pod_ip.clone(), ips, host)
-    };
-    facts(old) != facts(new) || old.metadata.labels != new.metadata.labels || old.metadata.uid != new.metadata.uid
+    fn facts(p: &Pod) -> ([bool; 3], [&str; 3]) {
+        let state = [pods::is_ready(p), p.metadata.is_deleting(), pods::is_terminal(p)];
+        (state, [&p.spec.hostname, &p.spec.subdomain, &p.spec.node_name])
+    }
+    let moved = old.status.pod_ip != new.status.pod_ip || old.status.pod_ips != new.status.pod_ips;
+    let renamed = old.metadata.labels != new.metadata.labels || old.metadata.uid != new.metadata.uid;
+    moved || renamed || facts(old) != facts(new)
 }
 
 /// Whether a service selects a pod.
@@ -254,7 +255,7 @@ struct Slices {
 pub struct Observed {
     service: Arc<Service>,
     pods: Vec<Arc<Pod>>,
-    zones: BTreeMap<String, String>,
+    zones: BTreeMap<Shared<String>, String>,
     slices: Vec<Arc<EndpointSlice>>,
 }
 
@@ -437,7 +438,7 @@ pub(crate) fn plan_slices(
                     plan.delete.push((slice.metadata.key(), slice.metadata.uid.clone()));
                 }
                 Some(slice) => {
-                    if slice.endpoints != endpoints || slice.metadata.labels != of.labels {
+                    if slice.endpoints != endpoints || *slice.metadata.labels != of.labels {
                         plan.update.push((slice.metadata.key(), body(of, Some(slice), family, &ports, &endpoints)));
                     }
                 }
@@ -493,25 +494,24 @@ fn endpoint(observed: &Observed, pod: &Pod, family: &str) -> Option<Endpoint> {
     if pods::is_terminal(pod) {
         return None;
     }
-    let ips = pod.status.pod_ips.iter().map(|ip| ip.ip.as_str()).chain([pod.status.pod_ip.as_str()]);
-    let ip = ips.filter(|ip| !ip.is_empty()).find(|ip| ip.contains(':') == (family == "IPv6"))?;
+    let ip = pod.status.ips().find(|ip| ip.contains(':') == (family == "IPv6"))?;
     let serving = pods::is_ready(pod);
     let terminating = pod.metadata.is_deleting();
     let ready = service.spec.publish_not_ready_addresses || (serving && !terminating);
-    let node = Some(pod.spec.node_name.clone()).filter(|n| !n.is_empty());
+    let node = Some(&pod.spec.node_name).filter(|n| !n.is_empty());
     let named = !pod.spec.hostname.is_empty() && *pod.spec.subdomain == *service.metadata.name;
     Some(Endpoint {
         addresses: vec![ip.to_owned()],
         conditions: Conditions { ready: Some(ready), serving: Some(serving), terminating: Some(terminating) },
-        hostname: named.then(|| pod.spec.hostname.clone()),
+        hostname: named.then(|| pod.spec.hostname.to_string()),
         target_ref: Some(TargetRef {
             kind: "Pod".into(),
             namespace: pod.metadata.namespace.to_string(),
             name: pod.metadata.name.to_string(),
             uid: pod.metadata.uid.clone(),
         }),
-        zone: node.as_ref().and_then(|n| observed.zones.get(n).cloned()),
-        node_name: node,
+        zone: node.and_then(|n| observed.zones.get(n).cloned()),
+        node_name: node.map(|n| n.to_string()),
     })
 }
 
@@ -535,7 +535,7 @@ fn ports(service: &Service, pod: &Pod) -> Vec<Port> {
 }
 
 fn labels(service: &Service) -> BTreeMap<String, String> {
-    let mut labels = service.metadata.labels.clone();
+    let mut labels = (*service.metadata.labels).clone();
     for reserved in [SERVICE_NAME, MANAGED_BY, HEADLESS, SKIP_MIRROR] {
         labels.remove(reserved);
     }
@@ -600,7 +600,7 @@ mod tests {
     }
 
     fn observed(service: Arc<Service>, pods: Vec<Arc<Pod>>, slices: Vec<Arc<EndpointSlice>>) -> Observed {
-        Observed { service, pods, zones: BTreeMap::from([("n1".to_owned(), "z1".to_owned())]), slices }
+        Observed { service, pods, zones: BTreeMap::from([("n1".into(), "z1".to_owned())]), slices }
     }
 
     /// What the slices are after a plan: as an API server would keep them.

@@ -105,7 +105,7 @@ fn is_mirrored(endpoints: &Endpoints) -> bool {
 }
 
 fn labels(endpoints: &Endpoints) -> BTreeMap<String, String> {
-    let mut labels = endpoints.metadata.labels.clone();
+    let mut labels = (*endpoints.metadata.labels).clone();
     labels.remove("endpoints.kubernetes.io/managed-by");
     labels.insert(SERVICE_NAME.into(), endpoints.metadata.name.to_string());
     labels.insert(MANAGED_BY.into(), MANAGER.into());

@@ -129,22 +129,22 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
 /// The endpoints as they should be; `None` when they are.
 fn wanted(service: &Service, pods: &[&Pod], current: Option<&Endpoints>) -> Option<Value> {
     let (subsets, over) = subsets(service, pods);
-    let mut labels = service.metadata.labels.clone();
+    let mut labels = (*service.metadata.labels).clone();
     labels.insert(MANAGED_BY.into(), MANAGER.into());
     if is_headless(service) {
         labels.insert(HEADLESS.into(), String::new());
     } else {
         labels.remove(HEADLESS);
     }
-    let mut annotations = current.map(|c| c.metadata.annotations.clone()).unwrap_or_default();
+    let mut annotations = current.map(|c| (*c.metadata.annotations).clone()).unwrap_or_default();
     annotations.remove(OVER_CAPACITY);
     if over {
         annotations.insert(OVER_CAPACITY.into(), "truncated".into());
     }
     if let Some(current) = current
         && current.subsets == subsets
-        && current.metadata.labels == labels
-        && current.metadata.annotations == annotations
+        && *current.metadata.labels == labels
+        && *current.metadata.annotations == annotations
     {
         return None;
     }
@@ -171,8 +171,7 @@ fn subsets(service: &Service, pods: &[&Pod]) -> (Vec<Value>, bool) {
             continue;
         }
         let family_v6 = service.spec.ip_families.first().map_or(service.spec.cluster_ip.contains(':'), |f| f == "IPv6");
-        let ips = pod.status.pod_ips.iter().map(|ip| ip.ip.as_str()).chain([pod.status.pod_ip.as_str()]);
-        let Some(ip) = ips.filter(|ip| !ip.is_empty()).find(|ip| ip.contains(':') == family_v6) else { continue };
+        let Some(ip) = pod.status.ips().find(|ip| ip.contains(':') == family_v6) else { continue };
         let ready = service.spec.publish_not_ready_addresses || pods::is_ready(pod);
         let mut address = json!({
             "ip": ip,
@@ -183,7 +182,7 @@ fn subsets(service: &Service, pods: &[&Pod]) -> (Vec<Value>, bool) {
             address["nodeName"] = pod.spec.node_name.as_str().into();
         }
         if !pod.spec.hostname.is_empty() && *pod.spec.subdomain == *service.metadata.name {
-            address["hostname"] = pod.spec.hostname.as_str().into();
+            address["hostname"] = (*pod.spec.hostname).into();
         }
         let ports: BTreeSet<PortKey> = service
             .spec

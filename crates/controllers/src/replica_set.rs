@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{
-    Api, ApiError, Controller, DeleteOptions, Informer, Key, ObjectRef, Outcome, Queue, Recorder, Resource, View, run,
+    Api, ApiError, Controller, DeleteOptions, Informer, Key, ObjectRef, Outcome, Queue, Recorder, Resource, Shared,
+    View, run,
 };
 use serde_json::{Value, json};
 
@@ -114,7 +115,7 @@ pub struct Observed<T = ReplicaSet> {
     /// Pods that are its own or nobody's.
     pods: Vec<Arc<Pod>>,
     /// How many active pods of the same owner run on a node.
-    related: HashMap<String, usize>,
+    related: HashMap<Shared<String>, usize>,
     /// Whether the cache has seen our last deeds.
     fresh: bool,
 }

@@ -88,10 +88,10 @@ struct Whole {
 impl From<Whole> for Counted {
     fn from(whole: Whole) -> Self {
         let mut meta = whole.metadata;
-        meta.labels.clear();
-        meta.annotations.clear();
-        meta.owner_references.clear();
-        meta.finalizers.clear();
+        meta.labels = Default::default();
+        meta.annotations = Default::default();
+        meta.owner_references = Default::default();
+        meta.finalizers = Default::default();
         Counted(meta)
     }
 }

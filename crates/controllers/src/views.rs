@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use orkd_reconcile::{Key, LabelSelector, Meta, View, null_default};
+use orkd_reconcile::{Key, LabelSelector, Meta, Shared, View, null_default};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -78,9 +78,9 @@ impl Typed for Condition {
 pub struct PodCondition {
     /// Type, such as `Ready`.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: Shared<String>,
     /// `True`, `False` or `Unknown`.
-    pub status: String,
+    pub status: Shared<String>,
     /// When `status` changed.
     pub last_transition_time: Option<Timestamp>,
     /// Whether it was set by the kubelet that ends the pod. Of reasons only this one is asked about.
@@ -103,7 +103,8 @@ pub fn condition<'a, C: Typed>(conditions: &'a [C], kind: &str) -> Option<&'a C>
     conditions.iter().find(|c| c.kind() == kind)
 }
 
-/// A pod.
+/// A pod. There are many: what one has in common with those of its template is kept once, and of the rest only what is
+/// read (`tests/memory.rs` says what one may cost).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Pod {
@@ -116,43 +117,79 @@ pub struct Pod {
 }
 view!(Pod, "", "v1", "Pod", "pods");
 
-/// What controllers read of a pod's specification.
+/// What controllers read of a pod's specification: what is its own, and by `Deref` what is its template's.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(from = "RawPodSpec")]
 pub struct PodSpec {
     /// The node; empty while unscheduled.
-    pub node_name: String,
-    /// Restart policy.
-    pub restart_policy: String,
+    pub node_name: Shared<String>,
     /// Host name.
-    pub hostname: String,
-    /// Domain below the namespace's.
-    pub subdomain: String,
-    /// Service account.
-    pub service_account_name: String,
-    /// Whether the node's network is used.
-    pub host_network: bool,
-    /// Containers.
-    #[serde(deserialize_with = "null_default")]
-    pub containers: Vec<Container>,
-    /// Init containers: those that are sidecars have ports too.
-    #[serde(deserialize_with = "null_default")]
-    pub init_containers: Vec<Container>,
-    /// Tolerations.
-    #[serde(deserialize_with = "null_default")]
-    pub tolerations: Vec<Toleration>,
+    pub hostname: Box<str>,
     /// Affinity, as far as it names one node.
     pub affinity: Affinity,
     /// Volumes that are claimed; others are dropped.
-    #[serde(deserialize_with = "claimed_volumes")]
-    pub volumes: Vec<PodVolume>,
+    pub volumes: Box<[PodVolume]>,
+    template: Shared<PodTemplate>,
+}
+
+/// What pods of one template have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PodTemplate {
+    /// Domain below the namespace's.
+    pub subdomain: String,
+    /// Containers.
+    pub containers: Vec<Container>,
+    /// Init containers: those that are sidecars have ports too.
+    pub init_containers: Vec<Container>,
+    /// Tolerations.
+    pub tolerations: Vec<Toleration>,
     /// Claims of devices.
-    #[serde(deserialize_with = "null_default")]
     pub resource_claims: Vec<PodClaim>,
+}
+orkd_reconcile::common!(PodTemplate);
+
+impl std::ops::Deref for PodSpec {
+    type Target = PodTemplate;
+    fn deref(&self) -> &PodTemplate {
+        &self.template
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawPodSpec {
+    node_name: Shared<String>,
+    hostname: Box<str>,
+    subdomain: String,
+    #[serde(deserialize_with = "null_default")]
+    containers: Vec<Container>,
+    #[serde(deserialize_with = "null_default")]
+    init_containers: Vec<Container>,
+    #[serde(deserialize_with = "null_default")]
+    tolerations: Vec<Toleration>,
+    affinity: Affinity,
+    #[serde(deserialize_with = "claimed_volumes")]
+    volumes: Box<[PodVolume]>,
+    #[serde(deserialize_with = "null_default")]
+    resource_claims: Vec<PodClaim>,
+}
+
+impl From<RawPodSpec> for PodSpec {
+    fn from(raw: RawPodSpec) -> Self {
+        let RawPodSpec { subdomain, containers, init_containers, tolerations, resource_claims, .. } = raw;
+        let template = PodTemplate { subdomain, containers, init_containers, tolerations, resource_claims };
+        PodSpec {
+            node_name: raw.node_name,
+            hostname: raw.hostname,
+            affinity: raw.affinity,
+            volumes: raw.volumes,
+            template: template.into(),
+        }
+    }
 }
 
 /// A claim of devices, in a pod's spec.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodClaim {
     /// The pod's name for it.
@@ -197,7 +234,7 @@ impl PodVolume {
     }
 }
 
-fn claimed_volumes<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<PodVolume>, D::Error> {
+fn claimed_volumes<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Box<[PodVolume]>, D::Error> {
     #[derive(Deserialize, Default)]
     #[serde(rename_all = "camelCase", default)]
     struct Raw {
@@ -216,9 +253,7 @@ fn claimed_volumes<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<PodVolu
         (None, Some(_)) => Some(PodVolume { name: v.name, claim: None }),
         (None, None) => None,
     });
-    let mut claimed: Vec<PodVolume> = claimed.collect();
-    claimed.shrink_to_fit();
-    Ok(claimed)
+    Ok(claimed.collect())
 }
 
 /// The one node that daemon pods name in their affinity; everything else is dropped.
@@ -246,7 +281,7 @@ impl Affinity {
 }
 
 /// What controllers read of a container.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
     /// `Always` for sidecars.
@@ -257,7 +292,7 @@ pub struct Container {
 }
 
 /// A port of a container.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContainerPort {
     /// Name.
@@ -269,7 +304,7 @@ pub struct ContainerPort {
 }
 
 /// A toleration.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Toleration {
     /// Key; empty with `Exists` for all.
@@ -289,38 +324,43 @@ pub struct Toleration {
 #[serde(rename_all = "camelCase", default)]
 pub struct PodStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
-    pub phase: String,
+    pub phase: Shared<String>,
     /// Machine-readable reason.
-    pub reason: String,
+    pub reason: Shared<String>,
     /// Conditions.
     #[serde(deserialize_with = "null_default")]
-    pub conditions: Vec<PodCondition>,
+    pub conditions: Box<[PodCondition]>,
     /// First address.
     #[serde(rename = "podIP")]
-    pub pod_ip: String,
+    pub pod_ip: Box<str>,
     /// Addresses.
     #[serde(rename = "podIPs", deserialize_with = "null_default")]
-    pub pod_ips: Vec<PodIp>,
-    /// Address of the node.
-    #[serde(rename = "hostIP")]
-    pub host_ip: String,
+    pub pod_ips: Box<[PodIp]>,
     /// Containers.
     #[serde(deserialize_with = "null_default")]
-    pub container_statuses: Vec<ContainerStatus>,
+    pub container_statuses: Box<[ContainerStatus]>,
     /// Init containers.
     #[serde(deserialize_with = "null_default")]
-    pub init_container_statuses: Vec<ContainerStatus>,
+    pub init_container_statuses: Box<[ContainerStatus]>,
     /// Claims of devices that were made for it.
     #[serde(deserialize_with = "null_default")]
-    pub resource_claim_statuses: Vec<PodClaimStatus>,
+    pub resource_claim_statuses: Box<[PodClaimStatus]>,
 }
 
 /// One address of a pod.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct PodIp {
     /// The address.
-    pub ip: String,
+    pub ip: Box<str>,
+}
+
+impl PodStatus {
+    /// Its addresses.
+    pub fn ips(&self) -> impl Iterator<Item = &str> {
+        let all = self.pod_ips.iter().map(|ip| &*ip.ip).chain([&*self.pod_ip]);
+        all.filter(|ip| !ip.is_empty())
+    }
 }
 
 /// What controllers read of a container's status.

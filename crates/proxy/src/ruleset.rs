@@ -371,7 +371,7 @@ pub(crate) mod tests {
         let mut external = service("b", "10.43.0.9");
         external.spec.ty = "ExternalName".into();
         let mut foreign = service("c", "10.43.0.9");
-        foreign.metadata.labels.insert("service.kubernetes.io/service-proxy-name".into(), "x".into());
+        foreign.metadata.labels = [("service.kubernetes.io/service-proxy-name".to_owned(), "x".to_owned())].into();
         assert_eq!(build([&headless, &external, &foreign], [], "n1", false).ports, []);
     }
 

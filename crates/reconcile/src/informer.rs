@@ -349,13 +349,7 @@ impl<T: View> Informer<T> {
 
     /// Makes the cache hold exactly these objects; handlers see the difference.
     pub fn replace(&self, objects: Vec<T>, version: u64) {
-        let objects = objects.into_iter().map(Arc::new).collect();
-        let mut handlers = self.0.handlers.lock();
-        let events = self.0.store.write().replace(objects);
-        self.0.advance(version);
-        self.0.dispatch(&mut handlers, &events);
-        drop(handlers);
-        self.0.synced.send_replace(true);
+        self.0.replace(objects.into_iter().map(Arc::new).collect(), version);
     }
 
     /// Adds or changes one object in the cache.
@@ -386,6 +380,15 @@ impl<T: View> Inner<T> {
                 handler(event);
             }
         }
+    }
+
+    fn replace(&self, objects: Vec<Arc<T>>, version: u64) {
+        let mut handlers = self.handlers.lock();
+        let events = self.store.write().replace(objects);
+        self.advance(version);
+        self.dispatch(&mut handlers, &events);
+        drop(handlers);
+        self.synced.send_replace(true);
     }
 
     fn apply(&self, object: T) {
@@ -494,7 +497,7 @@ impl<T: View> Reflector<T> {
             return Ended::Failed(err.into());
         }
         // The initial events of a streamed list; `None` once the cache is whole.
-        let mut initial: Option<BTreeMap<Key, T>> = self.version.is_none().then(BTreeMap::new);
+        let mut initial: Option<BTreeMap<Key, Arc<T>>> = self.version.is_none().then(BTreeMap::new);
         // Watches end by themselves, at different times.
         let lifetime = Duration::from_secs(300 + rand::random::<u64>() % 300);
         let path = self.watch_path(initial.is_some(), lifetime);
@@ -523,7 +526,7 @@ impl<T: View> Reflector<T> {
             match frame {
                 Frame::Applied(object) => match &mut initial {
                     Some(objects) => {
-                        objects.insert(object.meta().key(), object);
+                        objects.insert(object.meta().key(), Arc::new(object));
                     }
                     None => {
                         let version = object.meta().resource_version.clone();
@@ -574,12 +577,12 @@ impl<T: View> Reflector<T> {
             ..ListOptions::default()
         };
         let list = self.api.list_all::<T>(&collection, &options).await?;
-        self.fill(list.items, list.metadata.resource_version);
+        self.fill(list.items.into_iter().map(Arc::new).collect(), list.metadata.resource_version);
         Ok(())
     }
 
-    fn fill(&mut self, objects: Vec<T>, version: String) {
-        Informer(self.inner.clone()).replace(objects, version.parse().unwrap_or(0));
+    fn fill(&mut self, objects: Vec<Arc<T>>, version: String) {
+        self.inner.replace(objects, version.parse().unwrap_or(0));
         self.version = Some(version);
     }
 

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
+use crate::shared::{Shared, shared_text};
+
 /// A trimmed struct of what loops read of a kind, decoded from the API's JSON. Unknown fields are dropped; fields
 /// that may be absent need `#[serde(default)]`.
 pub trait View: DeserializeOwned + Send + Sync + 'static {
@@ -54,13 +56,15 @@ impl fmt::Debug for Key {
 }
 
 /// `ObjectMeta` without managed fields and without kubectl's copy of the whole object
-/// (`kubectl.kubernetes.io/last-applied-configuration`), which no loop reads.
+/// (`kubectl.kubernetes.io/last-applied-configuration`), which no loop reads. What the objects of one owner have in
+/// common is kept once.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Meta {
     /// Name.
     pub name: Arc<str>,
     /// Namespace; empty for cluster-wide objects.
+    #[serde(deserialize_with = "shared_text")]
     pub namespace: Arc<str>,
     /// Unique id.
     pub uid: String,
@@ -69,17 +73,14 @@ pub struct Meta {
     /// Version of the spec.
     pub generation: i64,
     /// Labels.
-    #[serde(deserialize_with = "null_default")]
-    pub labels: BTreeMap<String, String>,
+    pub labels: Shared<BTreeMap<String, String>>,
     /// Annotations, kubectl's copy of the object left out.
     #[serde(deserialize_with = "annotations")]
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Shared<BTreeMap<String, String>>,
     /// Owners.
-    #[serde(deserialize_with = "null_default")]
-    pub owner_references: Vec<OwnerRef>,
+    pub owner_references: Shared<Vec<OwnerRef>>,
     /// Finalizers.
-    #[serde(deserialize_with = "null_default")]
-    pub finalizers: Vec<String>,
+    pub finalizers: Shared<Vec<String>>,
     /// When the object was made.
     pub creation_timestamp: Option<Timestamp>,
     /// When the object shall be gone; set while it is being deleted.
@@ -157,10 +158,10 @@ pub fn null_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d:
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
-fn annotations<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {
+fn annotations<'de, D: Deserializer<'de>>(d: D) -> Result<Shared<BTreeMap<String, String>>, D::Error> {
     let mut map: BTreeMap<String, String> = null_default(d)?;
     map.remove("kubectl.kubernetes.io/last-applied-configuration");
-    Ok(map)
+    Ok(map.into())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The cache of one informer: objects by key, and indexes over them.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -17,26 +18,57 @@ pub(crate) struct Store<T> {
 
 struct Index<T> {
     values_of: IndexFn<T>,
-    keys: HashMap<String, BTreeSet<Key>>,
+    objects: HashMap<String, BTreeSet<ByKey<T>>>,
     at: Place,
 }
 
-impl<T> Index<T> {
-    fn add(&mut self, key: &Key, object: &T) {
+impl<T: View> Index<T> {
+    fn add(&mut self, object: &Arc<T>) {
         for value in (self.values_of)(object) {
-            self.keys.entry(value).or_default().insert(key.clone());
+            self.objects.entry(value).or_default().replace(ByKey(object.clone()));
         }
     }
 
-    fn remove(&mut self, key: &Key, object: &T) {
+    fn remove(&mut self, object: &Arc<T>) {
+        let by_key = ByKey(object.clone());
         for value in (self.values_of)(object) {
-            if let Some(keys) = self.keys.get_mut(&value) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.keys.remove(&value);
+            if let Some(objects) = self.objects.get_mut(&value) {
+                objects.remove(&by_key);
+                if objects.is_empty() {
+                    self.objects.remove(&value);
                 }
             }
         }
+    }
+}
+
+/// An object that stands for its key: an index needs a pointer for each.
+struct ByKey<T>(Arc<T>);
+
+impl<T: View> ByKey<T> {
+    fn key(&self) -> (&str, &str) {
+        let meta = self.0.meta();
+        (&meta.namespace, &meta.name)
+    }
+}
+
+impl<T: View> PartialEq for ByKey<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl<T: View> Eq for ByKey<T> {}
+
+impl<T: View> PartialOrd for ByKey<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T: View> Ord for ByKey<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
     }
 }
 
@@ -50,9 +82,9 @@ impl<T: View> Store<T> {
         if let Some(index) = self.indexes.get(name) {
             return index.at;
         }
-        let mut index = Index { values_of, keys: HashMap::new(), at };
-        for (key, object) in &self.objects {
-            index.add(key, object);
+        let mut index = Index { values_of, objects: HashMap::new(), at };
+        for object in self.objects.values() {
+            index.add(object);
         }
         self.indexes.insert(name, index);
         at
@@ -67,11 +99,11 @@ impl<T: View> Store<T> {
                 return None;
             }
             for index in self.indexes.values_mut() {
-                index.remove(&key, old);
+                index.remove(old);
             }
         }
         for index in self.indexes.values_mut() {
-            index.add(&key, &object);
+            index.add(&object);
         }
         self.objects.insert(key, object.clone());
         Some(match old {
@@ -84,7 +116,7 @@ impl<T: View> Store<T> {
     pub(crate) fn remove(&mut self, key: &Key, last: Option<Arc<T>>) -> Option<Event<T>> {
         let old = self.objects.remove(key)?;
         for index in self.indexes.values_mut() {
-            index.remove(key, &old);
+            index.remove(&old);
         }
         Some(Event::Deleted(last.unwrap_or(old)))
     }
@@ -123,12 +155,11 @@ impl<T: View> Store<T> {
 
     pub(crate) fn by_index(&self, name: &str, value: &str) -> Option<Vec<Arc<T>>> {
         let index = self.indexes.get(name)?;
-        let keys = index.keys.get(value);
-        Some(keys.into_iter().flatten().filter_map(|key| self.get(key)).collect())
+        Some(index.objects.get(value).into_iter().flatten().map(|object| object.0.clone()).collect())
     }
 
     pub(crate) fn index_values(&self, name: &str) -> Vec<String> {
-        self.indexes.get(name).map(|index| index.keys.keys().cloned().collect()).unwrap_or_default()
+        self.indexes.get(name).map(|index| index.objects.keys().cloned().collect()).unwrap_or_default()
     }
 
     pub(crate) fn len(&self) -> usize {

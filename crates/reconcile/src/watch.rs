@@ -65,6 +65,12 @@ struct BookmarkMeta {
 
 /// Reads one line of a watch.
 pub(crate) fn decode<T: DeserializeOwned>(line: &[u8]) -> Result<Frame<T>, serde_json::Error> {
+    // Most lines are read in one go. One that is not as expected is read again with more care.
+    if let Some((is_deleted, object)) = object_of(line)
+        && let Ok(object) = serde_json::from_slice(object)
+    {
+        return Ok(if is_deleted { Frame::Deleted(object) } else { Frame::Applied(object) });
+    }
     let frame: RawFrame<'_> = serde_json::from_slice(line)?;
     let json = frame.object.get();
     Ok(match frame.kind {
@@ -85,6 +91,17 @@ pub(crate) fn decode<T: DeserializeOwned>(line: &[u8]) -> Result<Frame<T>, serde
             }
         },
     })
+}
+
+/// The object of a line that is as API servers write it, and whether it is gone.
+fn object_of(line: &[u8]) -> Option<(bool, &[u8])> {
+    const HEADS: [(&[u8], bool); 3] = [
+        (br#"{"type":"MODIFIED","object":"#, false),
+        (br#"{"type":"ADDED","object":"#, false),
+        (br#"{"type":"DELETED","object":"#, true),
+    ];
+    let (rest, is_deleted) = HEADS.iter().find_map(|(head, gone)| Some((line.strip_prefix(*head)?, *gone)))?;
+    Some((is_deleted, rest.strip_suffix(b"}")?))
 }
 
 /// Cuts chunks into lines. A line within one chunk is not copied.
@@ -188,6 +205,8 @@ mod tests {
         let frame = |json: &str| decode::<Value>(json.as_bytes());
         assert!(matches!(frame(r#"{"type":"ADDED","object":{"a":1}}"#), Ok(Frame::Applied(_))));
         assert!(matches!(frame(r#"{"object":{"a":1},"type":"DELETED"}"#), Ok(Frame::Deleted(_))));
+        assert!(matches!(frame(r#"{"type":"DELETED","object":{"a":1}}"#), Ok(Frame::Deleted(_))));
+        assert!(matches!(frame(r#"{"type":"ADDED","object":{"a":1},"more":{}}"#), Ok(Frame::Applied(_))));
         assert!(matches!(
             frame(r#"{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"5",
                 "annotations":{"k8s.io/initial-events-end":"true"}}}}"#),

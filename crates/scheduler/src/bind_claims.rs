@@ -160,7 +160,7 @@ impl ClaimBinder {
             }
             // It must be there before the devices are: who deletes the claim would lose sight of them.
             if !claim.metadata.finalizers.iter().any(|f| f == FINALIZER) {
-                let mut finalizers = claim.metadata.finalizers.clone();
+                let mut finalizers = claim.metadata.finalizers.to_vec();
                 finalizers.push(FINALIZER.to_owned());
                 let body = json!({"metadata": {"uid": claim.metadata.uid, "finalizers": finalizers,
                     "resourceVersion": claim.metadata.resource_version}});

@@ -279,7 +279,7 @@ impl Nodes {
             touched |= amount != *cell;
             *cell = amount;
         }
-        change.labels = self.rows.labels[i] != node.metadata.labels;
+        change.labels = self.rows.labels[i] != *node.metadata.labels;
         let other_taints = self.rows.taints[i] != taints;
         change.taints = other_taints || (self.rows.unschedulable[i] && !node.spec.unschedulable);
         touched |= change.labels || other_taints || self.rows.unschedulable[i] != node.spec.unschedulable;
@@ -289,7 +289,7 @@ impl Nodes {
             }
             let zone = |labels: &BTreeMap<String, String>| (labels.get(REGION).cloned(), labels.get(ZONE).cloned());
             self.order_is_stale |= added || zone(&self.rows.labels[i]) != zone(&node.metadata.labels);
-            self.rows.labels[i] = node.metadata.labels.clone();
+            self.rows.labels[i] = (*node.metadata.labels).clone();
             self.rows.taints[i] = taints;
             self.attach(i);
         }

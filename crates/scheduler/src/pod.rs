@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
-use orkd_reconcile::{Key, Meta, View};
+use orkd_reconcile::{Key, Meta, Shared, View};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer};
 
@@ -199,7 +199,7 @@ pub struct Body {
     /// Namespace.
     pub namespace: Arc<str>,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Shared<BTreeMap<String, String>>,
     /// Who is to schedule it.
     pub scheduler_name: String,
     /// Priority.
@@ -393,10 +393,10 @@ impl PodInfo {
     pub fn new(pod: Pod) -> PodInfo {
         let template = Template::intern(Body::new(&pod));
         let Pod { mut metadata, spec, status } = pod;
-        metadata.labels.clear();
-        metadata.annotations.clear();
-        metadata.owner_references.clear();
-        metadata.finalizers.clear();
+        metadata.labels = Default::default();
+        metadata.annotations = Default::default();
+        metadata.owner_references = Default::default();
+        metadata.finalizers = Default::default();
         metadata.namespace = template.namespace.clone();
         PodInfo {
             meta: metadata,

@@ -267,7 +267,7 @@ impl Scheduler {
             Message::Attachment(change) => cluster.storage.set_attachment(change.object()),
             Message::Namespace(change) => {
                 let meta = &change.object().metadata;
-                let labels = (!change.is_deleted()).then_some(&meta.labels);
+                let labels = (!change.is_deleted()).then_some(&*meta.labels);
                 if cluster.nodes.set_namespace(&meta.name, labels) {
                     self.tell(Event::Namespace);
                 }

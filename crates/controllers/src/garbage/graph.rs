@@ -1,27 +1,128 @@
 //! Who owns whom, as far as watches tell. Pure: events in, keys to look at out.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use orkd_reconcile::{Key, Meta, OwnerRef, Resource};
+use jiff::Timestamp;
+use orkd_reconcile::{Key, Meta, OwnerRef, Resource, Shared, View, shared_text};
+use serde::Deserialize;
 
 /// The finalizer of an object that waits for its dependents to go.
 pub const FOREGROUND: &str = "foregroundDeletion";
 /// The finalizer of an object whose dependents are to stay.
 pub const ORPHAN: &str = "orphan";
 
-/// An object, or one that others name as their owner.
+/// The metadata of any object, without what is not asked about: labels, annotations, times.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, from = "Raw")]
+pub struct Any(Meta);
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Raw {
+    metadata: RawMeta,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RawMeta {
+    name: Arc<str>,
+    #[serde(deserialize_with = "shared_text")]
+    namespace: Arc<str>,
+    uid: String,
+    resource_version: String,
+    owner_references: Shared<Vec<OwnerRef>>,
+    finalizers: Shared<Vec<String>>,
+    deletion_timestamp: Option<Timestamp>,
+}
+
+impl From<Raw> for Any {
+    fn from(Raw { metadata: raw }: Raw) -> Self {
+        Any(Meta {
+            name: raw.name,
+            namespace: raw.namespace,
+            uid: raw.uid,
+            resource_version: raw.resource_version,
+            owner_references: raw.owner_references,
+            finalizers: raw.finalizers,
+            deletion_timestamp: raw.deletion_timestamp,
+            ..Meta::default()
+        })
+    }
+}
+
+impl View for Any {
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const KIND: &'static str = "PartialObjectMetadata";
+    const PLURAL: &'static str = "";
+    fn meta(&self) -> &Meta {
+        &self.0
+    }
+}
+
+/// An object that has been seen. It is found by its uid, and holds what the cache of its resource holds.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub resource: Arc<Resource>,
-    pub key: Key,
-    pub owners: Vec<OwnerRef>,
-    /// Whether it has been seen; otherwise others speak of it.
-    pub observed: bool,
-    pub deleting: bool,
+    object: Arc<Any>,
+}
+
+impl Node {
+    pub fn new(resource: Arc<Resource>, object: Arc<Any>) -> Self {
+        Node { resource, object }
+    }
+
+    pub fn uid(&self) -> &str {
+        &self.object.0.uid
+    }
+
+    pub fn key(&self) -> Key {
+        self.object.0.key()
+    }
+
+    pub fn owners(&self) -> &Shared<Vec<OwnerRef>> {
+        &self.object.0.owner_references
+    }
+
+    pub fn is_deleting(&self) -> bool {
+        self.object.0.is_deleting()
+    }
+
     /// Whether it waits for its dependents to go.
-    pub deleting_dependents: bool,
-    pub orphaning: bool,
+    pub fn deletes_dependents(&self) -> bool {
+        self.is_held_by(FOREGROUND)
+    }
+
+    fn orphans_dependents(&self) -> bool {
+        self.is_held_by(ORPHAN)
+    }
+
+    fn is_held_by(&self, finalizer: &str) -> bool {
+        self.is_deleting() && self.object.0.finalizers.iter().any(|f| f == finalizer)
+    }
+}
+
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        self.uid() == other.uid()
+    }
+}
+
+impl Eq for Node {}
+
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.uid().hash(state);
+    }
+}
+
+impl Borrow<str> for Node {
+    fn borrow(&self) -> &str {
+        self.uid()
+    }
 }
 
 /// What is to be looked at.
@@ -45,8 +146,9 @@ impl std::fmt::Display for Task {
 /// Objects by uid.
 #[derive(Default)]
 pub struct Graph {
-    nodes: HashMap<String, Node>,
-    dependents: HashMap<String, HashSet<String>>,
+    nodes: HashSet<Node>,
+    /// Those that name an owner, by its uid. Whether the owner has been seen does not matter.
+    dependents: HashMap<String, HashSet<Node>>,
 }
 
 impl Graph {
@@ -55,76 +157,68 @@ impl Graph {
     }
 
     /// The objects that name this one as an owner.
-    pub fn dependents(&self, uid: &str) -> Vec<(String, Node)> {
-        let uids = self.dependents.get(uid).into_iter().flatten();
-        uids.filter_map(|uid| Some((uid.clone(), self.nodes.get(uid)?.clone()))).collect()
+    pub fn dependents(&self, uid: &str) -> Vec<Node> {
+        self.dependents.get(uid).into_iter().flatten().cloned().collect()
     }
 
     /// An object is there or has changed.
-    pub fn apply(&mut self, resource: &Arc<Resource>, meta: &Meta) -> Vec<Task> {
+    pub fn apply(&mut self, node: Node) -> Vec<Task> {
         let mut tasks = Vec::new();
-        let uid = meta.uid.clone();
-        let has = |finalizer: &str| meta.is_deleting() && meta.finalizers.iter().any(|f| f == finalizer);
-        let node = Node {
-            resource: resource.clone(),
-            key: meta.key(),
-            owners: meta.owner_references.clone(),
-            observed: true,
-            deleting: meta.is_deleting(),
-            deleting_dependents: has(FOREGROUND),
-            orphaning: has(ORPHAN),
-        };
-        let old = self.nodes.remove(&uid);
-        let old_owners = old.as_ref().map(|o| o.owners.as_slice()).unwrap_or_default();
-        for gone in old_owners.iter().filter(|o| !node.owners.iter().any(|n| n.uid == o.uid)) {
-            self.unlink(&gone.uid, &uid);
+        let old = self.nodes.take(node.uid());
+        let old_owners = old.as_ref().map(|o| o.owners().clone()).unwrap_or_default();
+        for gone in old_owners.iter().filter(|o| !node.owners().iter().any(|n| n.uid == o.uid)) {
+            self.unlink(&gone.uid, node.uid());
         }
         for before in old_owners.iter().filter(|o| o.block_owner_deletion) {
-            let blocks = node.owners.iter().any(|n| n.uid == before.uid && n.block_owner_deletion);
+            let blocks = node.owners().iter().any(|n| n.uid == before.uid && n.block_owner_deletion);
             if !blocks {
                 tasks.extend(self.waiting(&before.uid));
             }
         }
-        for owner in &node.owners {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
-        }
-        let seen_before = old.as_ref().is_some_and(|o| o.observed);
-        let owners_changed = old_owners != node.owners;
-        if !node.owners.is_empty() && (!seen_before || owners_changed) {
-            // Whether its owners are there is asked once, then again when one of them goes.
-            let all_known = node.owners.iter().all(|o| self.nodes.get(&o.uid).is_some_and(|n| n.observed));
-            let one_waits = node.owners.iter().any(|o| self.nodes.get(&o.uid).is_some_and(|n| n.deleting_dependents));
-            if !all_known || one_waits {
-                tasks.push(Task::Delete(uid.clone()));
+        for owner in node.owners() {
+            match self.dependents.get_mut(&owner.uid) {
+                // What stood before is not kept alive.
+                Some(dependents) => drop(dependents.replace(node.clone())),
+                None => drop(self.dependents.insert(owner.uid.clone(), HashSet::from([node.clone()]))),
             }
         }
-        if node.orphaning && !old.as_ref().is_some_and(|o| o.orphaning) {
-            tasks.push(Task::Orphan(uid.clone()));
+        if !node.owners().is_empty() && (old.is_none() || old_owners != *node.owners()) {
+            // Whether its owners are there is asked once, then again when one of them goes.
+            let all_known = node.owners().iter().all(|o| self.nodes.contains(o.uid.as_str()));
+            let one_waits = node.owners().iter().any(|o| self.node(&o.uid).is_some_and(Node::deletes_dependents));
+            if !all_known || one_waits {
+                tasks.push(Task::Delete(node.uid().to_owned()));
+            }
         }
-        if node.deleting_dependents && !old.as_ref().is_some_and(|o| o.deleting_dependents) {
-            tasks.extend(self.dependents.get(&uid).into_iter().flatten().cloned().map(Task::Delete));
-            tasks.push(Task::Delete(uid.clone()));
+        if node.orphans_dependents() && !old.as_ref().is_some_and(Node::orphans_dependents) {
+            tasks.push(Task::Orphan(node.uid().to_owned()));
         }
-        self.nodes.insert(uid, node);
+        if node.deletes_dependents() && !old.as_ref().is_some_and(Node::deletes_dependents) {
+            tasks.extend(self.looks_at_dependents(node.uid()));
+            tasks.push(Task::Delete(node.uid().to_owned()));
+        }
+        self.nodes.insert(node);
         tasks
     }
 
-    /// An object is gone.
+    /// An object is gone, or is known not to exist although others name it.
     pub fn remove(&mut self, uid: &str) -> Vec<Task> {
-        let Some(node) = self.nodes.remove(uid) else {
-            // Never seen, and known not to exist: those who name it need a look.
-            return self.dependents.get(uid).into_iter().flatten().cloned().map(Task::Delete).collect();
-        };
-        let mut tasks: Vec<Task> = self.dependents.get(uid).into_iter().flatten().cloned().map(Task::Delete).collect();
-        for owner in &node.owners {
-            self.unlink(&owner.uid, uid);
-            tasks.extend(self.waiting(&owner.uid));
+        let mut tasks: Vec<Task> = self.looks_at_dependents(uid).collect();
+        if let Some(node) = self.nodes.take(uid) {
+            for owner in node.owners() {
+                self.unlink(&owner.uid, uid);
+                tasks.extend(self.waiting(&owner.uid));
+            }
         }
         tasks
+    }
+
+    fn looks_at_dependents(&self, uid: &str) -> impl Iterator<Item = Task> {
+        self.dependents.get(uid).into_iter().flatten().map(|node| Task::Delete(node.uid().to_owned()))
     }
 
     fn waiting(&self, uid: &str) -> Option<Task> {
-        self.nodes.get(uid).filter(|n| n.deleting_dependents).map(|_| Task::Delete(uid.to_owned()))
+        self.node(uid).filter(|n| n.deletes_dependents()).map(|_| Task::Delete(uid.to_owned()))
     }
 
     fn unlink(&mut self, owner: &str, dependent: &str) {
@@ -142,11 +236,12 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn meta(uid: &str, owners: &[&str], change: impl FnOnce(&mut Value)) -> Meta {
+    fn node(uid: &str, owners: &[&str], change: impl FnOnce(&mut Value)) -> Node {
         let owners: Vec<Value> = owners.iter().map(|o| json!({"uid": o, "blockOwnerDeletion": true})).collect();
         let mut json = json!({"name": uid, "namespace": "n", "uid": uid, "ownerReferences": owners});
         change(&mut json);
-        serde_json::from_value(json).expect("metadata")
+        let object: Any = serde_json::from_value(json!({"metadata": json})).expect("metadata");
+        Node::new(Arc::new(Resource::new("", "v1", "pods", "Pod", true)), Arc::new(object))
     }
 
     fn waiting(v: &mut Value) {
@@ -163,36 +258,36 @@ mod tests {
 
     #[test]
     fn dependents_are_looked_at_when_their_owner_goes() {
-        let (mut graph, r) = (Graph::default(), Arc::new(Resource::new("", "v1", "pods", "Pod", true)));
-        check(graph.apply(&r, &meta("owner", &[], |_| {})), &[]);
-        check(graph.apply(&r, &meta("a", &["owner"], |_| {})), &[]);
-        check(graph.apply(&r, &meta("a", &["owner"], |_| {})), &[]);
-        check(graph.apply(&r, &meta("b", &["unknown"], |_| {})), &["delete b"]);
+        let mut graph = Graph::default();
+        check(graph.apply(node("owner", &[], |_| {})), &[]);
+        check(graph.apply(node("a", &["owner"], |_| {})), &[]);
+        check(graph.apply(node("a", &["owner"], |_| {})), &[]);
+        check(graph.apply(node("b", &["unknown"], |_| {})), &["delete b"]);
         check(graph.remove("owner"), &["delete a"]);
         check(graph.remove("unknown"), &["delete b"]);
     }
 
     #[test]
     fn a_waiting_owner_is_looked_at_when_a_dependent_goes() {
-        let (mut graph, r) = (Graph::default(), Arc::new(Resource::new("", "v1", "pods", "Pod", true)));
-        graph.apply(&r, &meta("owner", &[], |_| {}));
-        graph.apply(&r, &meta("a", &["owner"], |_| {}));
-        graph.apply(&r, &meta("b", &["owner"], |_| {}));
-        check(graph.apply(&r, &meta("owner", &[], waiting)), &["delete a", "delete b", "delete owner"]);
+        let mut graph = Graph::default();
+        graph.apply(node("owner", &[], |_| {}));
+        graph.apply(node("a", &["owner"], |_| {}));
+        graph.apply(node("b", &["owner"], |_| {}));
+        check(graph.apply(node("owner", &[], waiting)), &["delete a", "delete b", "delete owner"]);
         check(graph.remove("a"), &["delete owner"]);
         // Released instead of deleted.
-        check(graph.apply(&r, &meta("b", &[], |_| {})), &["delete owner"]);
+        check(graph.apply(node("b", &[], |_| {})), &["delete owner"]);
         assert!(graph.dependents("owner").is_empty());
     }
 
     #[test]
     fn an_orphaning_owner_is_looked_at_once() {
-        let (mut graph, r) = (Graph::default(), Arc::new(Resource::new("", "v1", "pods", "Pod", true)));
+        let mut graph = Graph::default();
         let orphan = |v: &mut Value| {
             waiting(v);
             v["finalizers"] = json!([ORPHAN]);
         };
-        check(graph.apply(&r, &meta("owner", &[], orphan)), &["orphan dependents of owner"]);
-        check(graph.apply(&r, &meta("owner", &[], orphan)), &[]);
+        check(graph.apply(node("owner", &[], orphan)), &["orphan dependents of owner"]);
+        check(graph.apply(node("owner", &[], orphan)), &[]);
     }
 }

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 use crate::discovery::{Discovery, discover};
 use crate::{ControllerSpec, Cx};
-use graph::{FOREGROUND, Graph, ORPHAN, Task};
+use graph::{Any, FOREGROUND, Graph, Node, ORPHAN, Task};
 
 /// How the list of controllers names it.
 pub const SPEC: ControllerSpec = ControllerSpec {
@@ -41,36 +41,11 @@ const WORKERS: (usize, usize) = (20, 20);
 /// How long a change may take: longer than the server lets it.
 const CHANGES: Duration = Duration::from_secs(65);
 
-/// The metadata of any object, without what is not asked about.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, from = "Whole")]
-pub struct Any {
-    metadata: Meta,
-}
-
+/// The whole metadata of any object.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Whole {
     metadata: Meta,
-}
-
-impl From<Whole> for Any {
-    fn from(whole: Whole) -> Self {
-        let mut metadata = whole.metadata;
-        metadata.labels.clear();
-        metadata.annotations.clear();
-        Any { metadata }
-    }
-}
-
-impl View for Any {
-    const GROUP: &'static str = "";
-    const VERSION: &'static str = "v1";
-    const KIND: &'static str = "PartialObjectMetadata";
-    const PLURAL: &'static str = "";
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
 }
 
 /// What changes with which resources there are.
@@ -173,7 +148,7 @@ impl Collector {
                     monitor.stop();
                     let mut graph = self.graph.lock();
                     for object in monitor.list() {
-                        graph.remove(&object.metadata.uid).into_iter().for_each(|t| self.queue.add(t));
+                        graph.remove(&object.meta().uid).into_iter().for_each(|t| self.queue.add(t));
                     }
                 }
                 keep
@@ -205,8 +180,10 @@ impl Collector {
         monitor.subscribe(move |event| {
             let mut graph = graph.lock();
             let tasks = match event {
-                Event::Deleted(object) => graph.remove(&object.metadata.uid),
-                Event::Added(object) | Event::Updated { new: object, .. } => graph.apply(&resource, &object.metadata),
+                Event::Deleted(object) => graph.remove(&object.meta().uid),
+                Event::Added(object) | Event::Updated { new: object, .. } => {
+                    graph.apply(Node::new(resource.clone(), object.clone()))
+                }
             };
             tasks.into_iter().for_each(|task| queue.add(task));
         });
@@ -242,17 +219,17 @@ impl Collector {
 
     async fn attempt_to_delete(&self, uid: &str) -> Result<Outcome, BoxError> {
         let Some(node) = self.graph.lock().node(uid).cloned() else { return Ok(Outcome::Done) };
-        if node.deleting && !node.deleting_dependents {
+        if node.is_deleting() && !node.deletes_dependents() {
             return Ok(Outcome::Done);
         }
-        let live = match self.live(&node.resource, &node.key).await? {
+        let live = match self.live(&node.resource, &node.key()).await? {
             Some(live) if live.uid == uid => live,
             _ => {
                 self.gone(uid);
                 return Ok(Outcome::Done);
             }
         };
-        if node.deleting_dependents {
+        if node.deletes_dependents() {
             return self.finish_foreground(uid, &node, &live).await;
         }
         if live.owner_references.is_empty() {
@@ -262,7 +239,7 @@ impl Collector {
         let mut absent = Vec::new();
         let mut waiting = Vec::new();
         for owner in &live.owner_references {
-            match self.state(owner, &node.resource, &node.key).await? {
+            match self.state(owner, &node).await? {
                 State::There => solid.push(owner),
                 State::Waiting => waiting.push(owner),
                 State::Absent => absent.push(owner),
@@ -270,7 +247,7 @@ impl Collector {
                 State::OutOfReach => return Ok(Outcome::Done),
             }
         }
-        let target = node.resource.at(&node.key.namespace, &node.key.name);
+        let target = node.resource.at(&live.namespace, &live.name);
         let precise = DeleteOptions::default().uid(uid).resource_version(&live.resource_version);
         if !solid.is_empty() {
             if absent.is_empty() && waiting.is_empty() {
@@ -282,7 +259,7 @@ impl Collector {
         }
         let dependents = self.graph.lock().dependents(uid);
         let policy = if !waiting.is_empty() && !dependents.is_empty() {
-            if dependents.iter().any(|(_, d)| d.deleting_dependents) {
+            if dependents.iter().any(Node::deletes_dependents) {
                 // A circle of owners that all wait: this one lets go of its blocks.
                 self.unblock(&node.resource, &live).await?;
             }
@@ -312,14 +289,13 @@ impl Collector {
     }
 
     /// What is known of one owner.
-    async fn state(&self, owner: &OwnerRef, resource: &Resource, key: &Key) -> Result<State, BoxError> {
-        if let Some(node) = self.graph.lock().node(&owner.uid)
-            && node.observed
-        {
-            let visible = !node.resource.namespaced || node.key.namespace == key.namespace;
-            let same = *node.key.name == *owner.name && *node.resource.kind == *owner.kind;
+    async fn state(&self, owner: &OwnerRef, of: &Node) -> Result<State, BoxError> {
+        let (key, resource) = (of.key(), &of.resource);
+        if let Some(node) = self.graph.lock().node(&owner.uid) {
+            let visible = !node.resource.namespaced || node.key().namespace == key.namespace;
+            let same = *node.key().name == *owner.name && *node.resource.kind == *owner.kind;
             if visible && same {
-                return Ok(if node.deleting_dependents { State::Waiting } else { State::There });
+                return Ok(if node.deletes_dependents() { State::Waiting } else { State::There });
             }
         }
         let known = self.known.lock().discovery.of_kind(&owner.api_version, &owner.kind).cloned();
@@ -341,22 +317,15 @@ impl Collector {
     }
 
     /// Lets an object go whose dependents have gone, or hurries them.
-    async fn finish_foreground(&self, uid: &str, node: &graph::Node, live: &Meta) -> Result<Outcome, BoxError> {
-        let blocking: Vec<(String, graph::Node)> = self
-            .graph
-            .lock()
-            .dependents(uid)
-            .into_iter()
-            .filter(|(_, d)| d.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion))
-            .collect();
+    async fn finish_foreground(&self, uid: &str, node: &Node, live: &Meta) -> Result<Outcome, BoxError> {
+        let mut blocking = self.graph.lock().dependents(uid);
+        blocking.retain(|d| d.owners().iter().any(|o| o.uid == uid && o.block_owner_deletion));
         if blocking.is_empty() {
             self.drop_finalizer(&node.resource, live, FOREGROUND).await?;
             return Ok(Outcome::Done);
         }
-        for (dependent, node) in blocking {
-            if !node.deleting_dependents {
-                self.queue.add(Task::Delete(dependent));
-            }
+        for dependent in blocking.iter().filter(|d| !d.deletes_dependents()) {
+            self.queue.add(Task::Delete(dependent.uid().to_owned()));
         }
         Ok(Outcome::Done)
     }
@@ -369,13 +338,13 @@ impl Collector {
                 None => return Ok(Outcome::Done),
             }
         };
-        for (dependent, node) in dependents {
-            let Some(live) = self.live(&node.resource, &node.key).await? else { continue };
-            if live.uid == dependent && live.owner_references.iter().any(|o| o.uid == uid) {
+        for node in dependents {
+            let Some(live) = self.live(&node.resource, &node.key()).await? else { continue };
+            if live.uid == node.uid() && live.owner_references.iter().any(|o| o.uid == uid) {
                 self.drop_owners(&node.resource, &live, &[uid]).await?;
             }
         }
-        if let Some(live) = self.live(&node.resource, &node.key).await?
+        if let Some(live) = self.live(&node.resource, &node.key()).await?
             && live.uid == uid
         {
             self.drop_finalizer(&node.resource, &live, ORPHAN).await?;

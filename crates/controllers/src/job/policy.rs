@@ -61,7 +61,7 @@ fn matches(rule: &FailureRule, pod: &Pod) -> Option<String> {
         .status
         .conditions
         .iter()
-        .find(|c| patterns.iter().any(|pattern| pattern.kind == c.kind && pattern.status == c.status))?;
+        .find(|c| patterns.iter().any(|pattern| pattern.kind == *c.kind && pattern.status == *c.status))?;
     Some(format!("Pod {} has condition {}", meta.key(), found.kind))
 }
 

@@ -261,7 +261,7 @@ fn some_indexes_can_be_enough() {
 fn what_is_adopted_is_not_made_again() {
     let orphan = |name: &str| {
         let mut pod = (*pod_in(&format!("{name}:Running-"))).clone();
-        pod.metadata.owner_references.clear();
+        pod.metadata.owner_references = Default::default();
         Arc::new(pod)
     };
     let adopting = |change: fn(&mut Value)| {

@@ -116,7 +116,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let attachments: Informer<Attachment> = cx.informers.informer();
     let drivers: Informer<Driver> = cx.informers.informer();
     let mounted = |p: &Pod| !p.spec.node_name.is_empty() && !p.spec.volumes.is_empty() && !pods::is_terminal(p);
-    pods.add_index(BY_NODE, move |p| if mounted(p) { vec![p.spec.node_name.clone()] } else { Vec::new() });
+    pods.add_index(BY_NODE, move |p| if mounted(p) { vec![p.spec.node_name.to_string()] } else { Vec::new() });
     pods.add_index(BY_CLAIM, move |p| {
         p.spec.volumes.iter().filter(|_| mounted(p)).map(|v| v.claim_of(&p.metadata).to_string()).collect()
     });
