@@ -348,6 +348,7 @@ impl Event<'_> {
                 NodeChange { added: true, .. } => "NodeAdd",
                 NodeChange { allocatable: true, .. } => "NodeUpdateNodeAllocatable",
                 NodeChange { labels: true, .. } => "NodeUpdateNodeLabel",
+                NodeChange { features: true, .. } => "NodeUpdateNodeDeclaredFeature",
                 _ => "NodeUpdateNodeTaint",
             },
             Event::NodeGone => "NodeDelete",

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use orkd_reconcile::Key;
+use orkd_reconcile::{Key, Shared};
 
 use crate::model::{Image, Node, Taint};
 use crate::pod::{HostPort, PodInfo};
@@ -51,6 +51,8 @@ pub struct Rows {
     pub images: Vec<HashMap<Arc<str>, i64>>,
     /// Pods.
     pub pods: Vec<Vec<Arc<PodInfo>>>,
+    /// Features that kubelets declare.
+    pub features: Vec<Shared<Vec<String>>>,
     /// Every distinct list of taints.
     pub taint_lists: Vec<Vec<Taint>>,
 }
@@ -92,6 +94,8 @@ pub struct NodeChange {
     pub labels: bool,
     /// Other taints, or no longer cordoned.
     pub taints: bool,
+    /// Other features of its kubelet.
+    pub features: bool,
 }
 
 impl NodeChange {
@@ -294,6 +298,9 @@ impl Nodes {
             self.attach(i);
         }
         self.rows.unschedulable[i] = node.spec.unschedulable;
+        change.features = self.rows.features[i] != node.status.declared_features;
+        touched |= change.features;
+        self.rows.features[i] = node.status.declared_features.clone();
         self.set_images(i, &node.status.images);
         if touched {
             self.touch(i);
@@ -381,6 +388,7 @@ impl Nodes {
                 rows.scored.push((0, 0));
                 rows.images.push(HashMap::new());
                 rows.pods.push(Vec::new());
+                rows.features.push(Shared::default());
                 for column in rows.allocatable.iter_mut().chain(&mut rows.used) {
                     column.push(0);
                 }
@@ -406,6 +414,7 @@ impl Nodes {
         rows.names[i] = None;
         rows.labels[i].clear();
         rows.unschedulable[i] = false;
+        rows.features[i] = Shared::default();
         rows.taints[i] = 0;
         rows.host_ports[i].clear();
         rows.scored[i] = (0, 0);

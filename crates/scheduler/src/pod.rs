@@ -20,6 +20,7 @@ use crate::devices::extended::{Needs, needs};
 use crate::model::{
     Condition, Pod, PodAffinityTerm, PodResourceClaim, ResourceClaimStatus, SpreadConstraint, Toleration, Volume,
 };
+use crate::plugins::node_declared_features::needed;
 use crate::requests;
 use crate::selector::{NodeTerm, NodeTerms, Selector};
 
@@ -232,6 +233,8 @@ pub struct Body {
     pub resource_claims: Vec<PodResourceClaim>,
     /// What containers ask for of resources that classes of devices may stand for.
     pub extended: Vec<Needs>,
+    /// Features of a kubelet that it needs.
+    pub features: Vec<&'static str>,
     /// The controller.
     pub owner: Option<Owner>,
 }
@@ -287,6 +290,7 @@ impl Body {
             volumes: spec.volumes.iter().filter_map(PodVolume::of).collect(),
             resource_claims: spec.resource_claims.clone(),
             extended: needs(&spec.init_containers, &spec.containers),
+            features: needed(spec.containers.iter().chain(&spec.init_containers)),
             owner,
             namespace,
         }

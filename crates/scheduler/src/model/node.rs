@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use orkd_reconcile::{Meta, View, null_default};
+use orkd_reconcile::{Meta, Shared, View, null_default};
 use serde::Deserialize;
 
 use super::Taint;
@@ -43,7 +43,7 @@ pub struct NodeSpec {
 
 /// `status` of a node.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct NodeStatus {
     /// What pods may use.
     #[serde(deserialize_with = "null_default")]
@@ -51,6 +51,8 @@ pub struct NodeStatus {
     /// Images that are there.
     #[serde(deserialize_with = "null_default")]
     pub images: Vec<Image>,
+    /// Features of its kubelet that pods may need.
+    pub declared_features: Shared<Vec<String>>,
 }
 
 /// An image of a node.

@@ -274,6 +274,17 @@ pub struct Container {
     pub ports: Vec<Port>,
     /// `Always` makes an init container a sidecar.
     pub restart_policy: Option<String>,
+    /// What becomes of the container once it has ended.
+    #[serde(deserialize_with = "null_default")]
+    pub restart_policy_rules: Vec<RestartRule>,
+}
+
+/// A rule of a container about its end.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RestartRule {
+    /// `Restart` or `RestartAllContainers`.
+    pub action: String,
 }
 
 /// Requests of a container or a pod.

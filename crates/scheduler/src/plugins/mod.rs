@@ -7,6 +7,7 @@ pub mod dynamic_resources;
 mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
+pub mod node_declared_features;
 mod node_name;
 mod node_ports;
 pub mod node_resources_fit;
@@ -92,6 +93,7 @@ pub fn all(args: Args, doors: &Doors) -> Vec<Weighted> {
         (Box::new(balanced_allocation::BalancedAllocation::new(args.balanced_allocation)), 1),
         (Box::new(image_locality::ImageLocality), 1),
         (Box::new(default_binder::DefaultBinder { api: doors.api.clone() }), 0),
+        (Box::new(node_declared_features::NodeDeclaredFeatures), 0),
     ]
 }
 
