@@ -85,6 +85,16 @@ pub async fn release(api: &Api, owner: &Meta, resource: &Resource, object: &Meta
 /// Replaces the status of an object that is still the one with this uid. Upstream's roles let controllers `update`
 /// a status and not `patch` it. An object that is gone needs nothing.
 pub async fn write_status<T: View>(api: &Api, object: &T, status: &Value) -> Result<(), ApiError> {
+    write_status_and_note(api, object, status, None).await
+}
+
+/// The same, with an annotation that is noted by the same write.
+pub async fn write_status_and_note<T: View>(
+    api: &Api,
+    object: &T,
+    status: &Value,
+    note: Option<(&str, &str)>,
+) -> Result<(), ApiError> {
     let meta = object.meta();
     let target = Resource::of::<T>().at(&meta.namespace, &meta.name);
     let written = api
@@ -93,6 +103,9 @@ pub async fn write_status<T: View>(api: &Api, object: &T, status: &Value) -> Res
                 return false;
             }
             merge(&mut live["status"], status);
+            if let Some((name, text)) = note {
+                merge(&mut live["metadata"]["annotations"], &json!({name: text}));
+            }
             true
         })
         .await;

@@ -148,7 +148,7 @@ impl Controller for Deployments {
         for set in plan.adopt.iter().filter_map(set) {
             owners::adopt(&self.api, &**deployment, &sets, &set.metadata).await?;
         }
-        let mut failed = None;
+        let (mut failed, mut revision) = (None, None);
         let mut status = plan.status;
         for step in plan.steps {
             match step {
@@ -191,28 +191,16 @@ impl Controller for Deployments {
                         other => other?,
                     }
                 }
-                Step::Revision(revision) => {
-                    let target = Resource::of::<Deployment>().at(&about.namespace, &about.name);
-                    let uid = deployment.metadata.uid.as_str();
-                    self.api
-                        .modify(&target, "", |live| {
-                            if live["metadata"]["uid"] != uid {
-                                return false;
-                            }
-                            if !live["metadata"]["annotations"].is_object() {
-                                live["metadata"]["annotations"] = json!({});
-                            }
-                            live["metadata"]["annotations"][template::REVISION] = revision.as_str().into();
-                            true
-                        })
-                        .await?;
-                }
+                // By the same write as the status, as upstream's: no new generation comes of it.
+                Step::Revision(noted) => revision = Some(noted),
             }
         }
-        if let Some(status) = status
-            && status != deployment.status
-        {
-            owners::write_status(&self.api, &**deployment, &serde_json::to_value(status)?).await?;
+        let revision = revision.filter(|_| failed.is_none());
+        let status = status.filter(|status| *status != deployment.status);
+        if status.is_some() || revision.is_some() {
+            let status = status.map_or(Ok(json!({})), serde_json::to_value)?;
+            let note = revision.as_deref().map(|revision| (template::REVISION, revision));
+            owners::write_status_and_note(&self.api, &**deployment, &status, note).await?;
         }
         match failed {
             Some(err) => Err(err),
