@@ -25,6 +25,7 @@ mod coalesce;
 mod codec;
 mod config_file;
 pub mod discovery;
+mod endpoints;
 pub mod expression;
 pub mod flowcontrol;
 pub mod handler;

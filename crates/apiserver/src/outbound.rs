@@ -1,7 +1,9 @@
-//! Requests of the API server to others over HTTP: webhooks that authenticate and authorize, issuers of tokens.
+//! Requests of the API server to others over HTTP: webhooks that authenticate, authorize and admit, issuers of tokens.
 //!
-//! Small bodies both ways, a deadline, a limit on what is read, and one idle connection kept for each endpoint.
+//! Small bodies both ways, a deadline, a limit on what is read, and a few idle connections kept for each endpoint. What
+//! went wrong is said as Go says it: people know those texts.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,9 @@ use tokio_rustls::TlsConnector;
 
 /// The most that is read of an answer.
 const MAX_ANSWER: usize = 4 << 20;
+
+/// How many idle connections are kept for an endpoint.
+const MAX_IDLE: usize = 8;
 
 /// Where the system's authorities are, first found.
 const SYSTEM_ROOTS: [&str; 3] =
@@ -43,8 +48,13 @@ pub struct Endpoint {
     tls: Option<Arc<rustls::ClientConfig>>,
     bearer: Option<HeaderValue>,
     timeout: Duration,
-    idle: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    idle: Mutex<Vec<Connection>>,
 }
+
+type Connection = SendRequest<Full<Bytes>>;
+
+/// Where to connect to: a name or address, and a port.
+pub type Address = (String, u16);
 
 impl Endpoint {
     /// A server by URL. `authorities` are PEM; the system's where none are given.
@@ -98,19 +108,40 @@ impl Endpoint {
 
     /// Posts JSON as it is.
     pub async fn post_text(&self, body: String) -> Result<Answer, String> {
-        let request = self.request("POST").header(header::CONTENT_TYPE, "application/json");
+        let request = self.request("POST", self.path()).header(header::CONTENT_TYPE, "application/json");
         let request = request.body(Full::from(body)).map_err(|e| e.to_string())?;
         self.send(request).await
     }
 
     /// Gets what the URL names.
     pub async fn get(&self) -> Result<Answer, String> {
-        let request = self.request("GET").body(Full::default()).map_err(|e| e.to_string())?;
+        let request = self.request("GET", self.path()).body(Full::default()).map_err(|e| e.to_string())?;
         self.send(request).await
     }
 
-    fn request(&self, method: &str) -> http::request::Builder {
-        let path = self.url.path_and_query().map_or("/", |p| p.as_str());
+    /// Posts JSON to another path of the URL's server, within the caller's time. Where a connection has to be made,
+    /// `addresses` says where to: they are tried in order.
+    pub async fn post_to(
+        &self,
+        path: &str,
+        body: String,
+        addresses: impl FnOnce() -> Result<Vec<Address>, String>,
+    ) -> Result<Answer, String> {
+        let request = self.request("POST", path).header(header::CONTENT_TYPE, "application/json");
+        let request = request.body(Full::from(body)).map_err(|e| e.to_string())?;
+        self.exchange(request, addresses).await
+    }
+
+    /// Name and port of the URL's server.
+    pub fn address(&self) -> Address {
+        (self.host.clone(), self.port)
+    }
+
+    fn path(&self) -> &str {
+        self.url.path_and_query().map_or("/", |p| p.as_str())
+    }
+
+    fn request(&self, method: &str, path: &str) -> http::request::Builder {
         let mut builder = Request::builder()
             .method(method)
             .uri(path)
@@ -124,50 +155,118 @@ impl Endpoint {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer, String> {
-        let asking = async {
-            let idle = self.idle.lock().take();
-            if let Some(mut connection) = idle
-                && connection.ready().await.is_ok()
+        let asking = self.exchange(request, || Ok(vec![self.address()]));
+        let answer = tokio::time::timeout(self.timeout, asking).await;
+        answer.unwrap_or_else(|_| Err(DEADLINE.into())).map_err(|e| format!("{}: {e}", self.url))
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        addresses: impl FnOnce() -> Result<Vec<Address>, String>,
+    ) -> Result<Answer, String> {
+        // One that was idle may have been closed meanwhile, and so may the next.
+        while let Some(mut connection) = self.take_idle() {
+            if connection.ready().await.is_ok()
                 && let Ok(response) = connection.send_request(request.clone()).await
             {
                 return self.read(connection, response).await;
             }
-            let mut connection = self.connect().await?;
-            let response = connection.send_request(request).await.map_err(|e| e.to_string())?;
-            self.read(connection, response).await
-        };
-        let answer = tokio::time::timeout(self.timeout, asking).await;
-        answer.unwrap_or_else(|_| Err("context deadline exceeded".into())).map_err(|e| format!("{}: {e}", self.url))
+        }
+        let mut connection = self.connect(&addresses()?).await?;
+        let response = connection.send_request(request).await.map_err(|e| http_error(&e))?;
+        self.read(connection, response).await
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        self.idle.lock().pop()
     }
 
     async fn read(
         &self,
-        connection: SendRequest<Full<Bytes>>,
+        connection: Connection,
         response: http::Response<hyper::body::Incoming>,
     ) -> Result<Answer, String> {
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| e.to_string())?.to_bytes();
-        *self.idle.lock() = Some(connection);
+        let mut idle = self.idle.lock();
+        if idle.len() < MAX_IDLE {
+            idle.push(connection);
+        }
         Ok(Answer { status: parts.status.as_u16(), body })
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
-        let tcp = tcp.map_err(|e| format!("dial tcp {}:{}: {e}", self.host, self.port))?;
+    async fn connect(&self, addresses: &[Address]) -> Result<Connection, String> {
+        let mut failure = "no address to connect to".to_owned();
+        for address in addresses {
+            match self.connect_to(address).await {
+                Ok(connection) => return Ok(connection),
+                Err(why) => failure = why,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn connect_to(&self, (host, port): &Address) -> Result<Connection, String> {
+        let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(|e| dial_error(host, *port, &e))?;
         // Only a matter of speed.
         let _ = tcp.set_nodelay(true);
         match &self.tls {
             None => handshake(tcp).await,
             Some(config) => {
                 let name = ServerName::try_from(self.host.clone()).map_err(|e| e.to_string())?;
-                let stream = TlsConnector::from(config.clone()).connect(name, tcp).await.map_err(|e| e.to_string())?;
-                handshake(stream).await
+                let stream = TlsConnector::from(config.clone()).connect(name, tcp).await;
+                handshake(stream.map_err(|e| tls_error(&self.host, &e))?).await
             }
         }
     }
 }
 
-async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>
+/// What is said of a request that took too long.
+pub const DEADLINE: &str = "context deadline exceeded";
+
+/// Why there is no connection (`net.OpError`).
+fn dial_error(host: &str, port: u16, error: &io::Error) -> String {
+    let why = match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        io::ErrorKind::TimedOut => "connect: connection timed out".to_owned(),
+        _ if error.to_string().starts_with("failed to lookup address") => {
+            return format!("dial tcp: lookup {host}: no such host");
+        }
+        _ => error.to_string(),
+    };
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    format!("dial tcp {host}:{port}: {why}")
+}
+
+/// Why a server is not believed (`crypto/tls`, `crypto/x509`).
+fn tls_error(host: &str, error: &io::Error) -> String {
+    use rustls::CertificateError as Bad;
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    let why = match inner {
+        Some(rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature)) => {
+            "certificate signed by unknown authority".to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. })) => {
+            format!("certificate is not valid for any names, but wanted to match {host}")
+        }
+        Some(rustls::Error::InvalidCertificate(
+            Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. },
+        )) => "certificate has expired or is not yet valid".to_owned(),
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => return "EOF".to_owned(),
+        Some(other) => return format!("tls: {other}"),
+        None => return error.to_string(),
+    };
+    format!("tls: failed to verify certificate: x509: {why}")
+}
+
+fn http_error(error: &hyper::Error) -> String {
+    if error.is_incomplete_message() { "EOF".to_owned() } else { error.to_string() }
+}
+
+async fn handshake<S>(stream: S) -> Result<Connection, String>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -194,5 +293,27 @@ fn roots(authorities: Option<&str>) -> Result<Arc<rustls::RootCertStore>, String
             store.add_parsable_certificates(CertificateDer::pem_slice_iter(&text).flatten());
             Ok(Arc::new(store))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_told_as_go_does() {
+        let dial = |kind: io::ErrorKind| dial_error("10.0.0.1", 443, &io::Error::from(kind));
+        assert_eq!(dial(io::ErrorKind::ConnectionRefused), "dial tcp 10.0.0.1:443: connect: connection refused");
+        let lookup = io::Error::other("failed to lookup address information: Name or service not known");
+        assert_eq!(dial_error("a.b.svc", 443, &lookup), "dial tcp: lookup a.b.svc: no such host");
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert!(dial_error("::1", 1, &refused).starts_with("dial tcp [::1]:1: "));
+        let tls = |error: rustls::CertificateError| {
+            tls_error("h", &io::Error::other(rustls::Error::InvalidCertificate(error)))
+        };
+        let text = "tls: failed to verify certificate: x509: certificate signed by unknown authority";
+        assert_eq!(tls(rustls::CertificateError::UnknownIssuer), text);
+        assert!(tls(rustls::CertificateError::NotValidForName).ends_with("but wanted to match h"));
+        assert_eq!(tls_error("h", &io::Error::from(io::ErrorKind::UnexpectedEof)), "EOF");
     }
 }

@@ -17,17 +17,34 @@ pub struct Warnings(Arc<Mutex<Vec<String>>>, Annotations);
 /// What stages note about a request for the audit log; cheap to clone. A key is written once
 /// (`k8s.io/apiserver/pkg/audit.AddAuditAnnotation`).
 #[derive(Clone, Default)]
-pub struct Annotations(Arc<Mutex<BTreeMap<String, String>>>);
+pub struct Annotations(Arc<Mutex<BTreeMap<String, Note>>>);
+
+struct Note {
+    text: String,
+    /// It tells what is in the body of the request.
+    about_request: bool,
+}
 
 impl Annotations {
     /// Notes something, unless the key is taken.
     pub fn add(&self, key: impl Into<String>, value: impl Into<String>) {
-        self.0.lock().entry(key.into()).or_insert_with(|| value.into());
+        self.put(key.into(), Note { text: value.into(), about_request: false });
     }
 
-    /// All notes.
-    pub fn all(&self) -> BTreeMap<String, String> {
-        self.0.lock().clone()
+    /// Notes something that tells what is in the body of the request: it is written where that is.
+    pub fn add_about_request(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.put(key.into(), Note { text: value.into(), about_request: true });
+    }
+
+    fn put(&self, key: String, note: Note) {
+        self.0.lock().entry(key).or_insert(note);
+    }
+
+    /// All notes; those about the body of the request where that is written, too.
+    pub fn all(&self, with_request: bool) -> BTreeMap<String, String> {
+        let all = self.0.lock();
+        let shown = all.iter().filter(|(_, note)| with_request || !note.about_request);
+        shown.map(|(key, note)| (key.clone(), note.text.clone())).collect()
     }
 }
 

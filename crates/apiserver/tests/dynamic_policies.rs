@@ -244,3 +244,54 @@ async fn equivalent_versions_and_subresources_are_matched() {
     let (code, answer) = world.call(&admin(), "PUT", &path, scale(2)).await;
     assert_eq!(code, 200, "{answer}");
 }
+
+/// A mutating policy about config maps, and a binding of the same name.
+async fn mutating(world: &World, name: &str, spec: Value) {
+    let rules = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"],
+        "resources": ["configmaps"]}]);
+    let mut policy = json!({"metadata": {"name": name}, "spec": {"matchConstraints": {"resourceRules": rules},
+        "reinvocationPolicy": "Never"}});
+    for (field, value) in spec.as_object().into_iter().flatten() {
+        policy["spec"][field] = value.clone();
+    }
+    create(world, &format!("{GROUP}/mutatingadmissionpolicies"), policy).await;
+    let binding = json!({"metadata": {"name": name}, "spec": {"policyName": name}});
+    create(world, &format!("{GROUP}/mutatingadmissionpolicybindings"), binding).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mutating_policies_change_objects_before_they_are_validated() {
+    let world = World::start().await;
+    team(&world).await;
+    let apply =
+        |expression: &str| json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}});
+    let patch = |expression: &str| json!({"patchType": "JSONPatch", "jsonPatch": {"expression": expression}});
+    let labels = "Object{metadata: Object.metadata{labels: {'env': namespaceObject.metadata.labels.env}}}";
+    let unlabelled = json!([{"name": "no-label", "expression": "!has(object.metadata.labels)"}]);
+    mutating(&world, "a", json!({"mutations": [apply(labels)], "matchConditions": unlabelled})).await;
+    // Sees what the first has done, and what it did itself.
+    let counted = "[JSONPatch{op: 'add', path: '/data/labels', value: string(size(object.metadata.labels))}, \
+                   JSONPatch{op: 'add', path: '/data/by', value: request.userInfo.username}]";
+    let tested =
+        "[JSONPatch{op: 'test', path: '/data/by', value: 'nobody'}, JSONPatch{op: 'remove', path: '/data/by'}]";
+    mutating(&world, "b", json!({"mutations": [patch(counted), patch(tested)]})).await;
+    let checked = "object.metadata.labels.env == 'prod' && object.data.by == 'admin'";
+    policy(&world, "checks", json!({"validations": [{"expression": checked}]}), json!({})).await;
+    let (code, made) = world.call(&admin(), "POST", MAPS, map("m", json!({"own": "x"}))).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(made["metadata"]["labels"], json!({"env": "prod"}));
+    assert_eq!(made["data"], json!({"own": "x", "labels": "1", "by": "admin"}));
+
+    let wrong = apply("Object{metadata: Object.metadata{name: string(object.data.nope)}}");
+    mutating(&world, "c", json!({"mutations": [wrong]})).await;
+    let refused = world.call(&admin(), "POST", MAPS, map("n", json!({"own": "x"}))).await;
+    let text = "policy 'c' with binding 'c' denied request: expression 'Object{metadata: Object.metadata{name: \
+                string(object.data.nope)}}' resulted in error: no such key: nope";
+    assert_eq!((message(&refused), &refused.1["reason"]), ((403, text), &json!("Invalid")));
+    assert_eq!(refused.1["details"]["causes"], json!([{"message": text}]));
+    let path = format!("{GROUP}/mutatingadmissionpolicies/c");
+    let (_, mut lax) = world.call(&admin(), "GET", &path, Value::Null).await;
+    lax["spec"]["failurePolicy"] = json!("Ignore");
+    assert_eq!(world.call(&admin(), "PUT", &path, lax).await.0, 200);
+    assert_eq!(world.call(&admin(), "POST", MAPS, map("n", json!({"own": "x"}))).await.0, 201);
+}

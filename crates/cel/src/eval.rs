@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::cost::runtime;
 use crate::plan::{Call, Loop, Node, Plan};
 use crate::types::Type;
-use crate::value::{Key, List, Map, Value, equal};
+use crate::value::{Key, List, Made, Map, Value, equal};
 
 /// Why an evaluation has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -156,7 +156,7 @@ impl<'a> Evaluator<'_, '_, 'a> {
             Node::Call(call) => self.call(call),
             Node::List(items) => self.list(items),
             Node::Map(entries) => self.map(entries),
-            Node::Object(fields) => self.object(fields),
+            Node::Object { ty, fields } => self.object(ty, fields),
             Node::Loop(l) => self.fold(l),
             Node::Append { slot, items } => self.append(*slot, items),
             Node::Insert { slot, entry } => self.insert(*slot, entry),
@@ -243,7 +243,7 @@ impl<'a> Evaluator<'_, '_, 'a> {
     }
 
     #[inline(never)]
-    fn object(&mut self, fields: &[(Arc<str>, Node, bool)]) -> Evaluated<'a> {
+    fn object(&mut self, ty: &Arc<str>, fields: &[(Arc<str>, Node, bool)]) -> Evaluated<'a> {
         let mut map = BTreeMap::new();
         for (name, value, optional) in fields {
             let value = self.eval(value)?;
@@ -252,7 +252,7 @@ impl<'a> Evaluator<'_, '_, 'a> {
             }
         }
         self.budget.charge(runtime::STRUCT)?;
-        Ok(Value::Map(Map::Shared(Arc::new(map))))
+        Ok(Value::Map(Map::Made(Arc::new(Made { ty: ty.clone(), fields: map }))))
     }
 
     #[inline(never)]

@@ -48,7 +48,10 @@ pub(crate) enum Node {
     Call(Box<Call>),
     List(Vec<(Node, bool)>),
     Map(Vec<(Node, Node, bool)>),
-    Object(Vec<(Arc<str>, Node, bool)>),
+    Object {
+        ty: Arc<str>,
+        fields: Vec<(Arc<str>, Node, bool)>,
+    },
     Loop(Box<Loop>),
     /// `slot += list`, with the list of the slot changed in place.
     Append {
@@ -135,7 +138,7 @@ impl Node {
                 Node::Call(call) => call.args.iter().any(one),
                 Node::List(items) => items.iter().any(|(item, _)| one(item)),
                 Node::Map(entries) => entries.iter().any(|(key, value, _)| one(key) || one(value)),
-                Node::Object(fields) => fields.iter().any(|(_, value, _)| one(value)),
+                Node::Object { fields, .. } => fields.iter().any(|(_, value, _)| one(value)),
                 Node::Loop(l) => [&l.range, &l.init, &l.condition, &l.step, &l.result].into_iter().any(one),
                 Node::Append { items, .. } => one(items),
                 Node::Insert { entry, .. } => entry.iter().any(one),
@@ -204,7 +207,8 @@ impl Planner<'_> {
                 fold_map(nodes)
             }
             Kind::Struct { fields, .. } => {
-                Node::Object(fields.iter().map(|f| (property(&f.name), self.node(&f.value), f.optional)).collect())
+                let fields = fields.iter().map(|f| (property(&f.name), self.node(&f.value), f.optional)).collect();
+                Node::Object { ty: self.checked.types[e.id].name().into(), fields }
             }
             Kind::Comprehension(c) => self.comprehension(c),
         }

@@ -244,6 +244,17 @@ pub enum Map<'a> {
     Fields(&'a dyn Fields),
     /// Made by an expression, or handed in.
     Shared(Arc<BTreeMap<Key<'a>, Value<'a>>>),
+    /// An object of a declared type that an expression made.
+    Made(Arc<Made<'a>>),
+}
+
+/// An object that an expression made: `Object.spec{replicas: 1}`.
+#[derive(Clone, Debug)]
+pub struct Made<'a> {
+    /// The name of its type.
+    pub ty: Arc<str>,
+    /// The fields that were set.
+    pub fields: BTreeMap<Key<'a>, Value<'a>>,
 }
 
 impl fmt::Debug for Map<'_> {
@@ -252,6 +263,7 @@ impl fmt::Debug for Map<'_> {
             Map::Json(map) => map.fmt(f),
             Map::Fields(fields) => fields.names().fmt(f),
             Map::Shared(map) => map.fmt(f),
+            Map::Made(made) => made.fields.fmt(f),
         }
     }
 }
@@ -263,6 +275,7 @@ impl<'a> Map<'a> {
             Map::Json(map) => map.len(),
             Map::Fields(fields) => fields.names().len(),
             Map::Shared(map) => map.len(),
+            Map::Made(made) => made.fields.len(),
         }
     }
 
@@ -277,6 +290,7 @@ impl<'a> Map<'a> {
             Map::Json(map) => Ok(map.get(name).map(Value::from)),
             Map::Fields(fields) => fields.get(name),
             Map::Shared(map) => Ok(lookup(map, &Key::String(Str::Borrowed(name)))),
+            Map::Made(made) => Ok(lookup(&made.fields, &Key::String(Str::Borrowed(name)))),
         }
     }
 
@@ -303,6 +317,7 @@ impl<'a> Map<'a> {
             Map::Json(map) => Box::new(map.keys().map(|k| Value::from(k.as_str()))),
             Map::Fields(fields) => Box::new(fields.names().into_iter().map(Value::from)),
             Map::Shared(map) => Box::new(map.keys().cloned().map(Value::from)),
+            Map::Made(made) => Box::new(made.fields.keys().cloned().map(Value::from)),
         }
     }
 
@@ -409,6 +424,7 @@ impl<'a> Value<'a> {
             Value::Duration(_) => Type::Duration,
             Value::Timestamp(_) => Type::Timestamp,
             Value::List(_) => Type::list(Type::Dyn),
+            Value::Map(Map::Made(made)) => Type::open_object(&made.ty),
             Value::Map(_) => Type::map(Type::Dyn, Type::Dyn),
             Value::Type(_) => Type::Type(Arc::new(Type::Dyn)),
             Value::Optional(_) => Type::optional(Type::Dyn),
@@ -509,7 +525,8 @@ pub(crate) fn equal(a: &Value<'_>, b: &Value<'_>) -> Result<bool, EvalError> {
             true
         }
         (Value::Map(a), Value::Map(b)) => {
-            if a.len() != b.len() {
+            let other_type = matches!((a, b), (Map::Made(a), Map::Made(b)) if a.ty != b.ty);
+            if other_type || a.len() != b.len() {
                 return Ok(false);
             }
             for (key, value) in a.entries()? {

@@ -90,14 +90,30 @@ impl Patch {
 
     /// Applies the operations in order. After an error (a 422) the document is half patched and of no use.
     pub fn apply(self, doc: &mut Value) -> Result<(), Status> {
-        let mut limits = Limits { copied: 0, measured: 0 };
-        self.0.into_iter().try_for_each(|operation| run(doc, operation, &mut limits)).map_err(|_| inapplicable())
+        self.run(doc, &mut Limits::default()).map_err(|_| inapplicable())
+    }
+
+    /// The same, but it is no error if a `test` fails: then the answer is false.
+    pub fn apply_if_tests_pass(self, doc: &mut Value) -> Result<bool, Status> {
+        let mut limits = Limits::default();
+        match self.run(doc, &mut limits) {
+            Ok(()) => Ok(true),
+            Err(Inapplicable) if limits.test_failed => Ok(false),
+            Err(Inapplicable) => Err(inapplicable()),
+        }
+    }
+
+    fn run(self, doc: &mut Value, limits: &mut Limits) -> Result<(), Inapplicable> {
+        self.0.into_iter().try_for_each(|operation| run(doc, operation, limits))
     }
 }
 
+#[derive(Default)]
 struct Limits {
     copied: usize,
     measured: usize,
+    /// What made the patch inapplicable is a `test`.
+    test_failed: bool,
 }
 
 impl Limits {
@@ -160,7 +176,8 @@ fn run(doc: &mut Value, operation: Operation, limits: &mut Limits) -> Result<(),
         "test" => {
             let found = get(doc, &path)?.unwrap_or(&Value::Null);
             let wanted = value.unwrap_or(Value::Null);
-            if equal(found, &wanted) { Ok(()) } else { Err(Inapplicable) }
+            limits.test_failed = !equal(found, &wanted);
+            if limits.test_failed { Err(Inapplicable) } else { Ok(()) }
         }
         _ => Err(Inapplicable),
     }
@@ -335,6 +352,18 @@ mod tests {
         ] {
             refused(json!({"a": 1, "l": [1]}), json!([operation]));
         }
+    }
+
+    #[test]
+    fn a_test_that_fails_may_be_no_error() {
+        let run = |patch: Value| {
+            let patch = Patch::decode(patch).expect("a patch");
+            patch.apply_if_tests_pass(&mut json!({"a": 1})).map_err(|e| e.code)
+        };
+        let test = |value: u32| json!({"op": "test", "path": "/a", "value": value});
+        assert_eq!(run(json!([test(1)])), Ok(true));
+        assert_eq!(run(json!([test(2)])), Ok(false));
+        assert_eq!(run(json!([test(1), {"op": "remove", "path": "/b"}])), Err(422));
     }
 
     #[test]

@@ -45,6 +45,7 @@ use crate::user::UserInfo;
 use crate::warning::Annotations;
 
 pub use config::PluginConfigs;
+pub use dynamic::reinvocation::Reinvocation;
 
 /// The operation under admission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,8 @@ pub struct Request<'a> {
     pub options: &'a Value,
     /// Notes for the audit log.
     pub annotations: &'a Annotations,
+    /// Whether the mutating phase runs for the second time.
+    pub reinvocation: &'a Reinvocation,
 }
 
 /// A built-in plugin. Both phases default to letting everything pass. `object` is what will be stored (for a
@@ -185,7 +188,10 @@ pub fn all(parts: &Parts) -> Result<Vec<Arc<dyn Plugin>>, String> {
         Arc::new(service_account::ServiceAccount::new(objects())),
         Arc::new(storage_in_use::StorageObjectInUseProtection),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(dynamic::mutating_policy::MutatingAdmissionPolicy::new(parts)),
+        Arc::new(dynamic::webhook::mutating::MutatingAdmissionWebhook::new(parts)),
         Arc::new(dynamic::validating_policy::ValidatingAdmissionPolicy::new(parts)),
+        Arc::new(dynamic::webhook::validating::ValidatingAdmissionWebhook::new(parts)),
     ];
     plugins.sort_by_key(|p| order::position(p.name()));
     Ok(plugins)
@@ -268,6 +274,7 @@ pub(crate) mod testing {
             old,
             options: &Value::Null,
             annotations: Box::leak(Box::default()),
+            reinvocation: Box::leak(Box::default()),
         }
     }
 }

@@ -424,7 +424,7 @@ impl Record {
         }
         let at = if stage == Stage::RequestReceived { self.head.received } else { Timestamp::now() };
         let body = self.state.lock().body.clone();
-        let annotations = self.annotations.all();
+        let annotations = self.annotations.all(self.level() >= Level::Request);
         let whole = self.head.encode(stage, at, &body, &annotations);
         let shorten = || {
             let bare = event::Body { request_object: None, response_object: None, ..body.clone() };

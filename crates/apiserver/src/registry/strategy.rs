@@ -10,7 +10,7 @@ use rand::Rng;
 use serde_json::Value;
 
 use super::{Request, Target, meta_text, metadata};
-use crate::admission::{self, Operation};
+use crate::admission::{self, Operation, Reinvocation};
 use crate::codec;
 use crate::metrics::AdmissionTimes;
 
@@ -27,6 +27,7 @@ fn attributes<'a>(
     old: Option<&'a Value>,
     options: &'a Value,
     dry_run: bool,
+    reinvocation: &'a Reinvocation,
 ) -> admission::Request<'a> {
     admission::Request {
         operation,
@@ -41,6 +42,7 @@ fn attributes<'a>(
         old,
         options,
         annotations: cx.warnings.annotations(),
+        reinvocation,
     }
 }
 
@@ -77,7 +79,8 @@ impl Phase {
     }
 }
 
-/// Runs the mutating phase of admission; defaults are set again after it.
+/// Runs the mutating phase of admission, a second time where a policy or webhook changed what others had seen before;
+/// defaults are set again after it.
 pub async fn mutate(
     cx: &Request<'_>,
     target: &Target<'_>,
@@ -87,12 +90,18 @@ pub async fn mutate(
     options: &Value,
     dry_run: bool,
 ) -> Result<(), Status> {
-    let request = attributes(cx, target, operation, old, options, dry_run);
+    let reinvocation = Reinvocation::default();
+    let request = attributes(cx, target, operation, old, options, dry_run, &reinvocation);
     let mut warnings = Vec::new();
     let mut phase = Phase::begin(operation, true);
-    for (plugin, times) in cx.server.admission() {
-        let outcome = plugin.admit(&request, object, &mut warnings).await;
-        phase.passed(times, outcome)?;
+    loop {
+        for (plugin, times) in cx.server.admission() {
+            let outcome = plugin.admit(&request, object, &mut warnings).await;
+            phase.passed(times, outcome)?;
+        }
+        if !reinvocation.begin_again() {
+            break;
+        }
     }
     phase.end();
     cx.warnings.extend(warnings);
@@ -119,7 +128,8 @@ pub async fn check(
     options: &Value,
     dry_run: bool,
 ) -> Result<(), Status> {
-    let request = attributes(cx, target, operation, old, options, dry_run);
+    let reinvocation = Reinvocation::default();
+    let request = attributes(cx, target, operation, old, options, dry_run, &reinvocation);
     let mut warnings = Vec::new();
     let mut phase = Phase::begin(operation, false);
     for (plugin, times) in cx.server.admission() {

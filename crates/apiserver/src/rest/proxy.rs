@@ -198,21 +198,7 @@ fn service(call: &Call, id: &Id<'_>) -> Result<Address, Status> {
         })
     };
     let name = name.ok_or_else(unavailable)?;
-    let slices = reader.list("discovery.k8s.io", "endpointslices", Some(namespace));
-    let mut found: Vec<(String, u16)> = Vec::new();
-    for slice in slices.iter().filter(|s| s.label("kubernetes.io/service-name") == Some(id.name)) {
-        let slice = slice.decode();
-        let port = items(&slice["ports"]).iter().find(|p| {
-            let named = p["name"].as_str().unwrap_or_default();
-            named == name || (name.is_empty() && items(&slice["ports"]).len() == 1)
-        });
-        let Some(port) = port.and_then(|p| p["port"].as_u64()).and_then(|p| u16::try_from(p).ok()) else { continue };
-        for endpoint in items(&slice["endpoints"]).iter().filter(|e| e["conditions"]["ready"] != false) {
-            if let Some(ip) = items(&endpoint["addresses"]).first().and_then(Value::as_str) {
-                found.push((ip.to_owned(), port));
-            }
-        }
-    }
+    let found = crate::endpoints::ready(&reader, namespace, id.name, name);
     let (host, port) = found.choose(&mut rand::rng()).cloned().ok_or_else(unavailable)?;
     debug_assert_eq!(meta(&service, "name"), id.name);
     check_ip(&host)?;

@@ -3,13 +3,13 @@
 
 use std::sync::LazyLock;
 
-use super::base;
+use super::{PER_CALL_LIMIT, base};
 use crate::env::{Env, EnvBuilder, Program};
 use crate::eval::{Bindings, Budget, Compute, EvalError, Evaluated};
 use crate::library::authorizer;
 use crate::types::{Shape, Type};
 use crate::unify;
-use crate::value::{Key, Str, Value};
+use crate::value::{Key, Map, Str, Value};
 
 /// Which variables an expression has beside `object`, `oldObject`, `request` and `namespaceObject`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,6 +121,40 @@ impl Default for Mutations {
     }
 }
 
+/// Whether every object within an object that an expression made is of the type its place asks for: what is in `Object` at
+/// `spec` is an `Object.spec` (`ObjectVal.CheckTypeNamesMatchFieldPathNames`).
+pub fn check_type_names(value: &Value<'_>) -> Result<(), String> {
+    let Value::Map(Map::Made(made)) = value else { return Ok(()) };
+    let mut problems = Vec::new();
+    walk_types(value, &mut made.ty.to_string(), &mut problems);
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
+}
+
+fn walk_types(value: &Value<'_>, path: &mut String, problems: &mut Vec<String>) {
+    match value {
+        Value::Map(Map::Made(made)) => {
+            if *made.ty != **path {
+                let ty = &made.ty;
+                problems.push(format!(
+                    "unexpected type name {ty:?}, expected {path:?}, which matches field name path from root Object type"
+                ));
+            }
+            for (key, value) in &made.fields {
+                let Key::String(name) = key else { continue };
+                let len = path.len();
+                path.push('.');
+                path.push_str(name);
+                walk_types(value, path, problems);
+                path.truncate(len);
+            }
+        }
+        // What has no type of its own has no place in the path.
+        Value::Map(Map::Shared(map)) => map.values().for_each(|value| walk_types(value, path, problems)),
+        Value::List(list) => list.iter().for_each(|value| walk_types(&value, path, problems)),
+        _ => {}
+    }
+}
+
 /// The variables of a policy, each of which sees those before it as `variables`.
 #[derive(Clone, Debug)]
 pub struct Variables {
@@ -163,9 +197,6 @@ impl Variables {
     }
 }
 
-/// What one expression may cost when it is evaluated (`celconfig.PerCallLimit`).
-pub const CALL_COST_LIMIT: u64 = 1_000_000;
-
 /// How deep an expression and the variables it comes to use may nest together.
 const MAX_LEVELS: usize = 2 * crate::parser::MAX_DEPTH;
 
@@ -193,9 +224,9 @@ impl<'v, 'a> Scope<'v, 'a> {
     }
 
     /// The value of an expression, and what it cost with the variables that had to be computed for it. Each of them may
-    /// cost [`CALL_COST_LIMIT`].
+    /// cost [`PER_CALL_LIMIT`].
     pub fn eval(&mut self, program: &Program) -> (Result<Value<'a>, EvalError>, u64) {
-        let mut budget = Budget::new(CALL_COST_LIMIT);
+        let mut budget = Budget::new(PER_CALL_LIMIT);
         self.lazy.cost = 0;
         self.lazy.levels = program.height();
         let value = program.eval_computing(&self.bindings, &mut self.lazy, &mut budget);
@@ -216,7 +247,7 @@ impl<'a> Lazy<'_, 'a> {
                 return Err(EvalError::new(format!("composited variable {name:?} depends on too many others")));
             }
             Ok(program) => {
-                let mut budget = Budget::new(CALL_COST_LIMIT);
+                let mut budget = Budget::new(PER_CALL_LIMIT);
                 self.levels += program.height();
                 let value = program.eval_computing(bindings, self, &mut budget);
                 self.levels -= program.height();
@@ -289,6 +320,31 @@ mod tests {
             check("[JSONPatch{op: 1}]", patches())
                 .is_err_and(|e| e.contains("expected type of field 'op' is 'string'"))
         );
+    }
+
+    #[test]
+    fn made_objects_are_of_the_types_of_their_places() {
+        let env = Mutations::new().extend(&admission(Has::default()).build());
+        let check = |expression: &str, want: &[(&str, &str)]| {
+            let program = env.compile(expression).expect(expression);
+            let value = program.eval(&Bindings::new(), &mut Budget::new(PER_CALL_LIMIT)).expect(expression);
+            let problem = |(ty, place): &(&str, &str)| {
+                format!(
+                    "unexpected type name {ty:?}, expected {place:?}, which matches field name path from root Object type"
+                )
+            };
+            let want: Vec<String> = want.iter().map(problem).collect();
+            assert_eq!(check_type_names(&value).err().unwrap_or_default(), want.join("\n"), "{expression}");
+        };
+        check("Object{spec: Object.spec{template: Object.spec.template{}, replicas: 1}}", &[]);
+        check("Object{spec: Object.spec{list: [Object.spec.list{name: 'a'}], map: {'k': Object.spec.map{}}}}", &[]);
+        check("Object{spec: Object.status{}}", &[("Object.status", "Object.spec")]);
+        check("Object{l: [Object.m{}], m: {'a': Object.l{}}}", &[("Object.m", "Object.l"), ("Object.l", "Object.m")]);
+        check("Object.spec{a: Object.spec.a{}}", &[]);
+        check("{'a': 1}", &[]);
+        let same =
+            env.compile("Object{a: 1} == Object{a: 1} && dyn(Object.a{}) != dyn(Object.b{})").expect("it compiles");
+        assert_eq!(same.eval(&Bindings::new(), &mut Budget::new(1000)).map(|v| v.as_bool()), Ok(Some(true)));
     }
 
     #[test]

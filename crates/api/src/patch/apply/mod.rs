@@ -17,11 +17,14 @@ pub mod field_set;
 mod fields_v1;
 pub mod managed;
 pub mod merge;
+mod mutate;
 pub mod path;
 pub mod scale;
 pub mod set;
 pub mod validate;
 mod walk;
+
+pub use self::mutate::mutate;
 
 use std::sync::LazyLock;
 

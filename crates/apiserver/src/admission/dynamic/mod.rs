@@ -3,7 +3,8 @@
 //! Pure are [`asked`] (a request as rules see it), [`rules`] (whether it is meant), [`input`] (what expressions see),
 //! [`evaluate`] (expressions and their budgets), [`policy`] (policies and bindings, compiled). [`hooks`] keeps what is
 //! compiled up to date with the watch cache; [`round`] holds what one request needs of the world: its namespace,
-//! parameters, other versions of its object, answers of the authorizer. The plugins come last.
+//! parameters, other versions of its object, answers of the authorizer; [`reinvocation`] who is asked a second time. The
+//! plugins come last.
 //!
 //! A program is compiled when its object is written (its generation, that is: a changed status compiles nothing). Where
 //! nothing is configured, a request costs a look at the feeds.
@@ -13,9 +14,13 @@ pub mod evaluate;
 pub mod hooks;
 pub mod input;
 pub mod policy;
+pub mod reinvocation;
 pub mod round;
 pub mod rules;
+
+pub mod mutating_policy;
 pub mod validating_policy;
+pub mod webhook;
 
 use super::Request;
 

@@ -15,10 +15,12 @@ use super::asked::{Asked, Door};
 use super::input;
 use super::policy::{ParamKind, ParamRef, Which};
 use super::rules::{self, Constraints};
+use super::webhook::review::Verdict;
 use crate::authz::{Attributes, Authorizer, Decision};
+use crate::codec;
 use crate::lookup::{Lookup, get_fresh};
 use crate::pipeline::{ApiServer, WeakServer};
-use crate::registry;
+use crate::registry::{self, options::FieldValidation};
 use crate::resources::{Resource, api_version};
 use crate::route::RequestInfo;
 use crate::user::UserInfo;
@@ -139,7 +141,7 @@ impl<'r> Round<'r> {
     }
 
     /// The object that stands behind what a door shows, `shown` put in place of what [`Round::shown`] made of `object`.
-    pub fn put_back(&self, door: &Door, shown: Value, object: &mut Value) {
+    fn put_back(&self, door: &Door, shown: Value, object: &mut Value) {
         if self.asked.subresource == "scale" {
             orkd_api::apps::scale::apply(&shown, object);
         } else {
@@ -160,6 +162,51 @@ impl<'r> Round<'r> {
         from.to_storage(&mut object);
         to.to_served(&mut object);
         Cow::Owned(object)
+    }
+
+    /// The object before; null without one.
+    pub fn old(&self) -> &'r Value {
+        self.request.old.unwrap_or(&Value::Null)
+    }
+
+    /// Whether nothing will be stored.
+    pub fn is_dry_run(&self) -> bool {
+        self.request.dry_run
+    }
+
+    /// The server, while it is there.
+    pub fn server(&self) -> Option<ApiServer> {
+        self.world.server()
+    }
+
+    /// Tells the client and the audit log what a webhook said to them.
+    pub fn pass_on(&self, webhook: &str, verdict: Verdict, warnings: &mut Vec<String>) {
+        warnings.extend(verdict.warnings);
+        for (key, value) in verdict.annotations {
+            self.request.annotations.add(format!("{webhook}/{key}"), value);
+        }
+    }
+
+    /// Puts what a policy or webhook has made of an object, as a door shows it, in the object's place: brought into normal
+    /// form, with defaults. Whether it is another one than was `shown`. The error says what is no field or of a wrong type.
+    pub fn replace(&self, door: &Door, shown: &Value, mut made: Value, object: &mut Value) -> Result<bool, String> {
+        let Some(map) = made.as_object_mut() else { return Err("the result of a patch is not an object".into()) };
+        for field in ["apiVersion", "kind"] {
+            map.insert(field.to_owned(), shown[field].clone());
+        }
+        let body = &door.body;
+        codec::normalize(&mut made, (&body.group, &body.version, &body.kind), FieldValidation::Ignore)?;
+        let changed = made != *shown;
+        let own = self.resources.iter().find(|r| {
+            let info = r.info();
+            info.kind == body.kind && info.group == body.group && info.version == body.version
+        });
+        if let Some(resource) = own {
+            codec::default(&*resource.kind, &mut made);
+            resource.kind.default(&mut made);
+        }
+        self.put_back(door, made, object);
+        Ok(changed)
     }
 
     /// What expressions see as `request`.
