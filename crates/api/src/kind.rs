@@ -204,6 +204,12 @@ pub trait Kind: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The lists that [`Kind::selectable_fields`] looks into, by the name of their field: whoever wants nothing but
+    /// selectable fields passes over all others.
+    fn selectable_lists(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// What the rows of a table of several are sorted by; `None` leaves them in the order of the list.
     fn row_rank(&self, _obj: &Value) -> Option<i64> {
         None

@@ -57,7 +57,16 @@ impl Kind for Event {
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
-        selectable(obj, "involvedObject", "source", "reportingComponent")
+        const OBJECT: [&str; 7] = [
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+        ];
+        selectable(obj, OBJECT, "source", "reportingComponent")
     }
 
     fn meta_rules(&self) -> MetaRules {
@@ -82,18 +91,23 @@ impl Kind for Event {
 
 /// Fields both forms can be selected by; the labels differ in the name of the object and of the source.
 /// Upstream: `pkg/registry/core/event.ToSelectableFields`.
-pub(crate) fn selectable(obj: &Value, object: &str, source: &str, reporter: &str) -> Vec<(Name, String)> {
-    let mut fields: Vec<(Name, String)> =
-        ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"]
-            .into_iter()
-            .map(|field| (format!("{object}.{field}").into(), text(obj, &[object, field]).to_owned()))
-            .collect();
+pub(crate) fn selectable(
+    obj: &Value,
+    object: [&'static str; 7],
+    source: &str,
+    reporter: &'static str,
+) -> Vec<(Name, String)> {
+    let of_object = |path: &'static str| {
+        let (object, field) = path.split_once('.').unwrap_or_default();
+        (path.into(), text(obj, &[object, field]).to_owned())
+    };
+    let mut fields: Vec<(Name, String)> = object.into_iter().map(of_object).collect();
     let component = match text(obj, &[source, "component"]) {
         "" => text(obj, &[reporter]),
         component => component,
     };
     fields.push(("reason".into(), text(obj, &["reason"]).to_owned()));
-    fields.push((reporter.to_owned().into(), text(obj, &[reporter]).to_owned()));
+    fields.push((reporter.into(), text(obj, &[reporter]).to_owned()));
     fields.push(("source".into(), component.to_owned()));
     fields.push(("type".into(), text(obj, &["type"]).to_owned()));
     fields

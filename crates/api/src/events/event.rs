@@ -95,7 +95,16 @@ impl Kind for Event {
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
-        event::selectable(obj, "regarding", "deprecatedSource", "reportingController")
+        const OBJECT: [&str; 7] = [
+            "regarding.kind",
+            "regarding.namespace",
+            "regarding.name",
+            "regarding.uid",
+            "regarding.apiVersion",
+            "regarding.resourceVersion",
+            "regarding.fieldPath",
+        ];
+        event::selectable(obj, OBJECT, "deprecatedSource", "reportingController")
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::sparse;
 use super::splice::{self, Layout};
 
 /// An object as it stands in the cache. Shared by every reader; never changed.
@@ -83,7 +84,7 @@ impl Entry {
         };
         let json = whole.slice(before.len()..whole.len() - after.len());
         let (labels, fields): (Vec<_>, Vec<_>) = if selectable {
-            let value: Value = serde_json::from_slice(&json).ok()?;
+            let value = sparse::decode(&json, kind.selectable_lists())?;
             let fields = kind.selectable_fields(&value).into_iter().map(|(k, v)| (k, v.into_boxed_str())).collect();
             let labels = match &value["metadata"]["labels"] {
                 Value::Object(map) => {

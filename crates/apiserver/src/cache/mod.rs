@@ -9,6 +9,7 @@
 mod dispatch;
 pub mod entry;
 pub mod reader;
+mod sparse;
 pub mod splice;
 pub mod watch_cache;
 

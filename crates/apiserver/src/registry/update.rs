@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use orkd_api::field::{ErrorList, Path};
 use orkd_api::status::Status;
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::options::WriteOptions;
@@ -40,17 +41,31 @@ pub(super) trait Maker: Send + Sync {
 }
 
 struct Put<'a> {
-    object: Value,
+    /// Taken by the attempt that is the last in any case.
+    object: Mutex<Option<Value>>,
     cx: &'a Request<'a>,
     target: &'a Target<'a>,
     manager: &'a str,
     creates: bool,
 }
 
+impl Put<'_> {
+    /// The object for an attempt. One that names the version that stands is not copied: if another version stands at the
+    /// next attempt, that is a conflict whatever the object is.
+    fn take(&self, current: Option<&Value>) -> Option<Value> {
+        let mut object = self.object.lock();
+        let named = object.as_ref().map_or("", |o| meta_text(o, "resourceVersion"));
+        if !named.is_empty() && current.is_some_and(|c| meta_text(c, "resourceVersion") == named) {
+            return object.take();
+        }
+        object.clone()
+    }
+}
+
 impl Maker for Put<'_> {
     fn make<'f>(&'f self, current: Option<&'f Value>) -> Making<'f> {
         Box::pin(async move {
-            let mut object = self.object.clone();
+            let Some(mut object) = self.take(current) else { return Err(self.target.conflict(MODIFIED)) };
             strategy::dedup_owners(self.cx, &mut object, false);
             let kind = &*self.target.resource.kind;
             managed::update(kind, current, &mut object, self.manager, self.target.subresource, self.cx.now)?;
@@ -95,7 +110,7 @@ pub async fn put(
     create::head(target, &mut object);
     strategy::default(target, &mut object);
     let creates = target.subresource.is_empty() && target.resource.kind.create_on_update();
-    let maker = Put { object, cx, target, manager: &options.field_manager, creates };
+    let maker = Put { object: Mutex::new(Some(object)), cx, target, manager: &options.field_manager, creates };
     run(cx, target, &maker, options).await
 }
 

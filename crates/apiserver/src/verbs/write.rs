@@ -22,6 +22,22 @@ fn request<'a>(cx: &'a Context<'_>) -> Request<'a> {
     Request { warnings: cx.warnings.clone(), ..Request::new(cx.server, cx.user) }
 }
 
+/// Answers with an object that has been stored: with the bytes that the cache has of it already, where they are what is
+/// wanted.
+fn stored(cx: &Context<'_>, wanted: &Wanted, code: u16, object: &Value, options: &WriteOptions) -> Response<Body> {
+    // A dry run has the version of what it did not change.
+    let is_plain = wanted.shape == Shape::Object && wanted.format == Format::Json && !options.dry_run;
+    let entry = || {
+        let cache = cx.resource.cache.as_ref().filter(|_| cx.resource.is_stored_as_served())?;
+        let entry = cache.get(&crate::registry::key(meta_text(object, "namespace"), meta_text(object, "name")))?;
+        (meta_text(object, "resourceVersion").parse() == Ok(entry.revision)).then_some(entry)
+    };
+    match is_plain.then(entry).flatten() {
+        Some(entry) => respond::json(wanted, code, entry.json().clone()),
+        None => written(cx, wanted, code, object),
+    }
+}
+
 /// Answers with a written object in the shape wanted.
 fn written(cx: &Context<'_>, wanted: &Wanted, code: u16, object: &Value) -> Response<Body> {
     if wanted.shape == Shape::Object || object["kind"] == "Status" {
@@ -73,7 +89,7 @@ pub async fn create(cx: &Context<'_>, body: Body) -> Answer {
         return Err(Status::new(400, "BadRequest", "an empty namespace may not be set during creation"));
     }
     let object = create::create(&request(cx), &target, object, &options).await?;
-    Ok(written(cx, &wanted, 201, &object))
+    Ok(stored(cx, &wanted, 201, &object, &options))
 }
 
 /// PUT.
@@ -91,7 +107,7 @@ pub async fn update(cx: &Context<'_>, body: Body) -> Answer {
         return Ok(respond::object(&wanted, 200, &scale::from_object(&object)));
     }
     let (object, created) = update::put(&request(cx), &target, object, &options).await?;
-    Ok(written(cx, &wanted, if created { 201 } else { 200 }, &object))
+    Ok(stored(cx, &wanted, if created { 201 } else { 200 }, &object, &options))
 }
 
 /// PATCH.
@@ -108,7 +124,7 @@ pub async fn patch(cx: &Context<'_>, body: Body) -> Answer {
         return Ok(respond::object(&wanted, 200, &scale::from_object(&object)));
     }
     let (object, created) = patch::patch(&request(cx), &target, &patch, &options).await?;
-    Ok(written(cx, &wanted, if created { 201 } else { 200 }, &object))
+    Ok(stored(cx, &wanted, if created { 201 } else { 200 }, &object, &options))
 }
 
 async fn delete_options(cx: &Context<'_>, body: Body) -> Result<DeleteOptions, Status> {

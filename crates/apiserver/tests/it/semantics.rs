@@ -44,6 +44,29 @@ async fn an_object_lives_and_dies() {
 }
 
 #[tokio::test]
+async fn a_write_is_answered_with_what_a_read_shows() {
+    let c = cluster().await;
+    let text = |answer: http::Response<orkd_apiserver::Body>| async {
+        let bytes = http_body_util::BodyExt::collect(answer.into_body()).await.expect("body").to_bytes();
+        String::from_utf8(bytes.to_vec()).expect("text")
+    };
+    let url = format!("{CM}/a");
+    let made = text(c.raw("POST", CM, config_map("a", "1").to_string().as_bytes(), &[]).await).await;
+    assert_eq!(made, text(c.raw("GET", &url, b"", &[]).await).await);
+    let mut wanted: Value = serde_json::from_str(&made).expect("an object");
+    wanted["data"]["k"] = json!("2");
+    let put = text(c.raw("PUT", &url, wanted.to_string().as_bytes(), &[]).await).await;
+    assert_eq!(put, text(c.raw("GET", &url, b"", &[]).await).await);
+    assert!(put.contains(r#""data":{"k":"2"}"#), "{put}");
+    // What is not stored has the version of what is, and is shown all the same.
+    let merge = [("content-type", "application/merge-patch+json")];
+    let dry = text(c.raw("PATCH", &format!("{url}?dryRun=All"), br#"{"data":{"k":"3"}}"#, &merge).await).await;
+    assert!(dry.contains(r#""data":{"k":"3"}"#), "{dry}");
+    let pretty = text(c.raw("PATCH", &format!("{url}?pretty=true"), br#"{"data":{"k":"4"}}"#, &merge).await).await;
+    assert!(pretty.contains("\n    \"k\": \"4\"\n"), "{pretty}");
+}
+
+#[tokio::test]
 async fn patches_of_every_form() {
     let c = cluster().await;
     c.post(CM, config_map("a", "1")).await;

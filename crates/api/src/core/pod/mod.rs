@@ -135,6 +135,10 @@ impl Kind for Pod {
         warnings
     }
 
+    fn selectable_lists(&self) -> &'static [&'static str] {
+        &["podIPs"]
+    }
+
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
         let ips = list(obj, &["status", "podIPs"]);
         let ip = match ips.first() {
