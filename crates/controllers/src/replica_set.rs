@@ -114,7 +114,7 @@ pub struct Observed<T = ReplicaSet> {
     set: Arc<T>,
     /// Pods that are its own or nobody's.
     pods: Vec<Arc<Pod>>,
-    /// How many active pods of the same owner run on a node.
+    /// How many active pods of the same owner run on a node; known where there may be too many.
     related: HashMap<Shared<String>, usize>,
     /// Whether the cache has seen our last deeds.
     fresh: bool,
@@ -148,18 +148,9 @@ impl<T: Replicated> Controller for ReplicaSets<T> {
         let alive = pods.iter().filter(|p| !p.metadata.is_deleting()).map(|p| p.metadata.uid.as_str());
         let fresh = self.freshness.is_fresh(key, seen, alive, Timestamp::now());
         pods.extend(self.pods.by_index(ORPHANS, &key.namespace));
-        let mut related = HashMap::new();
-        let siblings = match set.meta().controller() {
-            Some(owner) => self.sets.by_index(BY_CONTROLLER, &owner.uid),
-            None => vec![set.clone()],
-        };
-        for sibling in siblings {
-            for pod in self.pods.by_index(BY_CONTROLLER, &sibling.meta().uid) {
-                if pods::is_active(&pod) {
-                    *related.entry(pod.spec.node_name.clone()).or_insert(0) += 1;
-                }
-            }
-        }
+        // Of ten thousand pods that come or go one by one most rounds have none to choose from.
+        let surplus = pods.iter().filter(|p| pods::is_active(p)).count() > wanted(set.set());
+        let related = if surplus { self.related(&set) } else { HashMap::new() };
         Ok(Some(Observed { set, pods, related, fresh }))
     }
 
@@ -197,6 +188,23 @@ impl<T: Replicated> Controller for ReplicaSets<T> {
 }
 
 impl<T: Replicated> ReplicaSets<T> {
+    /// How many active pods of a set's owner run on each node.
+    fn related(&self, set: &Arc<T>) -> HashMap<Shared<String>, usize> {
+        let siblings = match set.meta().controller() {
+            Some(owner) => self.sets.by_index(BY_CONTROLLER, &owner.uid),
+            None => vec![set.clone()],
+        };
+        let mut related = HashMap::new();
+        for sibling in siblings {
+            for pod in self.pods.by_index(BY_CONTROLLER, &sibling.meta().uid) {
+                if pods::is_active(&pod) {
+                    *related.entry(pod.spec.node_name.clone()).or_insert(0) += 1;
+                }
+            }
+        }
+        related
+    }
+
     /// Makes pods: first one, then two, then four, as long as none fails.
     async fn create(&self, set: &T, key: &Key, count: usize) -> Result<(), ApiError> {
         let about = ObjectRef::of(set);
@@ -259,6 +267,10 @@ impl<T: Replicated> ReplicaSets<T> {
     }
 }
 
+fn wanted(set: &ReplicaSet) -> usize {
+    usize::try_from(set.spec.replicas.unwrap_or(1)).unwrap_or(0)
+}
+
 fn plan<T: Replicated>(observed: &Observed<T>, now: Timestamp) -> Plan {
     let set = observed.set.set();
     let mut plan = Plan::default();
@@ -280,7 +292,7 @@ fn plan<T: Replicated>(observed: &Observed<T>, now: Timestamp) -> Plan {
             terminating += 1;
         }
     }
-    let wanted = usize::try_from(set.spec.replicas.unwrap_or(1)).unwrap_or(0);
+    let wanted = wanted(set);
     if observed.fresh && !set.metadata.is_deleting() {
         if active.len() < wanted {
             plan.create = (wanted - active.len()).min(BURST);
@@ -310,19 +322,29 @@ fn status(set: &ReplicaSet, active: &[&Arc<Pod>], terminating: Option<i32>, now:
         .pointer("/metadata/labels")
         .and_then(|labels| serde_json::from_value(labels.clone()).ok())
         .unwrap_or_default();
-    let count =
-        |test: &dyn Fn(&Pod) -> bool| i32::try_from(active.iter().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX);
-    ReplicaSetStatus {
-        replicas: count(&|_| true),
-        fully_labeled_replicas: count(&|pod| {
-            template_labels.iter().all(|(k, v)| pod.metadata.labels.get(k) == Some(v))
-        }),
-        ready_replicas: count(&pods::is_ready),
-        available_replicas: count(&|pod| pods::is_available(pod, set.spec.min_ready_seconds, now)),
+    let mut status = ReplicaSetStatus {
         terminating_replicas: terminating,
         observed_generation: set.metadata.generation,
         conditions: set.status.conditions.clone(),
+        ..ReplicaSetStatus::default()
+    };
+    // Most pods have the labels of the one before, which are the same value then.
+    let mut last = None;
+    for pod in active {
+        let labels = &pod.metadata.labels;
+        let is_full = match last {
+            Some((same, is_full)) if labels == same => is_full,
+            _ => template_labels.iter().all(|(k, v)| labels.get(k) == Some(v)),
+        };
+        last = Some((labels, is_full));
+        status.replicas += 1;
+        status.fully_labeled_replicas += i32::from(is_full);
+        if pods::is_ready(pod) {
+            status.ready_replicas += 1;
+            status.available_replicas += i32::from(pods::is_available(pod, set.spec.min_ready_seconds, now));
+        }
     }
+    status
 }
 
 /// Sets or clears the `ReplicaFailure` condition. One that stands already is left as it is.
