@@ -281,7 +281,6 @@ mod tests {
                 used: 100 - available,
                 inodes: 10,
                 inodes_free: available / 10,
-                ..Filesystem::default()
             })
         };
         let machine = Machine {
