@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use orkd_store::envelope::hash;
 use orkd_tests::cluster::Cluster;
 use orkd_tests::kubectl::Kubectl;
-use orkd_tests::{eventually, is_root};
+use orkd_tests::{eventually, is_root, replace};
 use serde_json::{Value, json};
 
 use crate::etcd::etcd;
@@ -35,14 +35,6 @@ fn configuration(providers: &[&str]) -> String {
 fn keys(cipher: &str, list: &[(&str, &str)]) -> String {
     let list: Vec<String> = list.iter().map(|(n, k)| format!("{{name: {n}, secret: {k}}}")).collect();
     format!("{{{cipher}: {{keys: [{}]}}}}", list.join(", "))
-}
-
-/// Puts another file in the place of the old one, as editors do.
-fn replace(file: &Path, text: &str) -> Result<()> {
-    let new = file.with_extension("new");
-    std::fs::write(&new, text)?;
-    std::fs::rename(&new, file)?;
-    Ok(())
 }
 
 #[test]

@@ -1,12 +1,11 @@
 //! Who may come in, changed while the server runs: structured authentication and authorization, authorities of clients.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use orkd_pki::{Authority, Profile};
 use orkd_tests::cluster::Cluster;
-use orkd_tests::{eventually, is_root};
+use orkd_tests::{eventually, is_root, replace};
 
 const GROUP: &str = "apiVersion: apiserver.config.k8s.io/v1";
 
@@ -14,14 +13,6 @@ fn authorization(first: &str) -> String {
     format!(
         "{GROUP}\nkind: AuthorizationConfiguration\nauthorizers: [{first}{{type: Node, name: node}}, {{type: RBAC, name: rbac}}]\n"
     )
-}
-
-/// Puts another file in the place of the old one, as editors do.
-fn replace(file: &Path, text: &str) -> Result<()> {
-    let new = file.with_extension("new");
-    std::fs::write(&new, text)?;
-    std::fs::rename(&new, file)?;
-    Ok(())
 }
 
 #[test]
@@ -69,9 +60,15 @@ fn files_of_access_are_taken_over_while_the_server_runs() -> Result<()> {
 
     // Authorities of clients.
     becomes(&pods, "401")?;
-    replace(&path("clients.pem"), "no certificate at all")?;
     replace(&path("clients.pem"), &new.certificate().to_pem())?;
     becomes(&pods, "403")?;
+    replace(&path("clients.pem"), "no certificate at all")?;
+    eventually("the refusal to be told", Duration::from_secs(30), || {
+        let log = cluster.log();
+        let told = log.lines().any(|l| l.contains("is not taken over") && l.contains("clients.pem"));
+        if told { Ok(()) } else { Err(log) }
+    })?;
+    ensure!(ask(&pods).is_ok_and(|code| code == "403"), "the authority in force stays");
     eventually("clients to be told whom the server trusts", Duration::from_secs(30), || {
         let map =
             k.json("get configmap extension-apiserver-authentication -n kube-system").map_err(|e| e.to_string())?;

@@ -13,8 +13,19 @@ pub mod machine;
 pub mod session;
 pub mod terminal;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// Puts another file in the place of the old one, as editors do.
+///
+/// # Errors
+/// What the file system says.
+pub fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
+    let new = file.with_extension("new");
+    std::fs::write(&new, text)?;
+    std::fs::rename(&new, file)?;
+    Ok(())
+}
 
 /// Waits until `probe` gives a value, trying again every 50 ms; the last thing it said is in the failure.
 ///

@@ -194,17 +194,22 @@ impl Hub {
     }
 
     /// Starts anew at `revision`, because what lies between it and the last commit published can no longer be
-    /// known: all watchers are ended.
+    /// known: watchers who wait for something of it are ended.
     pub fn reset(&self, revision: u64) {
         let mut state = self.state.lock();
-        let end = End::Compacted { asked: Revision(state.published), oldest: Revision(revision.max(state.published)) };
-        for (_, watcher) in state.watchers.drain() {
-            watcher.queue.lock().finish(end.clone());
-        }
+        let start = revision.max(state.published);
+        let end = End::Compacted { asked: Revision(state.published), oldest: Revision(start) };
+        state.watchers.retain(|_, watcher| {
+            let misses_nothing = watcher.from >= start;
+            if !misses_nothing {
+                watcher.queue.lock().finish(end.clone());
+            }
+            misses_nothing
+        });
         state.window.clear();
         (state.window_events, state.window_bytes) = (0, 0);
-        state.published = state.published.max(revision);
-        state.window_start = state.published;
+        state.published = start;
+        state.window_start = start;
     }
 
     #[cfg(test)]
@@ -422,9 +427,10 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_ends_watchers_and_starts_anew() {
+    fn a_reset_ends_watchers_that_miss_something_and_starts_anew() {
         let hub = hub(Limits::default());
         let mut watch = hub.subscribe("/", 1, 1).expect("in window");
+        let mut ahead = hub.subscribe("/", 9, 9).expect("future");
         hub.publish(vec![commit(2, &["/a"])], 2);
         hub.reset(9);
         let oldest = Error::Compacted { asked: Revision(2), oldest: Revision(9) };
@@ -432,6 +438,7 @@ mod tests {
         assert!(hub.subscribe("/", 8, 8).is_err());
         hub.publish(vec![commit(10, &["/a"])], 10);
         assert_eq!(drain(&mut hub.subscribe("/", 9, 9).expect("in window")), ["/a@10"]);
+        assert_eq!(drain(&mut ahead), ["/a@10"], "who started after the gap has missed nothing");
     }
 
     #[test]

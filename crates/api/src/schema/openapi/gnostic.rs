@@ -198,9 +198,10 @@ fn parameters_item(value: &Value) -> Message {
     }
 }
 
-fn parameter_list(out: &mut Message, number: u32, value: Option<&Value>) {
-    for value in value.and_then(Value::as_array).into_iter().flatten() {
-        out.message(number, &parameters_item(value));
+/// A message for each of a list.
+pub(super) fn each(out: &mut Message, number: u32, list: Option<&Value>, message: impl Fn(&Value) -> Message) {
+    for value in list.and_then(Value::as_array).into_iter().flatten() {
+        out.message(number, &message(value));
     }
 }
 
@@ -213,7 +214,7 @@ fn operation(value: &Value) -> Message {
     out.text(5, at("operationId"));
     out.texts(6, at("produces"));
     out.texts(7, at("consumes"));
-    parameter_list(&mut out, 8, at("parameters"));
+    each(&mut out, 8, at("parameters"), parameters_item);
     let mut responses = Message::default();
     for (code, response) in at("responses").and_then(Value::as_object).into_iter().flatten() {
         let mut inner = Message::default();
@@ -238,7 +239,7 @@ fn path_item(value: &Value) -> Message {
             out.message(number, &operation(value));
         }
     }
-    parameter_list(&mut out, 9, value.get("parameters"));
+    each(&mut out, 9, value.get("parameters"), parameters_item);
     out
 }
 

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::gnostic::{Message, inside};
+use super::gnostic::{Message, each, inside};
 
 /// Writes a document as protobuf.
 pub fn protobuf(document: &Value) -> Vec<u8> {
@@ -67,12 +67,6 @@ fn path_item(value: &Value) -> Message {
     }
     each(&mut out, 13, value.get("parameters"), |v| or_reference(v, parameter));
     out
-}
-
-fn each(out: &mut Message, number: u32, list: Option<&Value>, message: impl Fn(&Value) -> Message) {
-    for value in list.and_then(Value::as_array).into_iter().flatten() {
-        out.message(number, &message(value));
-    }
 }
 
 fn operation(value: &Value) -> Message {

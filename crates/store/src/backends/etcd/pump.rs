@@ -2,7 +2,7 @@
 //!
 //! One watch over all keys runs for as long as the store is open. When it breaks it is resumed after the last whole
 //! commit that was delivered; a commit is delivered when all its fragments are there and never twice. If etcd has
-//! compacted what was missed, all watchers are ended with [`Error::Compacted`] and the hub starts anew.
+//! compacted what was missed, watchers who waited for it are ended with [`Error::Compacted`] and the hub starts anew.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
