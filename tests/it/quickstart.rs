@@ -1,5 +1,6 @@
 //! The two scripts a stranger runs first and last, on a machine with directories of its own.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -51,6 +52,24 @@ fn quickstart_and_uninstall() -> Result<()> {
     if !is_root() {
         return Ok(());
     }
+    scripts(&[("ORKD_BINARY", orkd_tests::orkd().into_os_string())])
+}
+
+/// As the README has it: nothing is given, the script builds a release. It takes ten minutes.
+#[test]
+fn quickstart_builds_what_it_installs() -> Result<()> {
+    if std::env::var_os("ORKD_LONG").is_none() || !is_root() {
+        eprintln!("skipped: the build of a release is part of the long run");
+        return Ok(());
+    }
+    // The machine has no way out, so what is to be compiled is fetched before.
+    let fetched = Command::new("cargo").args(["fetch", "--locked"]).current_dir(orkd_tests::root()).status()?;
+    ensure!(fetched.success(), "cargo fetch: {fetched}");
+    scripts(&[("CARGO_NET_OFFLINE", "true".into())])
+}
+
+/// Quickstart twice and uninstall twice, with these variables, on a machine that is compared with what it was.
+fn scripts(variables: &[(&str, OsString)]) -> Result<()> {
     let switch = Switch::new()?;
     let machine = switch.machine("fresh")?;
     own_directories(&machine)?;
@@ -64,7 +83,7 @@ fn quickstart_and_uninstall() -> Result<()> {
         machine.cgroup_root, machine.ip
     ))?;
     let run = |script: &str, args: &[&str]| -> Result<String> {
-        let out = machine.command(deploy.join(script)).args(args).env("ORKD_BINARY", orkd_tests::orkd()).output()?;
+        let out = machine.command(deploy.join(script)).args(args).envs(variables.iter().cloned()).output()?;
         let text = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
         ensure!(out.status.success(), "{script}: {}: {text}", out.status);
         Ok(text)
