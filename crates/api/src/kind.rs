@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::custom::CustomKind;
 use crate::field::ErrorList;
+use crate::schema::Node;
 
 /// A name that is a constant for built-in kinds and owned for those of custom resource definitions.
 pub type Name = Cow<'static, str>;
@@ -155,6 +157,18 @@ pub trait Kind: Send + Sync + 'static {
     /// The facts.
     fn info(&self) -> &ResourceInfo;
 
+    /// The schema of objects, for patches, apply and managed fields.
+    fn node(&self) -> Option<Node<'_>> {
+        let info = self.info();
+        Node::of_kind(&info.group, &info.version, &info.kind)
+    }
+
+    /// The kind of a custom resource that this is; `None` for a built-in one. What the codecs do for built-in types by
+    /// their table, a custom kind does by its own schema ([`CustomKind::decode`], [`CustomKind::normalize`]).
+    fn custom(&self) -> Option<&CustomKind> {
+        None
+    }
+
     /// Defaults that the schema table does not express (they depend on other fields). Runs on every decode,
     /// must be idempotent. Upstream: `SetDefaults_*` in `pkg/apis/<group>/<version>/defaults.go`.
     fn default(&self, _obj: &mut Value) {}
@@ -226,7 +240,7 @@ pub trait Kind: Send + Sync + 'static {
     }
 
     /// The warning that goes with every request for a kind that is no longer to be used.
-    fn deprecation(&self) -> Option<&'static str> {
+    fn deprecation(&self) -> Option<Cow<'_, str>> {
         None
     }
 

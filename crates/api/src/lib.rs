@@ -10,6 +10,7 @@
 //! fields of newer clients would be lost. Typed copies are made for reading only.
 
 pub mod codec;
+pub mod custom;
 pub mod field;
 pub mod gates;
 pub mod kind;

@@ -386,7 +386,7 @@ async fn verb(
     if has_namespace != namespaced && (has_namespace || named) {
         return Err(Status::no_such_path());
     }
-    flight.warnings.extend(resource.kind.deprecation().map(str::to_owned));
+    flight.warnings.extend(resource.kind.deprecation().map(std::borrow::Cow::into_owned));
     if let Some(handler) = resource.rest.get(info.subresource.as_str()) {
         let allowed = match info.subresource.as_str() {
             "" => facts.verbs,

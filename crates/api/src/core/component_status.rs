@@ -22,8 +22,8 @@ impl Kind for ComponentStatus {
         ..Facts::cluster("", "v1")
     });
 
-    fn deprecation(&self) -> Option<&'static str> {
-        Some("v1 ComponentStatus is deprecated in v1.19+")
+    fn deprecation(&self) -> Option<std::borrow::Cow<'_, str>> {
+        Some("v1 ComponentStatus is deprecated in v1.19+".into())
     }
 
     fn cells(&self, obj: &Value, _now: jiff::Timestamp) -> Cells {

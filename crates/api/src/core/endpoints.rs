@@ -87,8 +87,8 @@ impl Kind for Endpoints {
         warnings
     }
 
-    fn deprecation(&self) -> Option<&'static str> {
-        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+    fn deprecation(&self) -> Option<std::borrow::Cow<'_, str>> {
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into())
     }
 
     fn create_on_update(&self) -> bool {

@@ -35,7 +35,7 @@ mod go;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use names::{manager_from_user_agent, validate_managed_fields, validate_manager};
 

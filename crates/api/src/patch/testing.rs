@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::schema::Node;
 
 /// Any JSON, small, with keys that occur in the API and in patches more often than others.
-pub(super) fn any_json() -> impl Strategy<Value = Value> {
+pub(crate) fn any_json() -> impl Strategy<Value = Value> {
     let key = prop_oneof![
         4 => "[a-c]",
         1 => Just("name".to_owned()),

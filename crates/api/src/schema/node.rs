@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::{Builtin, Field, Type, table};
+use crate::custom::{self, Additional, Schema, Ty};
 
 /// What stands at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,47 @@ pub enum ListType<'a> {
     /// Elements are scalars, each at most once.
     Set,
     /// Elements are objects with these keys.
-    Map(&'a [&'a str]),
+    Map(Keys<'a>),
+}
+
+/// The names of the fields by which elements of a list are told apart.
+#[derive(Clone, Copy)]
+pub struct Keys<'a>(KeysOf<'a>);
+
+#[derive(Clone, Copy)]
+enum KeysOf<'a> {
+    Table(&'a [&'a str]),
+    Custom(custom::Keys<'a>),
+}
+
+impl<'a> Keys<'a> {
+    /// These names.
+    pub fn of(names: &'a [&'a str]) -> Self {
+        Keys(KeysOf::Table(names))
+    }
+
+    /// The names in the order of the schema.
+    pub fn iter(self) -> impl Iterator<Item = &'a str> {
+        let get = move |n: usize| match self.0 {
+            KeysOf::Table(names) => names.get(n).copied(),
+            KeysOf::Custom(names) => names.get(n),
+        };
+        (0..).map_while(get)
+    }
+}
+
+impl PartialEq for Keys<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Keys<'_> {}
+
+impl std::fmt::Debug for Keys<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
 }
 
 /// Whether an object is merged by key or replaced (`x-kubernetes-map-type`).
@@ -81,6 +122,11 @@ enum Repr<'a> {
     Element(&'a Field),
     /// A type with no field around it: the root of an object, an element of a named list.
     Type(Type),
+    /// A place in the schema of a custom resource; with `open`, what the schema does not name may be there all the
+    /// same (`x-kubernetes-preserve-unknown-fields` here or above).
+    Custom { schema: Schema<'a>, open: bool },
+    /// What a custom resource has where its schema leaves everything open.
+    Open,
 }
 
 impl Node<'static> {
@@ -101,11 +147,18 @@ impl Node<'static> {
 }
 
 impl<'a> Node<'a> {
-    fn ty(&self) -> Type {
-        match self.0 {
-            Repr::Field(f) | Repr::Element(f) => f.ty(),
-            Repr::Type(ty) => ty,
-        }
+    /// A place in the schema of a custom resource.
+    pub(crate) fn custom(schema: Schema<'a>) -> Self {
+        Node(Repr::Custom { schema, open: schema.is_preserving() })
+    }
+
+    /// A part of such a place.
+    fn part(schema: Schema<'a>, open: bool) -> Self {
+        Node(Repr::Custom { schema, open: open || schema.is_preserving() })
+    }
+
+    fn text() -> Option<Self> {
+        Type::named("string").map(|ty| Node(Repr::Type(ty)))
     }
 
     /// The declaration, where this is a whole field.
@@ -126,7 +179,13 @@ impl<'a> Node<'a> {
                 return NodeKind::Map;
             }
         }
-        let Some(builtin) = self.ty().builtin() else { return NodeKind::Struct };
+        let ty = match self.0 {
+            Repr::Field(f) | Repr::Element(f) => f.ty(),
+            Repr::Type(ty) => ty,
+            Repr::Custom { schema, .. } => return kind_of_custom(schema),
+            Repr::Open => return NodeKind::Any,
+        };
+        let Some(builtin) = ty.builtin() else { return NodeKind::Struct };
         NodeKind::Scalar(match builtin {
             Builtin::String => ScalarType::String,
             Builtin::Int32 => ScalarType::Int32,
@@ -152,7 +211,11 @@ impl<'a> Node<'a> {
 
     /// The built-in type here (of the elements, for a list or map); `None` in a custom resource.
     pub fn builtin_type(&self) -> Option<Type> {
-        Some(self.ty())
+        match self.0 {
+            Repr::Field(f) | Repr::Element(f) => Some(f.ty()),
+            Repr::Type(ty) => Some(ty),
+            Repr::Custom { .. } | Repr::Open => None,
+        }
     }
 
     /// The field of a struct. `None` for a field that the schema does not know, and below anything that is no
@@ -161,20 +224,34 @@ impl<'a> Node<'a> {
         if self.kind() != NodeKind::Struct {
             return None;
         }
-        self.ty().field(name).map(|f| Node(Repr::Field(f)))
+        let Repr::Custom { schema, open } = self.0 else {
+            return self.builtin_type()?.field(name).map(|f| Node(Repr::Field(f)));
+        };
+        match name {
+            "metadata" if schema.is_resource() => Node::named("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta"),
+            "apiVersion" | "kind" if schema.is_resource() => Node::text(),
+            _ => schema.property(name).map(|property| Node::part(property, open)),
+        }
     }
 
     /// The fields of a struct in the order of the schema; empty for anything else.
     pub fn fields(&self) -> impl Iterator<Item = (&'a str, Node<'a>)> {
-        let ty = (self.kind() == NodeKind::Struct).then(|| self.ty());
-        ty.into_iter().flat_map(Type::fields).map(|f| (f.name(), Node(Repr::Field(f))))
+        let ty = (self.kind() == NodeKind::Struct).then(|| self.builtin_type()).flatten();
+        let custom = match self.0 {
+            Repr::Custom { schema, open } => Some((schema, open)),
+            _ => None,
+        };
+        let of_custom =
+            custom.into_iter().flat_map(|(s, open)| s.properties().map(move |(n, s)| (n, Node::part(s, open))));
+        ty.into_iter().flat_map(Type::fields).map(|f| (f.name(), Node(Repr::Field(f)))).chain(of_custom)
     }
 
     /// The elements of a list.
     pub fn items(&self) -> Option<Node<'a>> {
         match self.0 {
             Repr::Field(f) if f.is_list() => Some(Node(Repr::Element(f))),
-            _ if self.kind() == NodeKind::List => Type::named("string").map(|ty| Node(Repr::Type(ty))),
+            Repr::Custom { schema, open } => schema.items().map(|items| Node::part(items, open)),
+            _ if self.kind() == NodeKind::List => Node::text(),
             _ => None,
         }
     }
@@ -183,6 +260,13 @@ impl<'a> Node<'a> {
     pub fn values(&self) -> Option<Node<'a>> {
         match self.0 {
             Repr::Field(f) if f.is_map() => Some(Node(Repr::Element(f))),
+            Repr::Custom { schema, open } => match schema.additional() {
+                Additional::Schema(values) => Some(Node::part(values, open)),
+                Additional::Allowed(true) => Some(Node(Repr::Open)),
+                Additional::Allowed(false) => None,
+                // An object of which nothing is said may hold anything.
+                Additional::Unsaid => (open || schema.properties().len() == 0).then_some(Node(Repr::Open)),
+            },
             _ => None,
         }
     }
@@ -190,6 +274,7 @@ impl<'a> Node<'a> {
     /// What is under a key of an object: the field of a struct or the value of a map.
     pub fn child(&self, key: &str) -> Option<Node<'a>> {
         match self.kind() {
+            NodeKind::Struct if self.builtin_type().is_none() => self.field(key).or_else(|| self.values()),
             NodeKind::Struct => self.field(key),
             NodeKind::Map => self.values(),
             _ => None,
@@ -198,19 +283,29 @@ impl<'a> Node<'a> {
 
     /// How the elements of a list are told apart.
     pub fn list_type(&self) -> ListType<'a> {
+        if let Repr::Custom { schema, .. } = self.0 {
+            return match schema.list_type() {
+                "set" => ListType::Set,
+                "map" => ListType::Map(Keys(KeysOf::Custom(schema.map_keys()))),
+                _ => ListType::Atomic,
+            };
+        }
         let Some(extra) = self.decl().map(Field::extra) else { return ListType::Atomic };
         match extra.list_type {
             2 => ListType::Set,
-            3 => ListType::Map(extra.keys),
+            3 => ListType::Map(Keys::of(extra.keys)),
             _ => ListType::Atomic,
         }
     }
 
     /// Whether an object is merged by key or replaced.
     pub fn map_type(&self) -> MapType {
+        if let Repr::Custom { schema, .. } = self.0 {
+            return if schema.is_atomic_map() { MapType::Atomic } else { MapType::Granular };
+        }
         let of_field = self.decl().map_or(0, |f| f.extra().map_type);
-        let of_type = match self.kind() {
-            NodeKind::Struct => self.ty().map_type_code(),
+        let of_type = match (self.kind(), self.builtin_type()) {
+            (NodeKind::Struct, Some(ty)) => ty.map_type_code(),
             _ => 0,
         };
         match (of_field, of_type) {
@@ -240,7 +335,8 @@ impl<'a> Node<'a> {
         let text = match self.0 {
             Repr::Field(f) => f.extra().default,
             Repr::Element(f) => f.extra().element_default,
-            Repr::Type(_) => "",
+            Repr::Custom { schema, .. } => return schema.default().cloned(),
+            Repr::Type(_) | Repr::Open => "",
         };
         if text.is_empty() { None } else { serde_json::from_str(text).ok() }
     }
@@ -271,7 +367,26 @@ impl<'a> Node<'a> {
             Repr::Field(f) => f.go_type(),
             Repr::Element(f) => f.ty().go_name().to_owned(),
             Repr::Type(ty) => ty.go_name().to_owned(),
+            Repr::Custom { .. } | Repr::Open => "interface {}".to_owned(),
         }
+    }
+}
+
+fn kind_of_custom(schema: Schema<'_>) -> NodeKind {
+    if schema.is_int_or_string() {
+        return NodeKind::Scalar(ScalarType::IntOrString);
+    }
+    match schema.ty() {
+        Ty::Object if schema.is_resource() || schema.properties().len() > 0 => NodeKind::Struct,
+        Ty::Object => NodeKind::Map,
+        Ty::Array => NodeKind::List,
+        Ty::String => NodeKind::Scalar(ScalarType::String),
+        Ty::Integer => NodeKind::Scalar(ScalarType::Int64),
+        Ty::Number => NodeKind::Scalar(ScalarType::Float64),
+        Ty::Boolean => NodeKind::Scalar(ScalarType::Bool),
+        // With properties and no type: whatever else it is, an object has these.
+        Ty::None if schema.properties().len() > 0 => NodeKind::Struct,
+        Ty::None => NodeKind::Any,
     }
 }
 
@@ -291,11 +406,11 @@ mod tests {
     fn a_walk_through_a_pod() {
         let containers = at("spec.containers");
         assert_eq!(containers.kind(), NodeKind::List);
-        assert_eq!(containers.list_type(), ListType::Map(&["name"]));
+        assert_eq!(containers.list_type(), ListType::Map(Keys::of(&["name"])));
         assert!(containers.has_patch_strategy("merge"));
         assert_eq!(containers.patch_merge_key(), Some("name"));
         let ports = at("spec.containers.*.ports");
-        assert_eq!(ports.list_type(), ListType::Map(&["containerPort", "protocol"]));
+        assert_eq!(ports.list_type(), ListType::Map(Keys::of(&["containerPort", "protocol"])));
         assert_eq!(ports.patch_merge_key(), Some("containerPort"));
         assert_eq!(at("spec.containers.*.ports.*.protocol").default(), Some("TCP".into()));
         assert_eq!(at("spec.volumes").patch_strategy(), "merge,retainKeys");

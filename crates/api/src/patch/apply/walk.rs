@@ -63,8 +63,8 @@ pub(super) fn list_element(node: Node<'_>, list_type: ListType<'_>, item: &Value
                 _ => return Err("associative list with keys may not have non-map elements".into()),
             };
             let items = node.items();
-            let mut found: Vec<(String, Value)> = Vec::with_capacity(keys.len());
-            for &key in keys {
+            let mut found: Vec<(String, Value)> = Vec::new();
+            for key in keys.iter() {
                 let value = match map.get(key) {
                     Some(value) => Some(value.clone()),
                     None => items.and_then(|n| n.field(key)).and_then(|n| n.default()),
@@ -75,7 +75,7 @@ pub(super) fn list_element(node: Node<'_>, list_type: ListType<'_>, item: &Value
                 return Err(format!(
                     "associative list with keys has an element that omits all key fields [{}] (and doesn't have \
                      default values for any key fields)",
-                    keys.iter().map(|k| crate::field::quote(k)).collect::<Vec<_>>().join(" ")
+                    keys.iter().map(crate::field::quote).collect::<Vec<_>>().join(" ")
                 ));
             }
             found.sort_by(|a, b| a.0.cmp(&b.0));

@@ -1,0 +1,441 @@
+//! [`CustomKind`]: a version of a definition as a kind.
+//!
+//! Upstream: `pkg/registry/customresource` of `k8s.io/apiextensions-apiserver`, and the coercing decoder of
+//! `pkg/apiserver/customresource_handler.go`.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use super::meta::Malformed;
+use super::{Structural, defaulting, meta, pruning};
+use crate::codec::{self, DecodeError, StrictErrors, Strictness};
+use crate::kind::{Cx, Kind, MetaRules, Name, ResourceInfo, Scope, SubresourceInfo};
+use crate::object::{at, list, set, text};
+use crate::schema::Node;
+use crate::strategy::first_generation;
+
+/// Why a definition makes no kind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DefinitionError {
+    /// It has no such version.
+    #[error("the definition {definition} has no version {version:?}")]
+    NoVersion {
+        /// Its name.
+        definition: String,
+        /// The version asked for.
+        version: String,
+    },
+    /// A name that a kind must have is missing.
+    #[error("the definition {definition} lacks {field}")]
+    Missing {
+        /// Its name.
+        definition: String,
+        /// The path of the field.
+        field: &'static str,
+    },
+}
+
+/// Where the numbers of a scale stand in an object: the names of the fields to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    /// The replicas wanted.
+    pub spec_replicas: Vec<String>,
+    /// The replicas there are.
+    pub status_replicas: Vec<String>,
+    /// The label selector in its text form, if objects have one.
+    pub selector: Option<Vec<String>>,
+}
+
+impl ScalePaths {
+    fn of(scale: &Value) -> Option<ScalePaths> {
+        let path = |field: &str| -> Option<Vec<String>> {
+            let path = text(scale, &[field]).strip_prefix('.')?;
+            Some(path.split('.').map(str::to_owned).collect())
+        };
+        Some(ScalePaths {
+            spec_replicas: path("specReplicasPath")?,
+            status_replicas: path("statusReplicasPath")?,
+            selector: path("labelSelectorPath"),
+        })
+    }
+}
+
+/// Every verb of a custom resource, in the order of discovery.
+const VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+const SUB_VERBS: &[&str] = &["get", "patch", "update"];
+
+/// A version of a definition as a kind.
+#[derive(Debug)]
+pub struct CustomKind {
+    info: ResourceInfo,
+    schema: Structural,
+    api_version: String,
+    list_kind: String,
+    served: bool,
+    storage: bool,
+    has_status: bool,
+    /// `spec.preserveUnknownFields`: nothing is pruned. Of definitions that were made for an old version of the API.
+    preserve: bool,
+    scale: Option<ScalePaths>,
+    deprecation: Option<String>,
+}
+
+impl CustomKind {
+    /// The kind of one version of a definition that has been validated.
+    pub fn new(definition: &Value, version: &str) -> Result<CustomKind, DefinitionError> {
+        let name = text(definition, &["metadata", "name"]);
+        let found = list(definition, &["spec", "versions"]).iter().find(|v| text(v, &["name"]) == version);
+        let Some(of_version) = found else {
+            return Err(DefinitionError::NoVersion { definition: name.to_owned(), version: version.to_owned() });
+        };
+        let need = |path: &[&str], field: &'static str| match text(definition, path) {
+            "" => Err(DefinitionError::Missing { definition: name.to_owned(), field }),
+            text => Ok(text.to_owned()),
+        };
+        let group = need(&["spec", "group"], "spec.group")?;
+        let plural = need(&["spec", "names", "plural"], "spec.names.plural")?;
+        let kind = need(&["spec", "names", "kind"], "spec.names.kind")?;
+        let or = |field: &str, default: String| match text(definition, &["spec", "names", field]) {
+            "" => default,
+            text => text.to_owned(),
+        };
+        let names = |field: &str| -> Vec<Name> {
+            let names = list(definition, &["spec", "names", field]);
+            names.iter().filter_map(Value::as_str).map(|n| Name::Owned(n.to_owned())).collect()
+        };
+        let subresources = at(of_version, &["subresources"]);
+        let has_status = !at(subresources, &["status"]).is_null();
+        let scale = Some(at(subresources, &["scale"])).filter(|s| s.is_object()).and_then(ScalePaths::of);
+        let api_version = format!("{group}/{version}");
+        let info = ResourceInfo {
+            scope: if text(definition, &["spec", "scope"]) == "Cluster" { Scope::Cluster } else { Scope::Namespaced },
+            singular: or("singular", kind.to_lowercase()).into(),
+            short_names: names("shortNames"),
+            categories: names("categories"),
+            verbs: VERBS,
+            subresources: subresource_infos(&kind, has_status, scale.is_some()),
+            storage_prefix: format!("{group}/{plural}").into(),
+            type_name: definition_name(&group, version, &kind).into(),
+            columns: crate::kind::table(&[("Name", "string", "name", 0), ("Age", "date", "", 0)]),
+            version: version.to_owned().into(),
+            group: group.into(),
+            plural: plural.into(),
+            kind: kind.clone().into(),
+        };
+        let deprecation = (of_version["deprecated"] == true).then(|| match text(of_version, &["deprecationWarning"]) {
+            "" => format!("{api_version} {kind} is deprecated"),
+            warning => warning.to_owned(),
+        });
+        Ok(CustomKind {
+            info,
+            schema: Structural::compile(at(of_version, &["schema", "openAPIV3Schema"])),
+            api_version,
+            list_kind: or("listKind", format!("{kind}List")),
+            served: of_version["served"] == true,
+            storage: of_version["storage"] == true,
+            has_status,
+            preserve: at(definition, &["spec", "preserveUnknownFields"]) == &Value::Bool(true),
+            scale,
+            deprecation,
+        })
+    }
+
+    /// Every version of a definition, in the definition's order.
+    pub fn all(definition: &Value) -> Result<Vec<CustomKind>, DefinitionError> {
+        let versions = list(definition, &["spec", "versions"]).iter();
+        versions.map(|version| CustomKind::new(definition, text(version, &["name"]))).collect()
+    }
+
+    /// Whether the version is served.
+    pub fn is_served(&self) -> bool {
+        self.served
+    }
+
+    /// Whether objects are stored in this version.
+    pub fn is_storage(&self) -> bool {
+        self.storage
+    }
+
+    /// Group and version.
+    pub fn api_version(&self) -> &str {
+        &self.api_version
+    }
+
+    /// The kind of lists.
+    pub fn list_kind(&self) -> &str {
+        &self.list_kind
+    }
+
+    /// The compiled schema.
+    pub fn schema(&self) -> &Structural {
+        &self.schema
+    }
+
+    /// The schema for patches, apply and managed fields.
+    pub fn node(&self) -> Node<'_> {
+        self.schema.node()
+    }
+
+    /// Where the numbers of the scale stand, if the version has that subresource.
+    pub fn scale(&self) -> Option<&ScalePaths> {
+        self.scale.as_ref()
+    }
+
+    /// Makes an object one of this version, as conversion `None` does: only what it says it is changes.
+    pub fn adopt(&self, object: &mut Value) {
+        set(object, &["apiVersion"], self.api_version.as_str());
+        set(object, &["kind"], &*self.info.kind);
+    }
+
+    /// Reads an object of this version from JSON or YAML and brings it into normal form ([`CustomKind::normalize`]).
+    pub fn decode(
+        &self,
+        bytes: &[u8],
+        yaml: bool,
+        strictness: Strictness,
+    ) -> Result<(Value, StrictErrors), DecodeError> {
+        let decode = if yaml { codec::yaml::decode_untyped } else { codec::json::decode_untyped };
+        let (mut value, mut errors) = decode(bytes, strictness)?;
+        errors.0.extend(self.normalize(&mut value, strictness)?.0);
+        Ok((value, errors))
+    }
+
+    /// Brings an object into normal form: metadata fits its type, what the schema does not know is gone, and so are
+    /// nulls that mean nothing. The answer tells of unknown fields.
+    pub fn normalize(&self, value: &mut Value, strictness: Strictness) -> Result<StrictErrors, DecodeError> {
+        let unknown = self.coerce(value, Malformed::Refuse, strictness != Strictness::Ignore)?;
+        Ok(StrictErrors(unknown.iter().map(|path| format!("unknown field {path:?}")).collect()))
+    }
+
+    /// Brings an object read from storage in this version into the form that is served: as [`CustomKind::normalize`],
+    /// but metadata that does not fit is dropped, an object has a generation, and defaults are set. Whether anything
+    /// was changed by it.
+    pub fn restore(&self, value: &mut Value) -> bool {
+        let before = value.clone();
+        if self.coerce(value, Malformed::Drop, false).is_err() {
+            *value = before;
+            return false;
+        }
+        if at(value, &["metadata"]).is_object() && at(value, &["metadata", "generation"]).as_i64().unwrap_or(0) == 0 {
+            first_generation(value);
+        }
+        defaulting::default(value, self.schema.root());
+        *value != before
+    }
+
+    /// Upstream: `unstructuredSchemaCoercer.apply`.
+    fn coerce(&self, value: &mut Value, malformed: Malformed, paths: bool) -> Result<Vec<String>, DecodeError> {
+        let root = self.schema.root();
+        let Some(map) = value.as_object_mut() else { return Ok(Vec::new()) };
+        let mut unknown = meta::of_object(map, malformed, paths)?;
+        if !self.preserve {
+            unknown.extend(pruning::prune(value, root, paths));
+            pruning::drop_nulls(value, root);
+        }
+        unknown.extend(meta::of_embedded(value, root, malformed, paths)?);
+        Ok(unknown)
+    }
+}
+
+fn subresource_infos(kind: &str, status: bool, scale: bool) -> Vec<SubresourceInfo> {
+    let status = status.then(|| SubresourceInfo {
+        name: "status".into(),
+        kind: kind.to_owned().into(),
+        group: None,
+        version: None,
+        verbs: SUB_VERBS,
+    });
+    let scale = scale.then(|| SubresourceInfo {
+        name: "scale".into(),
+        kind: "Scale".into(),
+        group: Some("autoscaling".into()),
+        version: Some("v1".into()),
+        verbs: SUB_VERBS,
+    });
+    status.into_iter().chain(scale).collect()
+}
+
+/// The name of a type in OpenAPI: the group from its end, version and kind.
+fn definition_name(group: &str, version: &str, kind: &str) -> String {
+    let mut parts: Vec<&str> = group.split('.').rev().collect();
+    parts.extend([version, kind]);
+    parts.join(".")
+}
+
+impl Kind for CustomKind {
+    fn info(&self) -> &ResourceInfo {
+        &self.info
+    }
+
+    fn node(&self) -> Option<Node<'_>> {
+        Some(CustomKind::node(self))
+    }
+
+    fn custom(&self) -> Option<&CustomKind> {
+        Some(self)
+    }
+
+    fn default(&self, obj: &mut Value) {
+        defaulting::default(obj, self.schema.root());
+    }
+
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        if self.has_status
+            && let Some(map) = obj.as_object_mut()
+        {
+            map.remove("status");
+        }
+        first_generation(obj);
+    }
+
+    fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
+        if cx.subresource == Some("status") {
+            let status = at(new, &["status"]).clone();
+            let managed = at(new, &["metadata", "managedFields"]).clone();
+            let has_status = new.get("status").is_some();
+            *new = old.clone();
+            put(new, &["metadata", "managedFields"], managed.is_array().then_some(managed));
+            put(new, &["status"], has_status.then_some(status));
+            return;
+        }
+        if self.has_status {
+            put(new, &["status"], old.get("status").cloned());
+        }
+        if !same_but_metadata(new, old) {
+            let generation = at(old, &["metadata", "generation"]).as_i64().unwrap_or_default();
+            set(new, &["metadata", "generation"], generation + 1);
+        }
+    }
+
+    fn meta_rules(&self) -> MetaRules {
+        MetaRules::Machinery
+    }
+
+    fn deprecation(&self) -> Option<Cow<'_, str>> {
+        self.deprecation.as_deref().map(Cow::Borrowed)
+    }
+
+    fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
+        match subresource {
+            None if self.has_status => &[&["status"]],
+            Some("status") => &[&["spec"]],
+            _ => &[],
+        }
+    }
+
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+/// Sets a field, or removes it.
+fn put(obj: &mut Value, path: &[&str], value: Option<Value>) {
+    match value {
+        Some(value) => set(obj, path, value),
+        None => {
+            crate::object::remove(obj, path);
+        }
+    }
+}
+
+/// Whether two objects differ in their metadata at most.
+fn same_but_metadata(a: &Value, b: &Value) -> bool {
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
+    let rest = |map: &crate::Map| map.keys().filter(|k| *k != "metadata").count();
+    rest(a) == rest(b) && a.iter().filter(|(k, _)| *k != "metadata").all(|(k, v)| b.get(k) == Some(v))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::validate::testing::with_cx;
+
+    fn definition(version: Value) -> Value {
+        let mut first = json!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
+            "type": "object", "properties": {"spec": {"type": "object", "properties": {
+                "replicas": {"type": "integer", "default": 1}}}, "status": {"type": "object", "properties": {
+                "replicas": {"type": "integer"}}}}}}});
+        if let (Some(first), Value::Object(more)) = (first.as_object_mut(), version) {
+            first.extend(more);
+        }
+        json!({"metadata": {"name": "foos.ex.io"}, "spec": {"group": "ex.io", "scope": "Namespaced", "names": {
+            "kind": "Foo", "plural": "foos", "shortNames": ["f"], "categories": ["all"]}, "versions": [first]}})
+    }
+
+    fn kind(version: Value) -> CustomKind {
+        CustomKind::new(&definition(version), "v1").expect("a kind")
+    }
+
+    #[test]
+    fn facts() {
+        let kind = kind(json!({"deprecated": true, "subresources": {"status": {}, "scale": {
+            "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}}}));
+        let info = kind.info();
+        assert_eq!((&*info.singular, kind.list_kind(), kind.api_version()), ("foo", "FooList", "ex.io/v1"));
+        assert_eq!((&*info.storage_prefix, &*info.type_name), ("ex.io/foos", "io.ex.v1.Foo"));
+        assert_eq!(info.subresources.iter().map(|s| &*s.name).collect::<Vec<_>>(), ["status", "scale"]);
+        assert_eq!(kind.deprecation().as_deref(), Some("ex.io/v1 Foo is deprecated"));
+        let scale = kind.scale().expect("a scale");
+        assert_eq!((scale.spec_replicas.join("/"), scale.selector.clone()), ("spec/replicas".into(), None));
+        let error = CustomKind::new(&definition(json!({})), "v2").expect_err("no such version");
+        assert_eq!(error.to_string(), "the definition foos.ex.io has no version \"v2\"");
+        assert!(CustomKind::all(&json!({"spec": {"versions": [{}]}})).is_err());
+    }
+
+    #[test]
+    fn decoding() {
+        let kind = kind(json!({}));
+        let body = br#"{"apiVersion": "ex.io/v1", "kind": "Foo", "metadata": {"name": "n", "x": 1}, "spec": {"a": 1, "a": 2, "replicas": null}}"#;
+        let (value, errors) = kind.decode(body, false, Strictness::Strict).expect("an object");
+        assert_eq!(
+            value,
+            json!({"apiVersion": "ex.io/v1", "kind": "Foo", "metadata": {"name": "n"}, "spec": {"replicas": null}})
+        );
+        assert_eq!(
+            errors.message(),
+            "strict decoding error: duplicate field \"spec.a\", unknown field \"metadata.x\", unknown field \"spec.a\""
+        );
+        let mut value = value;
+        Kind::default(&kind, &mut value);
+        assert_eq!(value["spec"], json!({"replicas": 1}));
+    }
+
+    #[test]
+    fn what_was_stored_is_brought_up_to_date() {
+        let kind = kind(json!({}));
+        let mut value = json!({"metadata": {"name": "n", "labels": 1}, "spec": {"gone": 1}});
+        assert!(kind.restore(&mut value));
+        assert_eq!(value, json!({"metadata": {"name": "n", "generation": 1}, "spec": {"replicas": 1}}));
+        assert!(!kind.restore(&mut value));
+    }
+
+    #[test]
+    fn the_status_is_written_through_its_own_door() {
+        let with = kind(json!({"subresources": {"status": {}}}));
+        let without = kind(json!({}));
+        let old =
+            json!({"metadata": {"name": "n", "generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 1}});
+        let update = |kind: &CustomKind, subresource: Option<&'static str>, mut new: Value| {
+            with_cx(subresource, |cx| kind.prepare_update(cx, &mut new, &old));
+            new
+        };
+        let new = json!({"metadata": {"name": "n", "generation": 3, "labels": {"a": "b"}}, "spec": {"replicas": 2}, "status": {"replicas": 9}});
+        let got = update(&with, None, new.clone());
+        assert_eq!((&got["metadata"]["generation"], &got["status"]["replicas"]), (&json!(4), &json!(1)));
+        let got = update(&without, None, new.clone());
+        assert_eq!((&got["metadata"]["generation"], &got["status"]["replicas"]), (&json!(4), &json!(9)));
+        let got = update(&with, Some("status"), new);
+        let expected =
+            json!({"metadata": {"name": "n", "generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 9}});
+        assert_eq!(got, expected);
+        let labelled =
+            json!({"metadata": {"name": "n", "generation": 3, "labels": {"a": "b"}}, "spec": {"replicas": 1}});
+        assert_eq!(update(&with, None, labelled)["metadata"]["generation"], 3);
+        let mut created = json!({"metadata": {"name": "n"}, "status": {"replicas": 1}});
+        with_cx(None, |cx| with.prepare_create(cx, &mut created));
+        assert_eq!(created, json!({"metadata": {"name": "n", "generation": 1}}));
+    }
+}

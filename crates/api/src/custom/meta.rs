@@ -1,0 +1,167 @@
+//! Metadata, of objects and of those embedded in them: as built-in kinds have it, whatever the schema says.
+//!
+//! Upstream: `pkg/apiserver/schema/objectmeta` of `k8s.io/apiextensions-apiserver`.
+
+use serde_json::Value;
+
+use super::{Additional, Schema};
+use crate::Map;
+use crate::codec::{self, DecodeError, Strictness};
+use crate::field::{ErrorList, Path};
+use crate::schema::Type;
+
+/// What is done with metadata that does not fit its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Malformed {
+    /// The object is refused.
+    Refuse,
+    /// The fields are dropped: of what was stored before anybody looked at it.
+    Drop,
+}
+
+/// Brings the metadata of an object into normal form. Answers the paths of fields that it does not have.
+pub(super) fn of_object(object: &mut Map, malformed: Malformed, paths: bool) -> Result<Vec<String>, DecodeError> {
+    let (Some(metadata), Some(ty)) = (object.get_mut("metadata"), object_meta()) else { return Ok(Vec::new()) };
+    let strictness = if paths { Strictness::Strict } else { Strictness::Ignore };
+    let mut whole = metadata.clone();
+    let unknown = match (codec::normalize(&mut whole, ty, strictness), malformed) {
+        (Ok(unknown), _) => unknown,
+        (Err(error), Malformed::Refuse) => return Err(error),
+        (Err(_), Malformed::Drop) => {
+            let fields = metadata.as_object_mut().map(std::mem::take).unwrap_or_default();
+            let fits = |(name, value): &(String, Value)| {
+                let mut one = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
+                codec::normalize(&mut one, ty, Strictness::Ignore).is_ok()
+            };
+            whole = Value::Object(fields.into_iter().filter(fits).collect());
+            codec::normalize(&mut whole, ty, strictness)?
+        }
+    };
+    if let Some(map) = whole.as_object_mut()
+        && map.get("creationTimestamp").is_some_and(Value::is_null)
+    {
+        map.remove("creationTimestamp");
+    }
+    *metadata = whole;
+    let name = |text: &String| Some(text.strip_prefix("unknown field \"")?.strip_suffix('"')?.to_owned());
+    Ok(unknown.0.iter().filter_map(name).map(|name| format!("metadata.{name}")).collect())
+}
+
+fn object_meta() -> Option<Type> {
+    Type::named("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta")
+}
+
+/// The same for all objects embedded in one.
+pub(super) fn of_embedded(
+    value: &mut Value,
+    schema: Schema<'_>,
+    malformed: Malformed,
+    paths: bool,
+) -> Result<Vec<String>, DecodeError> {
+    let mut unknown = Vec::new();
+    if schema.has_embedded() {
+        walk(&Path::root(), value, schema, malformed, paths, &mut unknown)?;
+        unknown.sort();
+    }
+    Ok(unknown)
+}
+
+fn walk(
+    path: &Path,
+    value: &mut Value,
+    schema: Schema<'_>,
+    malformed: Malformed,
+    paths: bool,
+    unknown: &mut Vec<String>,
+) -> Result<(), DecodeError> {
+    if !schema.has_embedded() {
+        return Ok(());
+    }
+    let refused = |path: &Path, value: &Value, detail: &str| {
+        let mut errors = ErrorList::new();
+        errors.invalid(path, value, detail);
+        let message = errors.0.first().map(ToString::to_string).unwrap_or_default();
+        DecodeError { message, syntax: false }
+    };
+    match value {
+        Value::Object(map) => {
+            if schema.is_embedded() {
+                for name in ["apiVersion", "kind"] {
+                    match (map.get(name), malformed) {
+                        (None | Some(Value::String(_)), _) => {}
+                        (Some(_), Malformed::Drop) => {
+                            map.remove(name);
+                        }
+                        (Some(value), Malformed::Refuse) => {
+                            return Err(refused(&path.child(name), value, "must be a string"));
+                        }
+                    }
+                }
+                let below = of_object(map, malformed, paths).map_err(|error| {
+                    let metadata = map.get("metadata").unwrap_or(&Value::Null);
+                    refused(&path.child("metadata"), metadata, &error.message)
+                })?;
+                unknown.extend(below.iter().map(|name| path.child(name).as_str().to_owned()));
+            }
+            for (key, value) in map {
+                let (path, below) = match (schema.property(key), schema.additional()) {
+                    (Some(property), _) => (path.child(key), property),
+                    (None, Additional::Schema(values)) => (path.key(key), values),
+                    _ => continue,
+                };
+                walk(&path, value, below, malformed, paths, unknown)?;
+            }
+        }
+        Value::Array(list) => {
+            let Some(items) = schema.items() else { return Ok(()) };
+            for (i, item) in list.iter_mut().enumerate() {
+                walk(&path.index(i), item, items, malformed, paths, unknown)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::custom::Structural;
+
+    #[test]
+    fn metadata_is_that_of_built_in_kinds() {
+        let mut object = json!({"metadata": {"name": "n", "labels": {"a": "b"}, "nope": 1, "finalizers": []}});
+        let map = object.as_object_mut().expect("a map");
+        assert_eq!(of_object(map, Malformed::Refuse, true), Ok(vec!["metadata.nope".to_owned()]));
+        assert_eq!(object, json!({"metadata": {"name": "n", "labels": {"a": "b"}}}));
+
+        let mut object = json!({"metadata": {"name": "n", "labels": "x"}});
+        let map = object.as_object_mut().expect("a map");
+        let error = of_object(map, Malformed::Refuse, true).expect_err("labels are no text");
+        assert_eq!(
+            error.message,
+            "json: cannot unmarshal string into Go struct field ObjectMeta.labels of type map[string]string"
+        );
+        assert_eq!(of_object(map, Malformed::Drop, true), Ok(vec![]));
+        assert_eq!(object, json!({"metadata": {"name": "n"}}));
+    }
+
+    #[test]
+    fn so_is_that_of_embedded_objects() {
+        let schema = Structural::compile(&json!({"type": "object", "properties": {"l": {"type": "array", "items": {
+            "type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}}}}));
+        let good = json!({"l": [{"kind": "Pod", "metadata": {"name": "n", "nope": 1, "labels": {}}, "spec": 1}]});
+        let mut value = good.clone();
+        let unknown = of_embedded(&mut value, schema.root(), Malformed::Refuse, true);
+        assert_eq!(unknown, Ok(vec!["l[0].metadata.nope".to_owned()]));
+        assert_eq!(value, json!({"l": [{"kind": "Pod", "metadata": {"name": "n"}, "spec": 1}]}));
+
+        let mut value = json!({"l": [{"kind": 5}]});
+        let error = of_embedded(&mut value, schema.root(), Malformed::Refuse, true).expect_err("no text");
+        assert_eq!(error.message, "l[0].kind: Invalid value: 5: must be a string");
+        assert_eq!(of_embedded(&mut value, schema.root(), Malformed::Drop, true), Ok(vec![]));
+        assert_eq!(value, json!({"l": [{}]}));
+    }
+}
