@@ -43,6 +43,12 @@ impl Filter {
         pinned.map(|t| (t.field.as_str(), t.value.as_str()))
     }
 
+    /// What is left to be asked of an object that has this name.
+    pub fn without_name(mut self, name: &str) -> Self {
+        self.fields.terms.retain(|t| !(t.equal && t.field == "metadata.name" && t.value == name));
+        self
+    }
+
     /// Whether an entry matches.
     pub fn matches(&self, entry: &Entry) -> bool {
         self.fields.matches(|field| entry.field(field)) && self.labels.matches(|label| entry.label(label))
@@ -60,6 +66,8 @@ mod tests {
         assert_eq!(filter("metadata.name=a,spec.nodeName=n1").pinned(), Some(("spec.nodeName", "n1")));
         assert_eq!(filter("metadata.name=a,status.phase!=Failed").pinned(), None);
         assert!(!filter("metadata.name=a").by_fields() && filter("status.phase!=Failed").by_fields());
+        assert!(filter("metadata.name=a").without_name("a").is_empty());
+        assert_eq!(filter("metadata.name=a,metadata.name=b").without_name("a").fields, parse("metadata.name=b"));
         assert!(Filter::default().is_empty() && !filter("a=b").is_empty());
         assert_eq!(
             check_fields(&parse("metadata.name=a,b=c"), |f| f == "metadata.name"),

@@ -164,8 +164,9 @@ async fn connection(
         .max_header_list_size(MAX_HEAD as u32)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
+    let turns = stream.turns();
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
-    if let Err(error) = watcher.watch(connection.into_owned()).await {
+    if let Err(error) = turns.run(watcher.watch(connection.into_owned())).await {
         debug!(%addr, error, "connection ended");
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -467,14 +468,19 @@ pub struct Watcher {
 impl Watcher {
     /// The next change. An error ends the watch: it was too slow, or the store's history was lost.
     pub async fn next(&mut self) -> Result<Arc<Change>, Gone> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// The same for who is polled.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arc<Change>, Gone>> {
         loop {
             if let Some(change) = self.take_backlog() {
-                return Ok(change);
+                return Poll::Ready(Ok(change));
             }
-            match self.rx.recv().await {
+            match ready!(self.rx.poll_recv(cx)) {
                 Some(change) => {
                     if let Some(change) = self.fresh(change) {
-                        return Ok(change);
+                        return Poll::Ready(Ok(change));
                     }
                 }
                 None => self.catch_up()?,

@@ -4,9 +4,11 @@
 //! (`cacher.newErrWatcher`). Bookmarks come about once a minute, and shortly before the watch's time is over.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -204,6 +206,7 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
     let cache = target.cache()?.clone();
     let bucket = bucket(&filter, target.namespace, target.namespaced(), cx.resource.is_view());
     let by_field = matches!(bucket, Bucket::Field(..));
+    let one = filter.fields.exact("metadata.name").filter(|_| matches!(bucket, Bucket::Key(_))).map(str::to_owned);
     let mut failed = None;
     let mut initial = VecDeque::new();
     let mut initial_end = None;
@@ -242,8 +245,13 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
         }
     }
     let now = Instant::now();
-    // The bucket of a field holds objects of every namespace; the others hold no more than is asked for.
-    let filter = if by_field { with_namespace(filter, target.namespace) } else { filter };
+    // The bucket of a field holds objects of every namespace; the others hold no more than is asked for, and that of a
+    // name nothing else.
+    let filter = match one {
+        Some(name) => filter.without_name(&name),
+        None if by_field => with_namespace(filter, target.namespace),
+        None => filter,
+    };
     let all = filter.is_empty();
     let state = Stream {
         writer: Writer { resource: cx.resource.clone(), wanted, include, columns: true },
@@ -261,20 +269,18 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
         timer: Box::pin(tokio::time::sleep_until(now + life)),
         sent: crate::metrics::watch_events(&cx.info.group, &cx.info.version, &cx.info.resource),
     };
-    let chunks = stream::unfold(state, |mut state| async move {
-        let chunk = state.next().await?;
-        Some((Ok::<Bytes, std::convert::Infallible>(chunk), state))
-    });
     let media_type = match wanted.format {
         Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         _ => "application/json",
     };
     if websocket::is_asked_for(&cx.parts.headers) {
         let format = wanted.format;
-        let events = chunks.map(move |Ok(chunk)| stream::iter(events(format, &chunk))).flatten();
+        let mut state = state;
+        let chunks = stream::poll_fn(move |cx| state.poll_next(cx));
+        let events = chunks.map(move |chunk| stream::iter(events(format, &chunk))).flatten();
         return websocket::messages(cx.parts, media_type, format != Format::Protobuf, events);
     }
-    let mut response = Response::new(Body::from_stream(chunks));
+    let mut response = Response::new(Body::new(state));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(response)
@@ -316,6 +322,19 @@ fn with_namespace(mut filter: Filter, namespace: &str) -> Filter {
 
 fn too_old(asked: u64, gone: Gone) -> Status {
     Status::expired(format!("too old resource version: {asked} ({})", gone.oldest))
+}
+
+impl http_body::Body for Stream {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        let chunk = ready!(self.poll_next(cx));
+        Poll::Ready(chunk.map(|chunk| Ok(http_body::Frame::data(chunk))))
+    }
 }
 
 impl Stream {
@@ -361,54 +380,51 @@ impl Stream {
         out.map_or(first, BytesMut::freeze)
     }
 
-    async fn next(&mut self) -> Option<Bytes> {
+    /// The next frames; `None` at the end.
+    fn poll_next(&mut self, cx: &mut task::Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(status) = self.failed.take() {
             self.watcher = None;
-            return Some(self.writer.error(&status));
+            return Poll::Ready(Some(self.writer.error(&status)));
         }
         if !self.initial.is_empty() {
-            return Some(self.initial_chunk());
+            return Poll::Ready(Some(self.initial_chunk()));
         }
         if let Some(revision) = self.initial_end.take() {
-            return Some(self.writer.bookmark(revision, true));
+            return Poll::Ready(Some(self.writer.bookmark(revision, true)));
         }
         loop {
-            let watcher = self.watcher.as_mut()?;
+            // Whether it is time to stop is asked when there is no change: to ask each time costs more than a change.
+            // The scheduler lets no task take changes for ever.
+            let Some(watcher) = &mut self.watcher else { return Poll::Ready(None) };
+            match watcher.poll_next(cx) {
+                Poll::Ready(Ok(change)) => match self.frame(&change) {
+                    Some(first) => return Poll::Ready(Some(self.more(first))),
+                    None => continue,
+                },
+                // Too slow: the client comes back with its last version and finds out whether that is too old.
+                Poll::Ready(Err(_)) => return Poll::Ready(None),
+                Poll::Pending => {}
+            }
+            if self.stop.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
             let before_end = self.end.checked_sub(BOOKMARK_BEFORE_END).unwrap_or(self.end);
             let bookmark_at = if self.last_bookmark_done { self.end } else { self.next_bookmark.min(before_end) };
             let timer = if self.bookmarks { bookmark_at.min(self.end) } else { self.end };
             if self.timer.deadline() != timer {
                 self.timer.as_mut().reset(timer);
             }
-            let change = tokio::select! {
-                biased;
-                () = self.stop.as_mut() => return None,
-                change = watcher.next() => Some(change),
-                () = self.timer.as_mut() => None,
-            };
-            match change {
-                Some(Ok(change)) => {
-                    if let Some(first) = self.frame(&change) {
-                        return Some(self.more(first));
-                    }
-                    // A watcher that passes over many changes must not hold its thread.
-                    tokio::task::consume_budget().await;
-                }
-                // Too slow: the client comes back with its last version and finds out whether that is too old.
-                Some(Err(_)) => return None,
-                None => {
-                    let now = Instant::now();
-                    if now >= self.end {
-                        return None;
-                    }
-                    if now >= before_end {
-                        self.last_bookmark_done = true;
-                    }
-                    self.next_bookmark = now + BOOKMARK_EVERY;
-                    if let Some(revision) = watcher.bookmark() {
-                        return Some(self.writer.bookmark(revision, false));
-                    }
-                }
+            ready!(self.timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if now >= self.end {
+                return Poll::Ready(None);
+            }
+            if now >= before_end {
+                self.last_bookmark_done = true;
+            }
+            self.next_bookmark = now + BOOKMARK_EVERY;
+            if let Some(revision) = self.watcher.as_mut().and_then(Watcher::bookmark) {
+                return Poll::Ready(Some(self.writer.bookmark(revision, false)));
             }
         }
     }
