@@ -41,7 +41,7 @@ fn unescaped(text: &str) -> Result<String, String> {
 }
 
 /// The names on a path and the schema at its end, or what is wrong with it.
-pub(super) fn resolve<'a>(
+pub(crate) fn resolve<'a>(
     path: &str,
     mut schema: &'a Value,
     brackets: bool,

@@ -3,7 +3,7 @@
 use crate::kind::Kind;
 pub mod custom_resource_definition;
 mod expressions;
-mod field_path;
+pub(crate) mod field_path;
 mod rules;
 mod structural;
 mod validate;

@@ -4,13 +4,18 @@
 //! `pkg/apiserver/customresource_handler.go`.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::columns::Columns;
 use super::meta::Malformed;
-use super::{Structural, defaulting, meta, pruning};
+use super::scale::ScalePaths;
+use super::{Structural, defaulting, meta, openapi, pruning, rules, scale, validation};
 use crate::codec::{self, DecodeError, StrictErrors, Strictness};
-use crate::kind::{Cx, Kind, MetaRules, Name, ResourceInfo, Scope, SubresourceInfo};
+use crate::field::{ErrorList, ErrorType, Path};
+use crate::kind::{Cells, Cx, Kind, MetaRules, Name, ResourceInfo, Scope, SubresourceInfo};
 use crate::object::{at, list, set, text};
 use crate::schema::Node;
 use crate::strategy::first_generation;
@@ -36,34 +41,26 @@ pub enum DefinitionError {
     },
 }
 
-/// Where the numbers of a scale stand in an object: the names of the fields to them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScalePaths {
-    /// The replicas wanted.
-    pub spec_replicas: Vec<String>,
-    /// The replicas there are.
-    pub status_replicas: Vec<String>,
-    /// The label selector in its text form, if objects have one.
-    pub selector: Option<Vec<String>>,
-}
-
-impl ScalePaths {
-    fn of(scale: &Value) -> Option<ScalePaths> {
-        let path = |field: &str| -> Option<Vec<String>> {
-            let path = text(scale, &[field]).strip_prefix('.')?;
-            Some(path.split('.').map(str::to_owned).collect())
-        };
-        Some(ScalePaths {
-            spec_replicas: path("specReplicasPath")?,
-            status_replicas: path("statusReplicasPath")?,
-            selector: path("labelSelectorPath"),
-        })
-    }
-}
-
 /// Every verb of a custom resource, in the order of discovery.
 const VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 const SUB_VERBS: &[&str] = &["get", "patch", "update"];
+
+/// Reads a definition again: a kind does not keep the descriptions of its schema.
+#[derive(Clone)]
+pub struct Source(Arc<dyn Fn() -> Option<Value> + Send + Sync>);
+
+impl Source {
+    /// From a function that gives the definition, if there still is one.
+    pub fn new(read: impl Fn() -> Option<Value> + Send + Sync + 'static) -> Source {
+        Source(Arc::new(read))
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
+}
 
 /// A version of a definition as a kind.
 #[derive(Debug)]
@@ -79,6 +76,10 @@ pub struct CustomKind {
     preserve: bool,
     scale: Option<ScalePaths>,
     deprecation: Option<String>,
+    columns: Columns,
+    /// Fields usable in selectors: the label, and the names of the fields to the value.
+    selectable: Vec<(String, Vec<String>)>,
+    source: Option<Source>,
 }
 
 impl CustomKind {
@@ -108,6 +109,12 @@ impl CustomKind {
         let has_status = !at(subresources, &["status"]).is_null();
         let scale = Some(at(subresources, &["scale"])).filter(|s| s.is_object()).and_then(ScalePaths::of);
         let api_version = format!("{group}/{version}");
+        let columns = Columns::of(of_version);
+        let selectable = list(of_version, &["selectableFields"])
+            .iter()
+            .filter_map(|field| text(field, &["jsonPath"]).strip_prefix('.'))
+            .map(|path| (path.to_owned(), path.split('.').map(str::to_owned).collect()))
+            .collect();
         let info = ResourceInfo {
             scope: if text(definition, &["spec", "scope"]) == "Cluster" { Scope::Cluster } else { Scope::Namespaced },
             singular: or("singular", kind.to_lowercase()).into(),
@@ -117,7 +124,7 @@ impl CustomKind {
             subresources: subresource_infos(&kind, has_status, scale.is_some()),
             storage_prefix: format!("{group}/{plural}").into(),
             type_name: definition_name(&group, version, &kind).into(),
-            columns: crate::kind::table(&[("Name", "string", "name", 0), ("Age", "date", "", 0)]),
+            columns: columns.facts(),
             version: version.to_owned().into(),
             group: group.into(),
             plural: plural.into(),
@@ -138,7 +145,15 @@ impl CustomKind {
             preserve: at(definition, &["spec", "preserveUnknownFields"]) == &Value::Bool(true),
             scale,
             deprecation,
+            columns,
+            selectable,
+            source: None,
         })
+    }
+
+    /// The kind with a way to read its definition again, for the descriptions in OpenAPI.
+    pub fn with_source(self, source: Source) -> CustomKind {
+        CustomKind { source: Some(source), ..self }
     }
 
     /// Every version of a definition, in the definition's order.
@@ -238,6 +253,72 @@ impl CustomKind {
     }
 }
 
+/// Problems that rules are not evaluated with (`hasBlockingErr`).
+const BLOCKING: [ErrorType; 5] =
+    [ErrorType::NotSupported, ErrorType::Required, ErrorType::TooLong, ErrorType::TooMany, ErrorType::TypeInvalid];
+const NOT_CHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing \
+                           errors to complete validation";
+
+/// The way an object comes in.
+#[derive(Clone, Copy, PartialEq)]
+enum Door {
+    Main,
+    Status,
+}
+
+impl CustomKind {
+    /// The problems of an object. Upstream: `Validate` and `ValidateUpdate` of the two strategies.
+    fn problems(&self, obj: &Value, old: Option<&Value>, door: Door) -> ErrorList {
+        let mut errs = ErrorList::new();
+        for (field, wanted) in [("kind", &*self.info.kind), ("apiVersion", &self.api_version)] {
+            if text(obj, &[field]) != wanted {
+                errs.invalid(&Path::new(field), text(obj, &[field]), format!("must be {wanted}"));
+            }
+        }
+        if !errs.is_empty() {
+            return errs;
+        }
+        let root = self.schema.root();
+        match door {
+            Door::Main => {
+                errs.extend(validation::validate(&Path::root(), obj, old, root));
+                if let Some(paths) = &self.scale {
+                    scale::spec(&mut errs, paths, obj);
+                }
+            }
+            Door::Status => {
+                if let (Some(status), Some(schema)) = (obj.get("status"), root.property("status")) {
+                    let old = old.and_then(|old| old.get("status"));
+                    errs.extend(validation::validate(&Path::new("status"), status, old, schema));
+                }
+            }
+        }
+        if let Some(paths) = &self.scale {
+            scale::status(&mut errs, paths, obj);
+        }
+        if door == Door::Main {
+            meta::validate(&mut errs, &Path::root(), obj, root);
+        }
+        let lists = |obj: &Value| {
+            let mut errs = ErrorList::new();
+            validation::lists::validate(&mut errs, &Path::root(), obj, root);
+            errs
+        };
+        let of_lists = lists(obj);
+        if !of_lists.is_empty() && old.is_none_or(|old| lists(old).is_empty()) {
+            errs.extend(of_lists);
+        }
+        if root.has_rules() {
+            if errs.0.iter().any(|e| BLOCKING.contains(&e.kind)) {
+                errs.invalid(&Path::root(), "null", NOT_CHECKED);
+            } else {
+                errs.extend(rules::validate(self.schema.compiled(), obj, old, root));
+            }
+        }
+        errs
+    }
+}
+
 fn subresource_infos(kind: &str, status: bool, scale: bool) -> Vec<SubresourceInfo> {
     let status = status.then(|| SubresourceInfo {
         name: "status".into(),
@@ -308,8 +389,40 @@ impl Kind for CustomKind {
         }
     }
 
+    fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
+        self.problems(obj, None, Door::Main)
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        let door = if cx.subresource == Some("status") { Door::Status } else { Door::Main };
+        self.problems(new, Some(old), door)
+    }
+
     fn meta_rules(&self) -> MetaRules {
         MetaRules::Machinery
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
+        let value = |path: &[String]| match path.iter().try_fold(obj, |v, name| v.get(name)) {
+            Some(Value::String(text)) => text.clone(),
+            Some(value @ (Value::Bool(_) | Value::Number(_))) => value.to_string(),
+            _ => String::new(),
+        };
+        self.selectable.iter().map(|(label, path)| (label.clone().into(), value(path))).collect()
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        self.columns.cells(obj, now)
+    }
+
+    fn openapi_schema(&self) -> Option<Value> {
+        let definition = self.source.as_ref().and_then(|source| source.0());
+        let versions = definition.as_ref().map(|d| list(d, &["spec", "versions"])).unwrap_or_default();
+        let version = versions.iter().find(|v| text(v, &["name"]) == self.info.version);
+        Some(match version.map(|v| at(v, &["schema", "openAPIV3Schema"])) {
+            Some(schema) => openapi::schema(schema),
+            None => openapi::schema(&self.schema.root().to_json()),
+        })
     }
 
     fn deprecation(&self) -> Option<Cow<'_, str>> {
@@ -410,6 +523,51 @@ mod tests {
         assert!(kind.restore(&mut value));
         assert_eq!(value, json!({"metadata": {"name": "n", "generation": 1}, "spec": {"replicas": 1}}));
         assert!(!kind.restore(&mut value));
+    }
+
+    #[test]
+    fn objects_are_validated() {
+        let kind = kind(json!({"subresources": {"status": {}, "scale": {
+            "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}}}));
+        let object = |spec: Value, status: Value| json!({"apiVersion": "ex.io/v1", "kind": "Foo", "spec": spec, "status": status});
+        let problems = |errs: ErrorList| errs.0.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let good = object(json!({"replicas": 1}), json!({"replicas": 1}));
+        assert_eq!(with_cx(None, |cx| problems(kind.validate(cx, &good))), [""; 0]);
+        let negative = object(json!({"replicas": -1}), json!({"replicas": 1}));
+        assert_eq!(
+            with_cx(None, |cx| problems(kind.validate(cx, &negative))),
+            [".spec.replicas: Invalid value: -1: should be a non-negative integer"]
+        );
+        let text = object(json!({"replicas": 1}), json!({"replicas": "x"}));
+        assert_eq!(
+            with_cx(Some("status"), |cx| problems(kind.validate_update(cx, &text, &good))),
+            [
+                "status.replicas: Invalid value: \"string\": replicas in body must be of type integer: \"string\"",
+                ".status.replicas: Invalid value: 0: .status.replicas accessor error: x is of the type string, expected int64",
+            ]
+        );
+        let other = json!({"apiVersion": "ex.io/v2", "kind": "Foo"});
+        assert_eq!(
+            with_cx(None, |cx| problems(kind.validate(cx, &other))),
+            ["apiVersion: Invalid value: \"ex.io/v2\": must be ex.io/v1"]
+        );
+    }
+
+    #[test]
+    fn fields_and_descriptions() {
+        let version = json!({"selectableFields": [{"jsonPath": ".spec.color"}, {"jsonPath": ".spec.size"}]});
+        let kind = kind(version.clone());
+        let fields =
+            |obj: Value| kind.selectable_fields(&obj).into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
+        assert_eq!(fields(json!({"spec": {"color": "red", "size": 5}})), ["spec.color=red", "spec.size=5"]);
+        assert_eq!(fields(Value::Null), ["spec.color=", "spec.size="]);
+
+        let plain = kind.openapi_schema().expect("a schema");
+        assert_eq!(plain["properties"]["spec"]["properties"]["replicas"]["default"], 1);
+        let mut described = definition(version);
+        described["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = json!("what it is");
+        let kind = kind.with_source(Source::new(move || Some(described.clone())));
+        assert_eq!(kind.openapi_schema().expect("a schema")["description"], "what it is");
     }
 
     #[test]

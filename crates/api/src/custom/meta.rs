@@ -8,6 +8,7 @@ use super::{Additional, Schema};
 use crate::Map;
 use crate::codec::{self, DecodeError, Strictness};
 use crate::field::{ErrorList, Path};
+use crate::object::View;
 use crate::schema::Type;
 
 /// What is done with metadata that does not fit its type.
@@ -123,6 +124,60 @@ fn walk(
     Ok(())
 }
 
+/// The problems of embedded objects: they say what they are, and their metadata is that of an object.
+pub(super) fn validate(errs: &mut ErrorList, path: &Path, value: &Value, schema: Schema<'_>) {
+    if !schema.has_embedded() {
+        return;
+    }
+    match value {
+        Value::Object(map) => {
+            if schema.is_embedded() {
+                embedded(errs, path, map);
+            }
+            for (key, value) in map {
+                match (schema.property(key), schema.additional()) {
+                    (Some(property), _) => validate(errs, &path.child(key), value, property),
+                    (None, Additional::Schema(values)) => validate(errs, &path.key(key), value, values),
+                    _ => {}
+                }
+            }
+        }
+        Value::Array(list) => {
+            if let Some(items) = schema.items() {
+                list.iter().enumerate().for_each(|(i, item)| validate(errs, &path.index(i), item, items));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn embedded(errs: &mut ErrorList, path: &Path, map: &Map) {
+    let api_version_problem =
+        |text: &str| (text.matches('/').count() > 1).then(|| format!("unexpected GroupVersion string: {text}"));
+    let kind_problem = |text: &str| {
+        let problems = crate::names::dns1035_label(&text.to_lowercase(), false);
+        let intro = "may have mixed case, but should otherwise match: ";
+        (!problems.is_empty()).then(|| format!("{intro}{}", problems.join(",")))
+    };
+    for (name, is_kind) in [("apiVersion", false), ("kind", true)] {
+        let path = path.child(name);
+        match map.get(name) {
+            None => errs.required(&path, ""),
+            Some(Value::String(text)) if text.is_empty() => errs.required(&path, ""),
+            Some(Value::String(text)) => {
+                let problem = if is_kind { kind_problem(text) } else { api_version_problem(text) };
+                if let Some(problem) = problem {
+                    errs.invalid(&path, text, problem);
+                }
+            }
+            Some(other) => errs.invalid(&path, other, "must be a string"),
+        }
+    }
+    if let Some(metadata) = map.get("metadata") {
+        crate::validate::meta::embedded_meta(errs, &View::at(path.child("metadata"), metadata));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -163,5 +218,21 @@ mod tests {
         assert_eq!(error.message, "l[0].kind: Invalid value: 5: must be a string");
         assert_eq!(of_embedded(&mut value, schema.root(), Malformed::Drop, true), Ok(vec![]));
         assert_eq!(value, json!({"l": [{}]}));
+
+        let value = json!({"l": [{"apiVersion": "v1", "kind": "Pod", "metadata": {}},
+            {"apiVersion": "a/b/c", "kind": "P_d", "metadata": {"name": "a/b", "labels": {"-": "x"}}}, {}]});
+        let mut errs = ErrorList::new();
+        validate(&mut errs, &Path::root(), &value, schema.root());
+        let found: Vec<String> = errs.0.iter().map(ToString::to_string).collect();
+        let starts = [
+            "l[1].apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
+            "l[1].kind: Invalid value: \"P_d\": may have mixed case, but should otherwise match: a DNS-1035 label",
+            "l[1].metadata.name: Invalid value: \"a/b\": may not contain '/'",
+            "l[1].metadata.labels: Invalid value: \"-\": name part must consist of",
+            "l[2].apiVersion: Required value",
+            "l[2].kind: Required value",
+        ];
+        assert_eq!(found.len(), starts.len(), "{found:?}");
+        assert!(found.iter().zip(starts).all(|(f, start)| f.starts_with(start)), "{found:?}");
     }
 }

@@ -11,14 +11,20 @@
 //! Upstream: `pkg/apiserver/schema`, `pkg/apiserver/validation` and `pkg/registry/customresource` of
 //! `k8s.io/apiextensions-apiserver`.
 
+mod columns;
 mod defaulting;
+mod json_path;
 mod kind;
 mod meta;
+mod openapi;
 mod pruning;
-#[allow(dead_code, reason = "validation, which follows, reads what seems to be unused")]
+mod rules;
+mod scale;
 mod structural;
+mod validation;
 
-pub use kind::{CustomKind, DefinitionError, ScalePaths};
+pub use kind::{CustomKind, DefinitionError, Source};
+pub use scale::ScalePaths;
 pub use structural::Structural;
 
 pub(crate) use structural::{Additional, Keys, Schema, Ty};

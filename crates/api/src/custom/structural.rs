@@ -12,6 +12,7 @@ use std::hash::Hash;
 
 use serde_json::Value;
 
+use super::rules::Compiled;
 use crate::object::{at, list, text};
 
 /// The type that a schema states.
@@ -134,8 +135,11 @@ const RULED: u16 = 1 << 13;
 /// This is the schema of a whole object.
 const ROOT: u16 = 1 << 14;
 
+/// Here or below, expressions see another type than JSON has.
+const CONVERTS: u16 = 1 << 15;
+
 /// What holds of a schema because it holds of a part.
-const INHERITED: u16 = DEFAULTS | EMBEDS | KEYED | RULED;
+const INHERITED: u16 = DEFAULTS | EMBEDS | KEYED | RULED | CONVERTS;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Row {
@@ -171,6 +175,7 @@ pub struct Structural {
     /// All names, one after the other, and where each ends.
     names: Box<str>,
     ends: Box<[u32]>,
+    compiled: Compiled,
 }
 
 impl fmt::Debug for Structural {
@@ -195,6 +200,11 @@ impl Structural {
     /// The place in the schema where objects begin, for patches and server-side apply.
     pub fn node(&self) -> crate::schema::Node<'_> {
         crate::schema::Node::custom(self.root())
+    }
+
+    /// The rules compiled so far.
+    pub(super) fn compiled(&self) -> &Compiled {
+        &self.compiled
     }
 
     /// About how many bytes it takes.
@@ -292,10 +302,6 @@ impl<'a> Values<'a> {
 pub(crate) struct Keys<'a>(&'a Structural, Span);
 
 impl<'a> Keys<'a> {
-    pub fn len(self) -> usize {
-        self.1.1 as usize
-    }
-
     pub fn get(self, n: usize) -> Option<&'a str> {
         self.1.of(&self.0.lists).get(n).map(|&index| self.0.name(index))
     }
@@ -396,6 +402,11 @@ impl<'a> Schema<'a> {
         self.has(RULED)
     }
 
+    /// Whether expressions see another type than JSON has, here or below.
+    pub fn converts(self) -> bool {
+        self.has(CONVERTS)
+    }
+
     /// The properties in the order of their names.
     pub fn properties(self) -> impl ExactSizeIterator<Item = (&'a str, Schema<'a>)> {
         let all = self.all;
@@ -457,14 +468,13 @@ impl<'a> Schema<'a> {
         Keys(self.all, found.unwrap_or_default())
     }
 
-    /// `x-kubernetes-validations`, and the number of the first among all rules of the [`Structural`].
-    pub fn rules(self) -> (usize, &'a [Rule]) {
+    /// `x-kubernetes-validations`.
+    pub fn rules(self) -> &'a [Rule] {
         let found = self.facts().iter().find_map(|fact| match fact {
             Fact::Rules(rules) => Some(*rules),
             _ => None,
         });
-        let span = found.unwrap_or_default();
-        (span.0 as usize, span.of(&self.all.rules))
+        found.unwrap_or_default().of(&self.all.rules)
     }
 
     /// What is checked of values, in upstream's order.
@@ -587,6 +597,7 @@ impl Builder {
             rules: self.rules.into(),
             names: self.names.into(),
             ends: self.ends.into(),
+            compiled: Compiled::default(),
         }
     }
 
@@ -660,6 +671,9 @@ impl Builder {
         if root {
             flags |= ROOT;
         }
+        if text(schema, &["type"]) == "number" {
+            flags |= CONVERTS;
+        }
         let mut properties = Vec::new();
         for (name, property) in at(schema, &["properties"]).as_object().into_iter().flatten() {
             let row = self.add(property, false);
@@ -675,6 +689,7 @@ impl Builder {
             flags |= match fact {
                 Fact::Default(_) => DEFAULTS,
                 Fact::Rules(_) => RULED,
+                Fact::Format(_) => CONVERTS,
                 _ => 0,
             };
         }

@@ -7,7 +7,7 @@ use serde_json::{Number, Value};
 use crate::field::quote;
 
 /// `fmt.Sprintf("%v", value)` of a decoded JSON value.
-pub(super) fn v(value: &Value) -> String {
+pub(crate) fn v(value: &Value) -> String {
     let mut out = String::new();
     write_v(&mut out, value);
     out
@@ -63,7 +63,7 @@ pub(super) fn sharp_v(value: &Value) -> String {
 }
 
 /// The Go type of a decoded JSON value, as `%T` prints it.
-pub(super) fn type_name(value: &Value) -> &'static str {
+pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "<nil>",
         Value::Bool(_) => "bool",
@@ -76,7 +76,7 @@ pub(super) fn type_name(value: &Value) -> &'static str {
 }
 
 /// A number as Go prints it: `1` for `1.0`, an exponent from 1e21 on.
-pub(super) fn number(n: &Number) -> String {
+pub(crate) fn number(n: &Number) -> String {
     match n.as_f64() {
         Some(f) if n.is_f64() => {
             let size = f.abs();

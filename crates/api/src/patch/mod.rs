@@ -31,7 +31,7 @@ pub mod merge;
 pub mod names;
 pub mod strategic;
 
-mod go;
+pub(crate) mod go;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]

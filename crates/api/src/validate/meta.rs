@@ -9,7 +9,7 @@
 use serde_json::Value;
 
 use super::{internal, labels};
-use crate::field::{ErrorList, Path};
+use crate::field::{ErrorList, ErrorType, Path};
 use crate::kind::{Cx, Kind, MetaRules, Scope};
 use crate::object::{View, at, same};
 
@@ -38,7 +38,7 @@ pub fn new_object(kind: &dyn Kind, cx: &Cx<'_>, obj: &Value) -> ErrorList {
 /// kind. What is wrong is one problem in the message and three causes.
 pub fn changed_object(kind: &dyn Kind, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
-    new_meta(&mut errs, kind.info().scope, new, crate::names::path_segment);
+    new_meta(&mut errs, kind.info().scope, &View::root(new).get("metadata"), crate::names::path_segment);
     changed_meta(&mut errs, new, old);
     if kind.meta_rules() != MetaRules::Registry {
         changed_meta(&mut errs, new, old);
@@ -56,13 +56,14 @@ pub fn changed_object(kind: &dyn Kind, cx: &Cx<'_>, new: &Value, old: &Value) ->
 pub fn validate_meta(kind: &dyn Kind, obj: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
     let (info, rules) = (kind.info(), kind.meta_rules());
+    let meta = View::root(obj).get("metadata");
     if info.verbs == crate::kinds::CREATE_ONLY {
         return errs;
     }
     match rules {
-        MetaRules::Registry => new_meta(&mut errs, info.scope, obj, crate::names::path_segment),
+        MetaRules::Registry => new_meta(&mut errs, info.scope, &meta, crate::names::path_segment),
         MetaRules::Core | MetaRules::Machinery => {
-            new_meta(&mut errs, info.scope, obj, |name, prefix| kind.validate_name(name, prefix));
+            new_meta(&mut errs, info.scope, &meta, |name, prefix| kind.validate_name(name, prefix));
         }
     }
     if rules == MetaRules::Core {
@@ -71,9 +72,19 @@ pub fn validate_meta(kind: &dyn Kind, obj: &Value) -> ErrorList {
     errs
 }
 
+/// Checks the metadata of an object that stands in another one, which has a namespace or none, and need not have a name.
+pub(crate) fn embedded_meta(errs: &mut ErrorList, meta: &View<'_>) {
+    let scope = if meta.get("namespace").str().is_empty() { Scope::Cluster } else { Scope::Namespaced };
+    let mut found = ErrorList::new();
+    new_meta(&mut found, scope, meta, crate::names::path_segment);
+    if meta.get("name").str().is_empty() {
+        found.0.retain(|e| e.kind != ErrorType::Required);
+    }
+    errs.extend(found);
+}
+
 /// Upstream: `ValidateObjectMetaAccessor`.
-fn new_meta(errs: &mut ErrorList, scope: Scope, obj: &Value, name_problems: impl Fn(&str, bool) -> Vec<String>) {
-    let meta = View::root(obj).get("metadata");
+fn new_meta(errs: &mut ErrorList, scope: Scope, meta: &View<'_>, name_problems: impl Fn(&str, bool) -> Vec<String>) {
     let (name, prefix, namespace) = (meta.get("name"), meta.get("generateName"), meta.get("namespace"));
     if !prefix.str().is_empty() {
         for problem in name_problems(prefix.str(), true) {
