@@ -86,6 +86,8 @@ pub struct Column {
     pub format: Name,
     /// 0 for always shown, more for `-o wide`.
     pub priority: i32,
+    /// What the column shows; empty for those of built-in kinds.
+    pub description: Name,
 }
 
 /// A constant column. `table(&[("Name", "string", "name", 0), ...])`
@@ -97,6 +99,7 @@ pub fn table(columns: &[(&'static str, &'static str, &'static str, i32)]) -> Vec
             ty: ty.into(),
             format: format.into(),
             priority,
+            description: "".into(),
         })
         .collect()
 }

@@ -1,16 +1,19 @@
 //! `CustomResourceDefinition`.
 //!
 //! Upstream: `pkg/registry/customresourcedefinition/strategy.go` and `pkg/apis/apiextensions/v1/defaults.go` of
-//! `k8s.io/apiextensions-apiserver`. Rules in CEL are compiled ([`super::expressions`]); default values are not validated
-//! by their schema.
+//! `k8s.io/apiextensions-apiserver`. Rules in CEL are compiled ([`super::expressions`]), and defaults are values
+//! of their schema ([`super::defaults`]).
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use super::validate;
-use crate::field::ErrorList;
+use crate::custom::Structural;
+use crate::field::{ErrorList, quote};
 use crate::kind::{Cells, Cx, Kind, MetaRules};
 use crate::kinds::{Facts, NAME, STATUS, facts};
-use crate::object::{at_mut, default_text, default_value, list, restore, set, text};
+use crate::object::{at, at_mut, default_text, default_value, list, restore, set, text};
 use crate::strategy::{first_generation, next_generation, reset_all_or_status, reset_meta_for_status};
 use crate::table::name_and_created;
 
@@ -83,6 +86,15 @@ impl Kind for CustomResourceDefinition {
         errs
     }
 
+    fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if cx.subresource.is_some() {
+            return Vec::new();
+        }
+        let before = old.map(unknown_formats).unwrap_or_default();
+        let added = unknown_formats(new).into_iter().filter(|format| !before.contains(format));
+        added.map(|format| format!("unrecognized format {}", quote(&format))).collect()
+    }
+
     fn unconditional_update(&self) -> bool {
         false
     }
@@ -98,6 +110,12 @@ impl Kind for CustomResourceDefinition {
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
         reset_all_or_status(subresource)
     }
+}
+
+/// The formats in the schemas of a definition that nobody looks at.
+fn unknown_formats(obj: &Value) -> BTreeSet<String> {
+    let schemas = list(obj, &["spec", "versions"]).iter().map(|v| at(v, &["schema", "openAPIV3Schema"]));
+    schemas.flat_map(|schema| Structural::compile(schema).unknown_formats()).collect()
 }
 
 /// The version that objects are stored in is among those that objects may be stored in.
@@ -166,6 +184,54 @@ mod tests {
             "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}}}),
             &[],
         );
+    }
+
+    #[test]
+    fn defaults_are_values_of_their_schema() {
+        check_schema(
+            json!({"type": "object", "properties": {"a": {"type": "integer", "minimum": 1, "default": 0}, "b": {"type": "object",
+                "properties": {"x": {"type": "string"}}, "default": {"y": 1}}}}),
+            &[
+                ".properties[a].default: Invalid value: 0:  in body should be greater than or equal to 1",
+                ".properties[b].default: Invalid value: {\"y\":1}: must not have unknown fields",
+            ],
+        );
+        // What has unknown fields already may have them.
+        let unpruned = |field: &str| {
+            let schema = json!({"type": "object", "properties": {"b": {"type": "object", "default": {field: 1}}}});
+            let mut obj = definition(schema);
+            obj["metadata"]["resourceVersion"] = json!("1");
+            obj
+        };
+        let (old, new) = (unpruned("x"), unpruned("y"));
+        assert_eq!(problems(&CustomResourceDefinition, &new).len(), 1);
+        assert_eq!(problems_of_update(&CustomResourceDefinition, None, &new, &old), [""; 0]);
+    }
+
+    #[test]
+    fn what_rules_cost_is_looked_at_once() {
+        let dear = |description: &str| {
+            let rule = json!([{"rule": "self.all(x, self.all(y, x == y))"}]);
+            definition(json!({"type": "object", "description": description, "properties": {"l": {"type": "array",
+                "items": {"type": "string"}, "x-kubernetes-validations": rule}}}))
+        };
+        let old = dear("");
+        assert_eq!(problems_of_update(&CustomResourceDefinition, None, &old, &old), [""; 0]);
+        assert!(!problems_of_update(&CustomResourceDefinition, None, &dear("changed"), &old).is_empty());
+    }
+
+    #[test]
+    fn formats_that_nobody_knows_are_told_of_once() {
+        let of = |format: &str, ty: &str| {
+            definition(json!({"type": "object", "properties": {"a": {"type": ty, "format": format}}}))
+        };
+        let warnings = |new: &Value, old| with_cx(None, |cx| CustomResourceDefinition.warnings(cx, new, old));
+        assert_eq!(warnings(&of("date-time", "string"), None), [""; 0]);
+        assert_eq!(warnings(&of("int64", "integer"), None), [""; 0]);
+        let (first, second) = (of("int33", "integer"), of("date", "boolean"));
+        assert_eq!(warnings(&first, None), ["unrecognized format \"int33\""]);
+        assert_eq!(warnings(&first, Some(&first)), [""; 0]);
+        assert_eq!(warnings(&second, Some(&first)), ["unrecognized format \"date\""]);
     }
 
     #[test]

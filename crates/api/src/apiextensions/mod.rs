@@ -2,6 +2,7 @@
 
 use crate::kind::Kind;
 pub mod custom_resource_definition;
+mod defaults;
 mod expressions;
 pub(crate) mod field_path;
 mod rules;

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::{expressions, field_path, rules, structural};
+use super::{defaults, expressions, field_path, rules, structural};
 use crate::certificates::pem;
 use crate::field::{ErrorList, Path, is_print};
 use crate::names::{dns_subdomain, dns1035_label};
@@ -176,7 +176,8 @@ fn spec(errs: &mut ErrorList, obj: &Value, old: &Value) {
         deprecation(errs, &version);
         let has_status = version.dig("subresources.status").is_set();
         if schema.is_none() {
-            validation(errs, &version.get("schema"), has_status);
+            let before = version_of(old, name.str());
+            validation(errs, &version.get("schema"), has_status, &before);
         }
         if subresources.is_none() {
             scale(errs, &version.get("subresources"));
@@ -206,7 +207,9 @@ fn spec(errs: &mut ErrorList, obj: &Value, old: &Value) {
     let path = spec.path();
     if let Some(schema) = schema {
         let any_status = all.iter().any(|v| !at(v, &["subresources", "status"]).is_null());
-        validation(errs, &View::at(path.child("validation"), schema), any_status);
+        let unchanged = |v: &Value| version_of(old, text(v, &["name"])).schema == Some(at(v, &["schema"]));
+        let before = Before { schema: all.iter().all(unchanged).then_some(schema), pruned: pruned_before(old) };
+        validation(errs, &View::at(path.child("validation"), schema), any_status, &before);
     }
     if let Some(subresources) = subresources {
         scale(errs, &View::at(path.child("subresources"), subresources));
@@ -310,7 +313,24 @@ const ROOT_FIELDS: [(&str, &str); 22] = [
     ("x-kubernetes-validations", "XValidations"),
 ];
 
-fn validation(errs: &mut ErrorList, validation: &View<'_>, has_status: bool) {
+/// What an update changes.
+struct Before<'a> {
+    /// The part of the version with its schema, before the update.
+    schema: Option<&'a Value>,
+    /// All defaults held only what their schema names (`requirePrunedDefaults`); so it stays then.
+    pruned: bool,
+}
+
+fn version_of<'a>(old: &'a Value, name: &str) -> Before<'a> {
+    let before = list(old, &["spec", "versions"]).iter().find(|v| text(v, &["name"]) == name);
+    Before { schema: before.map(|v| at(v, &["schema"])), pruned: pruned_before(old) }
+}
+
+fn pruned_before(old: &Value) -> bool {
+    list(old, &["spec", "versions"]).iter().all(|v| defaults::are_pruned(at(v, &["schema", "openAPIV3Schema"])))
+}
+
+fn validation(errs: &mut ErrorList, validation: &View<'_>, has_status: bool, old: &Before<'_>) {
     let schema = validation.get("openAPIV3Schema");
     let Some(map) = schema.map() else { return };
     if has_status {
@@ -341,7 +361,8 @@ fn validation(errs: &mut ErrorList, validation: &View<'_>, has_status: bool) {
     rules::validate(errs, &schema);
     if errs.0.len() == before {
         // Types are those of a schema that holds together.
-        expressions::validate(errs, &schema);
+        expressions::validate(errs, &schema, old.schema == Some(validation.value()));
+        defaults::validate(errs, schema.path(), schema.value(), old.pruned);
     }
 }
 

@@ -9,6 +9,8 @@ use super::json_path::JsonPath;
 use crate::kind::{Cells, Column};
 use crate::object::{list, text};
 use crate::patch::go;
+use crate::schema::Type;
+use crate::schema::openapi::describe;
 use crate::table;
 
 /// The columns after the name: what they are called, and where their cells come from (nothing, if the path is none).
@@ -26,20 +28,26 @@ impl Columns {
                 ty: own("type"),
                 format: own("format"),
                 priority: i32::try_from(priority).unwrap_or_default(),
+                description: match text(column, &["description"]) {
+                    "" => described(text(column, &["jsonPath"])),
+                    text => text.to_owned(),
+                }
+                .into(),
             };
             (facts, JsonPath::parse(text(column, &["jsonPath"])))
         };
         let wanted = list(version, &["additionalPrinterColumns"]);
         if wanted.is_empty() {
-            let age = Column { name: "Age".into(), ty: "date".into(), format: "".into(), priority: 0 };
-            return Columns(vec![(age, JsonPath::parse(".metadata.creationTimestamp"))]);
+            const CREATED: &str = ".metadata.creationTimestamp";
+            let age = of_meta("Age", "date", "", "creationTimestamp");
+            return Columns(vec![(age, JsonPath::parse(CREATED))]);
         }
         Columns(wanted.iter().map(one).collect())
     }
 
     /// All columns.
     pub fn facts(&self) -> Vec<Column> {
-        let name = Column { name: "Name".into(), ty: "string".into(), format: "name".into(), priority: 0 };
+        let name = of_meta("Name", "string", "name", "name");
         std::iter::once(name).chain(self.0.iter().map(|(column, _)| column.clone())).collect()
     }
 
@@ -50,6 +58,18 @@ impl Columns {
         };
         std::iter::once(table::name(obj).into()).chain(self.0.iter().map(of_column)).collect()
     }
+}
+
+/// What is said of a column that does not say it itself.
+fn described(path: &str) -> String {
+    format!("Custom resource definition column (in JSONPath format): {path}")
+}
+
+/// A column of a field of the metadata.
+fn of_meta(name: &'static str, ty: &'static str, format: &'static str, field: &str) -> Column {
+    let meta = Type::named("k8s.io/apimachinery/pkg/apis/meta/v1.ObjectMeta");
+    let description = meta.map_or("", |meta| describe::field(meta, field));
+    Column { name: name.into(), ty: ty.into(), format: format.into(), priority: 0, description: description.into() }
 }
 
 /// A value as a column of a type shows it; `null` for what it cannot show.
@@ -91,6 +111,7 @@ mod tests {
         let columns = Columns::of(&version);
         assert_eq!(columns.facts().len(), 13);
         assert_eq!(columns.facts()[1].priority, 1);
+        assert_eq!(columns.facts()[1].description, "Custom resource definition column (in JSONPath format): .spec.s");
         assert_eq!(
             Value::Array(columns.cells(&object, now)),
             json!(["n", "x", "3", 2, 3.0, true, "10s", "<invalid>", "map[a:[1]]", null, null, null, "True"])

@@ -4,6 +4,7 @@
 //! `pkg/apiserver/customresource_handler.go`.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::meta::Malformed;
 use super::scale::ScalePaths;
 use super::{Structural, defaulting, meta, openapi, pruning, rules, scale, validation};
 use crate::codec::{self, DecodeError, StrictErrors, Strictness};
-use crate::field::{ErrorList, ErrorType, Path};
+use crate::field::{ErrorList, ErrorType, Path, quote};
 use crate::kind::{Cells, Cx, Kind, MetaRules, Name, ResourceInfo, Scope, SubresourceInfo};
 use crate::object::{at, list, set, text};
 use crate::schema::Node;
@@ -248,7 +249,8 @@ impl CustomKind {
             unknown.extend(pruning::prune(value, root, paths));
             pruning::drop_nulls(value, root);
         }
-        unknown.extend(meta::of_embedded(value, root, malformed, paths)?);
+        let embedded = meta::of_embedded(&Path::root(), value, root, malformed, paths);
+        unknown.extend(embedded.map_err(|e| DecodeError { message: e.to_string(), syntax: false })?);
         Ok(unknown)
     }
 }
@@ -312,7 +314,7 @@ impl CustomKind {
             if errs.0.iter().any(|e| BLOCKING.contains(&e.kind)) {
                 errs.invalid(&Path::root(), "null", NOT_CHECKED);
             } else {
-                errs.extend(rules::validate(self.schema.compiled(), obj, old, root));
+                errs.extend(rules::validate(self.schema.compiled(), &Path::root(), obj, old, root));
             }
         }
         errs
@@ -400,6 +402,25 @@ impl Kind for CustomKind {
 
     fn meta_rules(&self) -> MetaRules {
         MetaRules::Machinery
+    }
+
+    fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+        if cx.subresource == Some("status") {
+            return Vec::new();
+        }
+        let of = |obj| list(obj, &["metadata", "finalizers"]).iter().filter_map(Value::as_str).collect::<BTreeSet<_>>();
+        let before = old.map(of).unwrap_or_default();
+        let added = of(new).into_iter().filter(|f| !before.contains(f) && !f.contains('/'));
+        let unusual = added.filter(|f| !matches!(*f, "orphan" | "foregroundDeletion"));
+        unusual
+            .map(|finalizer| {
+                format!(
+                    "metadata.finalizers: {}: prefer a domain-qualified finalizer name including a path (/) to avoid \
+                     accidental conflicts with other finalizer writers",
+                    quote(finalizer)
+                )
+            })
+            .collect()
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
@@ -568,6 +589,22 @@ mod tests {
         described["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = json!("what it is");
         let kind = kind.with_source(Source::new(move || Some(described.clone())));
         assert_eq!(kind.openapi_schema().expect("a schema")["description"], "what it is");
+    }
+
+    #[test]
+    fn finalizers_have_a_domain_and_a_path() {
+        let kind = kind(json!({}));
+        let with = |finalizers: Value| json!({"metadata": {"finalizers": finalizers}});
+        let warnings = |new: Value, old: Option<Value>| with_cx(None, |cx| kind.warnings(cx, &new, old.as_ref()));
+        assert_eq!(warnings(with(json!(["ex.io/a", "orphan"])), None), [""; 0]);
+        assert_eq!(warnings(with(json!(["a"])), Some(with(json!(["a"])))), [""; 0]);
+        assert_eq!(
+            warnings(with(json!(["a"])), None),
+            [
+                "metadata.finalizers: \"a\": prefer a domain-qualified finalizer name including a path (/) to avoid accidental \
+              conflicts with other finalizer writers"
+            ]
+        );
     }
 
     #[test]

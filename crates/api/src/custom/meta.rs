@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Additional, Schema};
 use crate::Map;
 use crate::codec::{self, DecodeError, Strictness};
-use crate::field::{ErrorList, Path};
+use crate::field::{ErrorList, ErrorType, FieldError, Path, Shown};
 use crate::object::View;
 use crate::schema::Type;
 
@@ -54,14 +54,15 @@ fn object_meta() -> Option<Type> {
 
 /// The same for all objects embedded in one.
 pub(super) fn of_embedded(
+    path: &Path,
     value: &mut Value,
     schema: Schema<'_>,
     malformed: Malformed,
     paths: bool,
-) -> Result<Vec<String>, DecodeError> {
+) -> Result<Vec<String>, FieldError> {
     let mut unknown = Vec::new();
     if schema.has_embedded() {
-        walk(&Path::root(), value, schema, malformed, paths, &mut unknown)?;
+        walk(path, value, schema, malformed, paths, &mut unknown)?;
         unknown.sort();
     }
     Ok(unknown)
@@ -74,15 +75,15 @@ fn walk(
     malformed: Malformed,
     paths: bool,
     unknown: &mut Vec<String>,
-) -> Result<(), DecodeError> {
+) -> Result<(), FieldError> {
     if !schema.has_embedded() {
         return Ok(());
     }
-    let refused = |path: &Path, value: &Value, detail: &str| {
-        let mut errors = ErrorList::new();
-        errors.invalid(path, value, detail);
-        let message = errors.0.first().map(ToString::to_string).unwrap_or_default();
-        DecodeError { message, syntax: false }
+    let refused = |path: Path, value: &Value, detail: &str| FieldError {
+        kind: ErrorType::Invalid,
+        path,
+        value: Some(Shown::from(value).text().to_owned()),
+        detail: detail.to_owned(),
     };
     match value {
         Value::Object(map) => {
@@ -94,13 +95,13 @@ fn walk(
                             map.remove(name);
                         }
                         (Some(value), Malformed::Refuse) => {
-                            return Err(refused(&path.child(name), value, "must be a string"));
+                            return Err(refused(path.child(name), value, "must be a string"));
                         }
                     }
                 }
                 let below = of_object(map, malformed, paths).map_err(|error| {
                     let metadata = map.get("metadata").unwrap_or(&Value::Null);
-                    refused(&path.child("metadata"), metadata, &error.message)
+                    refused(path.child("metadata"), metadata, &error.message)
                 })?;
                 unknown.extend(below.iter().map(|name| path.child(name).as_str().to_owned()));
             }
@@ -209,14 +210,15 @@ mod tests {
             "type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}}}}));
         let good = json!({"l": [{"kind": "Pod", "metadata": {"name": "n", "nope": 1, "labels": {}}, "spec": 1}]});
         let mut value = good.clone();
-        let unknown = of_embedded(&mut value, schema.root(), Malformed::Refuse, true);
+        let unknown = of_embedded(&Path::root(), &mut value, schema.root(), Malformed::Refuse, true);
         assert_eq!(unknown, Ok(vec!["l[0].metadata.nope".to_owned()]));
         assert_eq!(value, json!({"l": [{"kind": "Pod", "metadata": {"name": "n"}, "spec": 1}]}));
 
         let mut value = json!({"l": [{"kind": 5}]});
-        let error = of_embedded(&mut value, schema.root(), Malformed::Refuse, true).expect_err("no text");
-        assert_eq!(error.message, "l[0].kind: Invalid value: 5: must be a string");
-        assert_eq!(of_embedded(&mut value, schema.root(), Malformed::Drop, true), Ok(vec![]));
+        let error =
+            of_embedded(&Path::root(), &mut value, schema.root(), Malformed::Refuse, true).expect_err("no text");
+        assert_eq!(error.to_string(), "l[0].kind: Invalid value: 5: must be a string");
+        assert_eq!(of_embedded(&Path::root(), &mut value, schema.root(), Malformed::Drop, true), Ok(vec![]));
         assert_eq!(value, json!({"l": [{}]}));
 
         let value = json!({"l": [{"apiVersion": "v1", "kind": "Pod", "metadata": {}},

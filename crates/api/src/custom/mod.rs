@@ -11,6 +11,7 @@
 //! Upstream: `pkg/apiserver/schema`, `pkg/apiserver/validation` and `pkg/registry/customresource` of
 //! `k8s.io/apiextensions-apiserver`.
 
+pub(crate) mod check;
 mod columns;
 mod defaulting;
 mod json_path;
@@ -21,6 +22,8 @@ mod pruning;
 mod rules;
 mod scale;
 mod structural;
+#[cfg(test)]
+mod tests;
 mod validation;
 
 pub use kind::{CustomKind, DefinitionError, Source};

@@ -20,7 +20,7 @@ use orkd_cel::value::{Key, Str};
 use orkd_cel::{Bindings, Budget, EvalError, Program, Value as Cel};
 use serde_json::Value;
 
-use super::structural::{Check, Rule};
+use super::structural::Rule;
 use super::validation::{OldItems, same};
 use super::{Additional, Schema, Ty};
 use crate::apiextensions::field_path;
@@ -90,11 +90,24 @@ fn steps(names: Vec<String>, mut schema: Schema<'_>) -> Vec<Step> {
     steps
 }
 
-/// The problems that the rules of a schema find in an object; `old` is what stood there before an update.
-pub(super) fn validate(compiled: &Compiled, object: &Value, old: Option<&Value>, schema: Schema<'_>) -> ErrorList {
+/// The problems that the rules of a schema find in a value; `old` is what stood there before an update.
+pub(super) fn validate(
+    compiled: &Compiled,
+    path: &Path,
+    value: &Value,
+    old: Option<&Value>,
+    schema: Schema<'_>,
+) -> ErrorList {
     let mut run = Run { compiled, errs: ErrorList::new(), left: COST_BUDGET };
-    let place = Place { value: object, old, anchor: old.map(|old| (object, old, schema)) };
-    let _ = run.walk(&Path::root(), place, schema);
+    let place = Place { value, old, anchor: old.map(|old| (value, old, schema)), ratchets: true };
+    let _ = run.walk(path, place, schema);
+    run.errs
+}
+
+/// The same for a value that stays as it is, and is none the better for it.
+pub(super) fn validate_again(compiled: &Compiled, path: &Path, value: &Value, schema: Schema<'_>) -> ErrorList {
+    let mut run = Run { compiled, errs: ErrorList::new(), left: COST_BUDGET };
+    let _ = run.walk(path, Place { value, old: Some(value), anchor: None, ratchets: false }, schema);
     run.errs
 }
 
@@ -104,11 +117,14 @@ struct Place<'a> {
     value: &'a Value,
     old: Option<&'a Value>,
     anchor: Option<(&'a Value, &'a Value, Schema<'a>)>,
+    /// What has not changed is let be.
+    ratchets: bool,
 }
 
 impl<'a> Place<'a> {
     fn below(self, value: &'a Value, old: Option<&'a Value>, schema: Schema<'a>) -> Place<'a> {
-        Place { value, old, anchor: old.map(|old| (value, old, schema)).or(self.anchor) }
+        let anchor = old.filter(|_| self.ratchets).map(|old| (value, old, schema)).or(self.anchor);
+        Place { value, old, anchor, ..self }
     }
 
     /// Whether nothing has changed since the update before: what was bad then may stay.
@@ -306,11 +322,7 @@ fn to_cel<'a>(value: &'a Value, schema: Schema<'_>) -> Cel<'a> {
     match (value, schema.ty()) {
         (Value::Number(n), Ty::Number) => n.as_f64().map_or_else(|| Cel::from(value), Cel::Double),
         (Value::String(text), Ty::String) => {
-            let format = schema.checks().find_map(|check| match check {
-                Check::Format(name) => Some(name),
-                _ => None,
-            });
-            let made = match format.unwrap_or_default() {
+            let made = match schema.format().unwrap_or_default() {
                 "byte" => base64::engine::general_purpose::STANDARD.decode(text).ok().map(|b| Cel::Bytes(b.into())),
                 "duration" => Duration::parse(text).map(Cel::Duration),
                 "date" => Timestamp::parse(&format!("{text}T00:00:00Z")).map(Cel::Timestamp),
@@ -349,7 +361,7 @@ mod tests {
 
     fn problems(schema: &Value, object: &Value, old: Option<&Value>) -> Vec<String> {
         let schema = Structural::compile(schema);
-        let found = validate(schema.compiled(), object, old, schema.root());
+        let found = validate(schema.compiled(), &Path::root(), object, old, schema.root());
         found.0.iter().map(ToString::to_string).collect()
     }
 

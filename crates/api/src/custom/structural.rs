@@ -207,6 +207,12 @@ impl Structural {
         &self.compiled
     }
 
+    /// The formats that are not known for their type.
+    pub(crate) fn unknown_formats(&self) -> Vec<String> {
+        let schemas = (0..self.rows.len() as Index).map(|index| Schema { all: self, index });
+        schemas.filter_map(super::validation::unknown_format).map(str::to_owned).collect()
+    }
+
     /// About how many bytes it takes.
     pub fn size(&self) -> usize {
         std::mem::size_of_val(&*self.rows)
@@ -446,6 +452,13 @@ impl<'a> Schema<'a> {
     pub fn default(self) -> Option<&'a Value> {
         self.facts().iter().find_map(|fact| match fact {
             Fact::Default(value) => self.all.values.get(*value as usize),
+            _ => None,
+        })
+    }
+
+    pub fn format(self) -> Option<&'a str> {
+        self.facts().iter().find_map(|fact| match fact {
+            Fact::Format(name) => Some(self.all.name(*name)),
             _ => None,
         })
     }

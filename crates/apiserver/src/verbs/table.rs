@@ -55,10 +55,11 @@ fn columns(resource: &Resource) -> Vec<u8> {
         let text = |s: &str| Value::from(s).to_string();
         out.extend_from_slice(
             format!(
-                "{{\"name\":{},\"type\":{},\"format\":{},\"description\":\"\",\"priority\":{}}}",
+                "{{\"name\":{},\"type\":{},\"format\":{},\"description\":{},\"priority\":{}}}",
                 text(&c.name),
                 text(&c.ty),
                 text(&c.format),
+                text(&c.description),
                 c.priority
             )
             .as_bytes(),

@@ -346,17 +346,21 @@ fn best(all: Vec<Outcome>) -> Outcome {
 /// The format of a schema, unless it is one that nobody knows for its type
 /// (`StripUnsupportedFormatsPostProcessorForVersion`).
 fn supported_format(schema: Schema<'_>) -> Option<&str> {
-    let format = schema.checks().find_map(|check| match check {
-        Check::Format(name) => Some(name),
-        _ => None,
-    })?;
-    let known = match schema.ty() {
+    schema.format().filter(|format| is_supported(schema, format))
+}
+
+/// The format of a schema if it is one that nobody knows for its type (`GetUnrecognizedFormats`).
+pub(super) fn unknown_format(schema: Schema<'_>) -> Option<&str> {
+    schema.format().filter(|format| !is_supported(schema, format))
+}
+
+fn is_supported(schema: Schema<'_>, format: &str) -> bool {
+    match schema.ty() {
         Ty::None | Ty::String => formats::is_known(format),
         Ty::Integer => matches!(format, "int32" | "int64"),
         Ty::Number => matches!(format, "float" | "double"),
         Ty::Object | Ty::Array | Ty::Boolean => false,
-    };
-    known.then_some(format)
+    }
 }
 
 /// The items of a list before an update, found by their keys. Of other lists no item is known again.
