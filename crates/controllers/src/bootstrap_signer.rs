@@ -91,7 +91,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         cx.informers.informer_with(Options::fields(format!("type={TYPE}")).namespace("kube-system"));
     let maps: Informer<ClusterInfo> =
         cx.informers.informer_with(Options::fields("metadata.name=cluster-info").namespace("kube-public"));
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     let key = Key::new("kube-public", "cluster-info");
     for_each_change(&tokens, &queue, &key);
     for_each_change(&maps, &queue, &key);

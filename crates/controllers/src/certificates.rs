@@ -135,7 +135,7 @@ fn enqueue(requests: &Informer<CertificateSigningRequest>, queue: &Queue<Key>) {
 async fn approving(cx: Cx) -> Result<(), BoxError> {
     let requests: Informer<CertificateSigningRequest> = cx.informers.informer();
     let nodes: Informer<Node> = cx.informers.informer();
-    let queue = Queue::new(APPROVING.name);
+    let queue = cx.queue(APPROVING.name);
     enqueue(&requests, &queue);
     {
         // A node's addresses come after the node: what waited for them is looked at again.
@@ -154,7 +154,7 @@ async fn approving(cx: Cx) -> Result<(), BoxError> {
     }
     requests.synced().await;
     nodes.synced().await;
-    let (api, requests, nodes) = (&cx.api, &requests, &nodes);
+    let (api, requests, nodes, clock) = (&cx.api, &requests, &nodes, &cx.clock);
     work(queue, 1, cx.stop, |key| async move {
         let Some(request) = requests.get(&key) else { return Ok(Outcome::Done) };
         if !request.status.certificate.is_empty() || request.is("Approved") || request.is("Denied") {
@@ -190,7 +190,7 @@ async fn approving(cx: Cx) -> Result<(), BoxError> {
             }
         };
         let uid = request.metadata.uid.as_str();
-        let now = time(Timestamp::now());
+        let now = time(clock.now());
         let written = api
             .modify(&request.target(), "approval", |live| {
                 add_condition(live, uid, "Approved", "AutoApproved", message, &now)
@@ -349,7 +349,7 @@ fn check_client(usages: &[String]) -> Result<(), String> {
 async fn signing(cx: Cx) -> Result<(), BoxError> {
     let Some(signers) = cx.config.signers.clone() else { return Ok(()) };
     let requests: Informer<CertificateSigningRequest> = cx.informers.informer();
-    let queue = Queue::new(SIGNING.name);
+    let queue = cx.queue(SIGNING.name);
     enqueue(&requests, &queue);
     requests.synced().await;
     let (api, requests, signers, clock) = (&cx.api, &requests, &signers, &cx.clock);
@@ -425,7 +425,7 @@ fn lifetime(asked: Option<i64>, longest: SignedDuration) -> SignedDuration {
 
 async fn cleaning(cx: Cx) -> Result<(), BoxError> {
     let requests: Informer<CertificateSigningRequest> = cx.informers.informer();
-    let queue = Queue::new(CLEANING.name);
+    let queue = cx.queue(CLEANING.name);
     enqueue(&requests, &queue);
     requests.synced().await;
     let (api, requests, clock) = (&cx.api, &requests, &cx.clock);

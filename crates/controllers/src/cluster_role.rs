@@ -47,7 +47,7 @@ pub struct AggregationRule {
 
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let roles: Informer<ClusterRole> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         // Any change may change what is made of it.
         let (queue, roles) = (queue.clone(), roles.clone());

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use jiff::SignedDuration;
 use orkd_base::{BoxError, CancellationToken, Clock, Supervisor, TaskKind};
 use orkd_pki::Authority;
-use orkd_reconcile::{Api, Informers, Recorder};
+use orkd_reconcile::{Api, Informers, Queue, QueueKey, RateLimit, Recorder};
 
 /// What operators decide about controllers.
 #[derive(Clone, Default)]
@@ -68,6 +68,18 @@ pub struct Cx {
     pub config: Arc<Config>,
     /// Cancelled when the controller shall end.
     pub stop: CancellationToken,
+}
+
+impl Cx {
+    /// A queue whose waits are by the controller's clock. The name stands in logs and metrics.
+    pub fn queue<K: QueueKey>(&self, name: impl Into<String>) -> Queue<K> {
+        self.queue_with(name, RateLimit::default())
+    }
+
+    /// The same with limits other than client-go's.
+    pub fn queue_with<K: QueueKey>(&self, name: impl Into<String>, limit: RateLimit) -> Queue<K> {
+        Queue::by(self.clock.clone(), name, limit)
+    }
 }
 
 /// How a controller runs.

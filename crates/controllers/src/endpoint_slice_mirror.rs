@@ -36,7 +36,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let all: Informer<Endpoints> = cx.informers.informer();
     let slices: Informer<EndpointSlice> = cx.informers.informer();
     add_service_index(&slices);
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         services.subscribe(move |event| {

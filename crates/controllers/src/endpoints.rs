@@ -47,7 +47,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let services: Informer<Service> = cx.informers.informer();
     let pods: Informer<Pod> = cx.informers.informer();
     let all: Informer<Endpoints> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         services.subscribe(move |event| queue.add(event.key()));

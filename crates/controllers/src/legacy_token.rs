@@ -125,7 +125,7 @@ async fn tokens(cx: Cx) -> Result<(), BoxError> {
     let Some(signer) = cx.config.token_signer.clone() else { return Ok(()) };
     let secrets = secrets_of(&cx);
     let accounts: Informer<ServiceAccount> = cx.informers.informer();
-    let queue: Queue<Item> = Queue::new(TOKENS.name);
+    let queue: Queue<Item> = cx.queue(TOKENS.name);
     {
         let queue = queue.clone();
         secrets.subscribe(move |event| {
@@ -276,7 +276,7 @@ async fn cleaner(cx: Cx) -> Result<(), BoxError> {
         }
         tokio::select! {
             () = cx.stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = cx.clock.sleep(INTERVAL) => {}
         }
     }
 }

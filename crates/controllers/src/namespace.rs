@@ -39,7 +39,7 @@ const WORKERS: (usize, usize) = (10, 8);
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let namespaces: Informer<Namespace> = cx.informers.informer();
     let limit = RateLimit { cap: LONGEST_WAIT, ..RateLimit::default() };
-    let queue: Queue<Key> = Queue::with_limit(SPEC.name, limit);
+    let queue: Queue<Key> = cx.queue_with(SPEC.name, limit);
     {
         let queue = queue.clone();
         namespaces.subscribe(move |event| {

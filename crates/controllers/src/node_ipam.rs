@@ -23,7 +23,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         return Ok(());
     }
     let nodes: Informer<Node> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         nodes.subscribe(move |event| {

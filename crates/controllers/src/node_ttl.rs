@@ -24,7 +24,7 @@ const STEPS: [(usize, usize, u32); 5] =
 
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let nodes: Informer<Node> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         nodes.subscribe(move |event| {

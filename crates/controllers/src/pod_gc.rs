@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{DeleteOptions, Informer, Key, Outcome, Patch, Queue, Resource, time, work};
 use serde::de::IgnoredAny;
@@ -35,7 +34,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let pods: Informer<Pod> = cx.informers.informer();
     add_node_index(&pods);
     nodes.synced().await;
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let (queue, nodes) = (queue.clone(), nodes.clone());
         pods.subscribe(move |event| {
@@ -152,7 +151,7 @@ async fn remove(cx: &Cx, pod: &Pod, disruption: Option<&str>) -> Result<(), BoxE
         if let Some(message) = disruption {
             status["conditions"] = json!([{
                 "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-                "message": message, "lastTransitionTime": time(Timestamp::now()),
+                "message": message, "lastTransitionTime": time(cx.clock.now()),
             }]);
         }
         let patch = json!({"metadata": {"uid": meta.uid}, "status": status});

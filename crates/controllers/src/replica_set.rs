@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use orkd_base::BoxError;
+use orkd_base::{BoxError, Clock};
 use orkd_reconcile::{
-    Api, ApiError, Controller, DeleteOptions, Informer, Key, ObjectRef, Outcome, Queue, Recorder, Resource, Shared,
-    View, run,
+    Api, ApiError, Controller, DeleteOptions, Informer, Key, ObjectRef, Outcome, Recorder, Resource, Shared, View, run,
 };
 use serde_json::{Value, json};
 
@@ -70,7 +69,7 @@ pub(crate) async fn follow<T: Replicated>(cx: Cx, name: &'static str) -> Result<
     let pods: Informer<Pod> = cx.informers.informer();
     add_owner_indexes(&pods);
     add_owner_indexes(&sets);
-    let queue = Queue::new(name);
+    let queue = cx.queue(name);
     {
         let queue = queue.clone();
         sets.subscribe(move |event| queue.add(event.key()));
@@ -96,7 +95,9 @@ pub(crate) async fn follow<T: Replicated>(cx: Cx, name: &'static str) -> Result<
     }
     sets.synced().await;
     pods.synced().await;
-    let controller = ReplicaSets { sets, pods, api: cx.api, recorder: cx.recorder, freshness: Freshness::default() };
+    let clock = cx.clock.clone();
+    let freshness = Freshness::default();
+    let controller = ReplicaSets { sets, pods, api: cx.api, clock, recorder: cx.recorder, freshness };
     run(Arc::new(controller), queue, 5, cx.clock, cx.stop).await;
     Ok(())
 }
@@ -105,6 +106,7 @@ struct ReplicaSets<T> {
     sets: Informer<T>,
     pods: Informer<Pod>,
     api: Api,
+    clock: Clock,
     recorder: Recorder,
     freshness: Freshness,
 }
@@ -175,7 +177,7 @@ impl<T: Replicated> Controller for ReplicaSets<T> {
             self.delete(set, &key, plan.delete.iter().filter_map(pod)).await
         };
         let failure = result.as_ref().err().map(|err| {
-            (if plan.create > 0 { "FailedCreate" } else { "FailedDelete" }, err.message(), Timestamp::now())
+            (if plan.create > 0 { "FailedCreate" } else { "FailedDelete" }, err.message(), self.clock.now())
         });
         let status = with_failure(plan.status, failure);
         let standing = &set.set().status;

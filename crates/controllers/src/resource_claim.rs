@@ -110,7 +110,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         let of = p.spec.resource_claims.iter().filter_map(|c| c.resource_claim_template_name.as_deref());
         of.map(|name| Key::new(&p.metadata.namespace, name).to_string()).collect()
     });
-    let queue: Queue<Item> = Queue::new(SPEC.name);
+    let queue: Queue<Item> = cx.queue(SPEC.name);
     {
         let (queue, claims) = (queue.clone(), claims.clone());
         pods.subscribe(move |event| {

@@ -137,7 +137,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let quotas: Informer<ResourceQuota> = cx.informers.informer();
     let pods: Informer<Pod> = cx.informers.informer();
     let services: Informer<Service> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     let controller = Arc::new_cyclic(|me| Quotas {
         me: me.clone(),
         api: cx.api.clone(),

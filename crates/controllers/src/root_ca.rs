@@ -30,7 +30,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     }
     let namespaces: Informer<Namespace> = cx.informers.informer();
     let maps: Informer<ConfigMap> = cx.informers.informer_with(Options::fields(format!("metadata.name={NAME}")));
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         namespaces.subscribe(move |event| {

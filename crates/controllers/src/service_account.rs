@@ -23,7 +23,7 @@ const EVERYWHERE: [&str; 1] = ["default"];
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let namespaces: Informer<Namespace> = cx.informers.informer();
     let accounts: Informer<ServiceAccount> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         namespaces.subscribe(move |event| {

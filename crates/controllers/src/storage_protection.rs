@@ -113,7 +113,7 @@ async fn claims(cx: Cx) -> Result<(), BoxError> {
     pods.add_index(BY_CLAIM, |pod| {
         pod.spec.volumes.iter().map(|volume| volume.claim_of(&pod.metadata).to_string()).collect()
     });
-    let queue: Queue<Key> = Queue::new(CLAIMS.name);
+    let queue: Queue<Key> = cx.queue(CLAIMS.name);
     {
         let queue = queue.clone();
         claims.subscribe(move |event| {
@@ -161,7 +161,7 @@ async fn claims(cx: Cx) -> Result<(), BoxError> {
 
 async fn volumes(cx: Cx) -> Result<(), BoxError> {
     let volumes: Informer<ProtectedVolume> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(VOLUMES.name);
+    let queue: Queue<Key> = cx.queue(VOLUMES.name);
     {
         let queue = queue.clone();
         volumes.subscribe(move |event| {

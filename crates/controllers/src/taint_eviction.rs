@@ -29,7 +29,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let nodes: Informer<Node> = cx.informers.informer();
     let pods: Informer<Pod> = cx.informers.informer();
     add_node_index(&pods);
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let (queue, nodes) = (queue.clone(), nodes.clone());
         pods.subscribe(move |event| {

@@ -42,7 +42,7 @@ struct TokenData {
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let options = Options::fields(format!("type={TOKEN}")).namespace("kube-system");
     let tokens: Informer<TokenSecret> = cx.informers.informer_with(options);
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         tokens.subscribe(move |event| {

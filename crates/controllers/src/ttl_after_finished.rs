@@ -15,7 +15,7 @@ pub const SPEC: ControllerSpec = ControllerSpec {
 
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let jobs: Informer<Job> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         jobs.subscribe(move |event| {

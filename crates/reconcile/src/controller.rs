@@ -132,6 +132,7 @@ async fn finish<K, P>(
     K: QueueKey + Display,
 {
     let started = Instant::now();
+    let moved = queue.clock().moved();
     let mut round = pin!(AssertUnwindSafe(round).catch_unwind());
     let result = match place {
         None => round.await,
@@ -148,6 +149,8 @@ async fn finish<K, P>(
         Ok(Outcome::Done) => queue.forget(&key),
         Ok(Outcome::RequeueAfter(delay)) => {
             queue.forget(&key);
+            // How long to wait was reckoned by a clock that may have been moved since.
+            let delay = if queue.clock().moved() == moved { delay } else { Duration::ZERO };
             queue.add_after(key.clone(), delay);
         }
         Ok(Outcome::Requeue) => {

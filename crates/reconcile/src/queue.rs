@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a key is handed out to one worker at a time; a key added while it is worked on is handed out once
 //! more afterwards; a key added many times before it is taken is handed out once. The arithmetic is in [`State`],
-//! which is told the time; [`Queue`] adds the waiting.
+//! which is told the time; [`Queue`] adds the waiting, by the clock of who works on it.
 //!
 //! Differs from client-go: the overall limit of ten retries a second is left out; every key has its own back-off.
 
@@ -12,6 +12,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use orkd_base::Clock;
 use orkd_base::metrics::{Counter, Family, Gauge, Histogram, before_render};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -127,24 +128,25 @@ impl<K> Clone for Queue<K> {
 struct Inner<K> {
     name: String,
     limit: RateLimit,
+    clock: Clock,
     state: Mutex<State<K>>,
     wake: Notify,
 }
 
 impl<K: QueueKey> Queue<K> {
-    /// A queue with client-go's limits. The name stands in logs and metrics.
+    /// A queue with client-go's limits, by the machine's clock. The name stands in logs and metrics.
     pub fn new(name: impl Into<String>) -> Self {
-        Queue::with_limit(name, RateLimit::default())
+        Queue::by(Clock::real(), name, RateLimit::default())
     }
 
-    /// A queue with other limits.
-    pub fn with_limit(name: impl Into<String>, limit: RateLimit) -> Self {
+    /// A queue whose waits are by a clock, with limits.
+    pub fn by(clock: Clock, name: impl Into<String>, limit: RateLimit) -> Self {
         let name = name.into();
         let state = Mutex::new(State::new(&name));
-        let inner = Arc::new(Inner { name, limit, state, wake: Notify::new() });
+        let inner = Arc::new(Inner { name, limit, clock, state, wake: Notify::new() });
         // Upstream sets them twice a second; here they are set when somebody looks.
         let weak = Arc::downgrade(&inner);
-        before_render(move || weak.upgrade().inspect(|inner| inner.state.lock().tell(Instant::now())).is_some());
+        before_render(move || weak.upgrade().inspect(|inner| inner.state.lock().tell(inner.clock.instant())).is_some());
         Queue(inner)
     }
 
@@ -155,7 +157,7 @@ impl<K: QueueKey> Queue<K> {
 
     /// Adds a key.
     pub fn add(&self, key: K) {
-        if self.0.state.lock().add(key) {
+        if self.0.state.lock().add(key, self.0.clock.instant()) {
             self.0.wake.notify_one();
         }
     }
@@ -165,9 +167,14 @@ impl<K: QueueKey> Queue<K> {
         if delay.is_zero() {
             return self.add(key);
         }
-        if self.0.state.lock().add_at(key, Instant::now() + delay) {
+        if self.0.state.lock().add_at(key, self.0.clock.instant() + delay) {
             self.0.wake.notify_one();
         }
+    }
+
+    /// The clock that waits are by.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
     }
 
     /// Adds a key after its back-off, which grows until [`Queue::forget`]. Returns the wait.
@@ -194,7 +201,7 @@ impl<K: QueueKey> Queue<K> {
             let woken = self.0.wake.notified();
             let next = {
                 let mut state = self.0.state.lock();
-                match state.take(Instant::now()) {
+                match state.take(self.0.clock.instant()) {
                     Take::Key(key) => {
                         // Another worker takes over the watch on what is left.
                         if state.has_more() {
@@ -211,17 +218,18 @@ impl<K: QueueKey> Queue<K> {
             };
             match next {
                 None => woken.await,
-                Some(at) => {
-                    // Whichever comes first, the state is asked again.
-                    let _ = tokio::time::timeout_at(at, woken).await;
-                }
+                // Whichever comes first, the state is asked again.
+                Some(at) => tokio::select! {
+                    () = woken => {}
+                    () = self.0.clock.sleep_until(at) => {}
+                },
             }
         }
     }
 
     /// Gives a key back. If it was added meanwhile it is ready again.
     pub fn done(&self, key: &K) {
-        if self.0.state.lock().done(key) {
+        if self.0.state.lock().done(key, self.0.clock.instant()) {
             self.0.wake.notify_one();
         }
     }
@@ -295,11 +303,11 @@ impl<K: QueueKey> State<K> {
     }
 
     /// Returns whether a key became ready.
-    fn add(&mut self, key: K) -> bool {
+    fn add(&mut self, key: K, now: Instant) -> bool {
         if self.ended || self.dirty.contains_key(&key) {
             return false;
         }
-        self.dirty.insert(key.clone(), Instant::now());
+        self.dirty.insert(key.clone(), now);
         self.meters.adds.inc();
         if self.running.contains_key(&key) {
             return false;
@@ -341,7 +349,7 @@ impl<K: QueueKey> State<K> {
             let Some(Reverse((at, key))) = self.delayed.pop() else { break };
             if self.due.get(&key) == Some(&at) {
                 self.due.remove(&key);
-                self.add(key);
+                self.add(key, now);
             }
         }
         match self.ready.pop_front() {
@@ -359,9 +367,9 @@ impl<K: QueueKey> State<K> {
     }
 
     /// Returns whether a key became ready.
-    fn done(&mut self, key: &K) -> bool {
+    fn done(&mut self, key: &K, now: Instant) -> bool {
         if let Some(since) = self.running.remove(key) {
-            self.meters.worked.observe(since.elapsed().as_secs_f64());
+            self.meters.worked.observe(now.duration_since(since).as_secs_f64());
         }
         if self.dirty.contains_key(key) {
             self.push(key.clone());
@@ -400,20 +408,20 @@ mod tests {
     #[test]
     fn a_key_added_twice_is_handed_out_once() {
         let (mut state, now) = (State::new("test"), Instant::now());
-        assert!(state.add("a") && !state.add("a") && state.add("b"));
+        assert!(state.add("a", now) && !state.add("a", now) && state.add("b", now));
         assert_eq!([take(&mut state, now), take(&mut state, now), take(&mut state, now)], [Some("a"), Some("b"), None]);
     }
 
     #[test]
     fn pending_key_waits_for_its_running_twin() {
         let (mut state, now) = (State::new("test"), Instant::now());
-        state.add("a");
+        state.add("a", now);
         assert_eq!(take(&mut state, now), Some("a"));
-        assert!(!state.add("a"));
+        assert!(!state.add("a", now));
         assert_eq!(take(&mut state, now), None);
-        assert!(state.done(&"a"));
+        assert!(state.done(&"a", now));
         assert_eq!(take(&mut state, now), Some("a"));
-        assert!(!state.done(&"a"));
+        assert!(!state.done(&"a", now));
     }
 
     #[test]
@@ -425,7 +433,7 @@ mod tests {
         assert!(!state.add_at("a", after(7)));
         assert!(matches!(state.take(now), Take::Wait(Some(at)) if at == after(5)));
         assert_eq!(take(&mut state, after(5)), Some("a"));
-        state.done(&"a");
+        state.done(&"a", now);
         assert_eq!(take(&mut state, after(20)), None, "the longer wait was superseded");
     }
 
@@ -461,6 +469,16 @@ mod tests {
         assert_eq!(delays, [5, 10, 20, 5120, 655_360, 1_000_000, 1_000_000, 1_000_000, 1_000_000]);
         let mut state = State::new("test");
         assert_eq!([state.fail(&"a"), state.fail(&"a"), state.fail(&"b")], [0, 1, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_is_by_the_clock_of_the_queue() {
+        let clock = Clock::movable();
+        let queue: Queue<u32> = Queue::by(clock.clone(), "test", RateLimit::default());
+        queue.add_after(7, Duration::from_secs(3600));
+        let started = Instant::now();
+        let (got, ()) = tokio::join!(queue.get(), async { clock.advance(Duration::from_secs(3600)) });
+        assert_eq!((got, started.elapsed()), (Some(7), Duration::ZERO));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use orkd_base::BoxError;
 use orkd_reconcile::{
-    Api, Controller, DeleteOptions, EventType, Informer, Key, Meta, ObjectRef, Outcome, Propagation, Queue, Recorder,
+    Api, Controller, DeleteOptions, EventType, Informer, Key, Meta, ObjectRef, Outcome, Propagation, Recorder,
     Resource, View, null_default, run, time,
 };
 use serde::Deserialize;
@@ -86,7 +86,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let crons: Informer<CronJob> = cx.informers.informer();
     let jobs: Informer<Job> = cx.informers.informer();
     add_owner_indexes(&jobs);
-    let queue = Queue::new(SPEC.name);
+    let queue = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         crons.subscribe(move |event| queue.add(event.key()));

@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use orkd_base::BoxError;
+use orkd_base::{BoxError, Clock};
 use orkd_reconcile::{
-    Api, ApiError, Controller, DeleteOptions, Informer, Key, LabelSelector, Meta, ObjectRef, Outcome, Patch, Queue,
-    Recorder, Resource, View, null_default, run,
+    Api, ApiError, Controller, DeleteOptions, Informer, Key, LabelSelector, Meta, ObjectRef, Outcome, Patch, Recorder,
+    Resource, View, null_default, run,
 };
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -127,7 +127,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let revisions: Informer<ControllerRevision> = cx.informers.informer();
     add_owner_indexes(&pods);
     add_owner_indexes(&revisions);
-    let queue = Queue::new(SPEC.name);
+    let queue = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         sets.subscribe(move |event| queue.add(event.key()));
@@ -209,6 +209,7 @@ impl Controller for DaemonSets {
     type Plan = Plan;
 
     async fn observe(&self, key: &Key) -> Result<Option<Observed>, BoxError> {
+        clock: cx.clock.clone(),
         let Some(set) = self.sets.get(key) else {
             self.freshness.forget(key);
             self.failures.forget(key);
@@ -220,9 +221,10 @@ impl Controller for DaemonSets {
         let fresh = self.freshness.is_fresh(key, seen, alive, Timestamp::now());
         pods.extend(self.pods.by_index(ORPHANS, &key.namespace));
         let revisions = self.revisions.by_index(BY_CONTROLLER, &set.metadata.uid);
-        let held_back = self.failures.held_back(key, Timestamp::now());
+        let held_back = self.failures.held_back(key, self.clock.now());
         Ok(Some(Observed { set, pods, nodes: self.nodes.list(), revisions, held_back, fresh }))
     }
+    clock: Clock,
 
     fn plan(&self, observed: &Observed, now: Timestamp) -> Plan {
         plan::plan(observed, now)
@@ -261,7 +263,7 @@ impl Controller for DaemonSets {
             match pod.status.phase.as_str() {
                 "Failed" => {
                     let node = fit::target_node(pod);
-                    self.failures.note(&key, node, Timestamp::now());
+                    self.failures.note(&key, node, self.clock.now());
                     let text =
                         format!("Found failed daemon pod {} on node {node}, will try to kill it", pod.metadata.key());
                     self.recorder.warning(&about, "FailedDaemonPod", text);
@@ -291,7 +293,7 @@ impl Controller for DaemonSets {
             owners::write_status(&self.api, &**set, &serde_json::to_value(&plan.status)?).await?;
         }
         result?;
-        let held = self.failures.next(&key, Timestamp::now());
+        let held = self.failures.next(&key, self.clock.now());
         let again = plan.again.into_iter().chain(held).min();
         Ok(again.map_or(Outcome::Done, Outcome::RequeueAfter))
     }

@@ -21,9 +21,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use orkd_base::BoxError;
+use orkd_base::{BoxError, Clock};
 use orkd_reconcile::{
-    Api, Controller, DeleteOptions, Informer, Key, ObjectRef, Outcome, Patch, Queue, Recorder, Resource, run,
+    Api, Controller, DeleteOptions, Informer, Key, ObjectRef, Outcome, Patch, Recorder, Resource, run,
 };
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let pods: Informer<Pod> = cx.informers.informer();
     add_owner_indexes(&sets);
     add_owner_indexes(&pods);
-    let queue = Queue::new(SPEC.name);
+    let queue = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         deployments.subscribe(move |event| queue.add(event.key()));
@@ -90,7 +90,8 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     deployments.synced().await;
     sets.synced().await;
     pods.synced().await;
-    let controller = Deployments { deployments, sets, pods, api: cx.api, recorder: cx.recorder };
+    let clock = cx.clock.clone();
+    let controller = Deployments { deployments, sets, pods, api: cx.api, clock, recorder: cx.recorder };
     run(Arc::new(controller), queue, 5, cx.clock, cx.stop).await;
     Ok(())
 }
@@ -100,6 +101,7 @@ struct Deployments {
     sets: Informer<ReplicaSet>,
     pods: Informer<Pod>,
     api: Api,
+    clock: Clock,
     recorder: Recorder,
 }
 
@@ -170,7 +172,7 @@ impl Controller for Deployments {
                         if let Some(message) = err.downcast_ref::<orkd_reconcile::ApiError>().map(|e| e.message()) {
                             let text = format!("Failed to create new replica set {name:?}: {message}");
                             self.recorder.warning(&about, progress::FAILED_CREATE, &text);
-                            status = progress::with_creation_failure(deployment, status, text, Timestamp::now());
+                            status = progress::with_creation_failure(deployment, status, text, self.clock.now());
                         }
                         failed = Some(err);
                     }

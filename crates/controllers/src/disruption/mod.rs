@@ -100,8 +100,8 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         clock: cx.clock.clone(),
         served: Mutex::default(),
     });
-    let queue: Queue<Key> = Queue::new(SPEC.name);
-    let stale: Queue<Key> = Queue::new("stale-pod-disruption");
+    let queue: Queue<Key> = cx.queue(SPEC.name);
+    let stale: Queue<Key> = cx.queue("stale-pod-disruption");
     {
         let queue = queue.clone();
         budgets.subscribe(move |event| {

@@ -74,7 +74,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         gates: Gates::new(WORKERS.1),
         changes: Gates::new(WORKERS.1).patient(CHANGES),
         graph: Arc::default(),
-        queue: Queue::new(SPEC.name),
+        queue: cx.queue(SPEC.name),
         known: Mutex::default(),
         ready: watch::Sender::new(false),
     });

@@ -63,7 +63,7 @@ view!(Autoscaler, "autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpod
 
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let scalers: Informer<Autoscaler> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     let controller = Arc::new(Scalers {
         recorder: cx.recorder.clone(),
         gates: Gates::new(PLACES),

@@ -50,8 +50,8 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let jobs: Informer<Job> = cx.informers.informer();
     let pods: Informer<Pod> = cx.informers.informer();
     add_owner_indexes(&pods);
-    let queue = Queue::new(SPEC.name);
-    let orphans: Queue<Key> = Queue::new("job-controller-orphans");
+    let queue = cx.queue(SPEC.name);
+    let orphans: Queue<Key> = cx.queue("job-controller-orphans");
     {
         let (queue, orphans, pods) = (queue.clone(), orphans.clone(), pods.clone());
         jobs.subscribe(move |event| {

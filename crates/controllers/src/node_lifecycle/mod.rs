@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use orkd_base::BoxError;
+use orkd_base::{BoxError, Clock};
 use orkd_reconcile::{
     Api, Informer, Key, Lease, ObjectRef, Options, Outcome, Patch, Queue, Recorder, Resource, time, work,
 };
@@ -64,7 +64,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let pods: Informer<Pod> = cx.informers.informer();
     let leases: Informer<Lease> = cx.informers.informer_with(Options::default().namespace("kube-node-lease"));
     add_node_index(&pods);
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     // When each node was last heard of, by our own clock.
     let heard: Arc<Mutex<HashMap<Arc<str>, Timestamp>>> = Arc::default();
     {
@@ -106,7 +106,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     pods.synced().await;
     leases.synced().await;
     let grace = cx.config.node_monitor_grace.unwrap_or(GRACE);
-    let controller = Lifecycle { nodes, pods, api: cx.api, recorder: cx.recorder };
+    let controller = Lifecycle { nodes, pods, api: cx.api, recorder: cx.recorder, clock: cx.clock.clone() };
     let was_down = &AtomicBool::new(false);
     let zones = Mutex::new(zones::Zones::default());
     let (controller, heard, clock, queue_ref, zones_ref) = (&controller, &heard, &cx.clock, &queue, &zones);
@@ -273,6 +273,7 @@ struct Lifecycle {
     pods: Informer<Pod>,
     api: Api,
     recorder: Recorder,
+    clock: Clock,
 }
 
 impl Lifecycle {
@@ -316,7 +317,7 @@ impl Lifecycle {
     }
 
     async fn mark_not_ready(&self, pod: &Pod) -> Result<bool, BoxError> {
-        let Some(patch) = not_ready_patch(pod, Timestamp::now()) else { return Ok(false) };
+        let Some(patch) = not_ready_patch(pod, self.clock.now()) else { return Ok(false) };
         let target = Resource::of::<Pod>().at(&pod.metadata.namespace, &pod.metadata.name).sub("status");
         match self.api.patch::<IgnoredAny>(&target, &Patch::Strategic(patch)).await {
             Err(err) if err.is_not_found() || err.is_conflict() => return Ok(false),

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{
-    Api, ApiError, Controller, DeleteOptions, Informer, Key, LabelSelector, Meta, ObjectRef, Outcome, Patch, Queue,
-    Recorder, Resource, View, null_default, run,
+    Api, ApiError, Controller, DeleteOptions, Informer, Key, LabelSelector, Meta, ObjectRef, Outcome, Patch, Recorder,
+    Resource, View, null_default, run,
 };
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -157,7 +157,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let revisions: Informer<ControllerRevision> = cx.informers.informer();
     add_owner_indexes(&pods);
     add_owner_indexes(&revisions);
-    let queue = Queue::new(SPEC.name);
+    let queue = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         sets.subscribe(move |event| queue.add(event.key()));

@@ -121,7 +121,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         p.spec.volumes.iter().filter(|_| mounted(p)).map(|v| v.claim_of(&p.metadata).to_string()).collect()
     });
     attachments.add_index(BY_NODE, |a| vec![a.spec.node_name.clone()]);
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         pods.subscribe(move |event| {

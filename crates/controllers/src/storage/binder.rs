@@ -72,7 +72,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         let claims = p.spec.volumes.iter().filter(|_| waits).map(|v| v.claim_of(&p.metadata).to_string());
         claims.collect()
     });
-    let queue: Queue<Item> = Queue::new(SPEC.name);
+    let queue: Queue<Item> = cx.queue(SPEC.name);
     {
         let (queue, volumes) = (queue.clone(), volumes.clone());
         claims.subscribe(move |event| {

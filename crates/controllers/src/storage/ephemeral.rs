@@ -26,7 +26,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     pods.add_index(BY_CLAIM, |p| {
         p.spec.volumes.iter().filter(|v| v.is_ephemeral()).map(|v| v.claim_of(&p.metadata).to_string()).collect()
     });
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         pods.subscribe(move |event| {

@@ -19,7 +19,7 @@ pub const SPEC: ControllerSpec = ControllerSpec {
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let claims: Informer<Claim> = cx.informers.informer();
     let volumes: Informer<Volume> = cx.informers.informer();
-    let queue: Queue<Key> = Queue::new(SPEC.name);
+    let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         claims.subscribe(move |event| {

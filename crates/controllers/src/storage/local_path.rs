@@ -55,7 +55,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let volumes: Informer<Volume> = cx.informers.informer();
     let classes: Informer<StorageClass> = cx.informers.informer();
     let nodes: Informer<Node> = cx.informers.informer();
-    let queue: Queue<Item> = Queue::new(SPEC.name);
+    let queue: Queue<Item> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
         claims.subscribe(move |event| {

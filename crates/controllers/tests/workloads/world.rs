@@ -378,10 +378,19 @@ pub fn running(_: &Value) -> Option<Value> {
 
 /// A pod that ended with a code, an hour ago: nothing waits.
 pub fn ended(code: i32) -> Option<Value> {
+    ended_at(code, Timestamp::now() - Duration::from_secs(3600))
+}
+
+/// A pod that has just failed.
+pub fn failed_now() -> Option<Value> {
+    ended_at(1, Timestamp::now())
+}
+
+fn ended_at(code: i32, at: Timestamp) -> Option<Value> {
     let phase = if code == 0 { "Succeeded" } else { "Failed" };
-    let long_ago = orkd_reconcile::time(Timestamp::from_second(Timestamp::now().as_second() - 3600).expect("a time"));
+    let at = orkd_reconcile::time(at);
     Some(json!({"phase": phase, "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "restartCount": 0,
-        "ready": false, "state": {"terminated": {"exitCode": code, "startedAt": long_ago, "finishedAt": long_ago}}}]}))
+        "ready": false, "state": {"terminated": {"exitCode": code, "startedAt": at, "finishedAt": at}}}]}))
 }
 
 /// Tries a future for at most a minute.

@@ -8,7 +8,7 @@ use orkd_pki::{Key, Profile, csr};
 use orkd_reconcile::Propagation::Background;
 use serde_json::{Value, json};
 
-use super::{Change, Do, Scenario, Until, scenarios};
+use super::{Change, Do, Meanwhile, Pass, Scenario, Until, scenarios};
 
 scenarios! {
     a_namespace_is_furnished,
@@ -21,7 +21,7 @@ scenarios! {
     a_role_gathers_its_rules,
     a_bootstrap_token_signs_and_ends,
     a_token_is_filled_in_and_goes_with_its_account,
-    an_unused_token_is_marked,
+    an_unused_token_is_marked_and_goes,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -203,6 +203,7 @@ fn a_certificate_is_approved_signed_and_forgotten() -> Scenario {
                 "signerName": "kubernetes.io/kube-apiserver-client-kubelet"}})
     };
     const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    const REQUEST: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests/n1-NAMESPACE";
     Scenario {
         controllers: &[
             "certificatesigningrequest-approving-controller",
@@ -211,11 +212,11 @@ fn a_certificate_is_approved_signed_and_forgotten() -> Scenario {
         ],
         objects: vec![(REQUESTS, request("n1-NAMESPACE"))],
         story: vec![
-            // It is past its hour as soon as it is signed.
-            Until("/apis/certificates.k8s.io/v1/certificatesigningrequests/n1-NAMESPACE", Value::is_null),
+            Until(REQUEST, |r| r["status"]["certificate"].is_string()),
+            Pass(Duration::from_secs(3601)),
+            Until(REQUEST, Value::is_null),
         ],
         compared: &[REQUESTS],
-        ahead: Duration::from_secs(7200),
         ..Scenario::default()
     }
 }
@@ -303,7 +304,7 @@ fn a_token_is_filled_in_and_goes_with_its_account() -> Scenario {
     }
 }
 
-fn an_unused_token_is_marked() -> Scenario {
+fn an_unused_token_is_marked_and_goes() -> Scenario {
     let secrets = json!([{"name": "one"}, {"name": "two"}, {"name": "mounted"}]);
     let mounts = json!({"volumes": [{"name": "t", "secret": {"secretName": "mounted"}}]});
     fn is_marked(secret: &Value) -> bool {
@@ -311,7 +312,6 @@ fn an_unused_token_is_marked() -> Scenario {
     }
     Scenario {
         controllers: &["legacy-serviceaccount-token-cleaner-controller"],
-        early: true,
         objects: vec![
             account("bot", secrets),
             token("one", "bot"),
@@ -320,12 +320,13 @@ fn an_unused_token_is_marked() -> Scenario {
             pod("user", "a-NAMESPACE", mounts),
         ],
         story: vec![
-            Until("secrets/one", is_marked),
+            Meanwhile(DAY * 100, "secrets/one", is_marked),
             Until("secrets/two", is_marked),
-            Until("secrets/mounted", |s| !is_marked(s)),
+            Meanwhile(DAY * 100, "secrets/one", Value::is_null),
+            Until("secrets/two", Value::is_null),
+            Until("secrets/mounted", |s| s.is_object() && !is_marked(s)),
         ],
         compared: &["secrets"],
-        ahead: DAY * 800,
         ..Scenario::default()
     }
 }

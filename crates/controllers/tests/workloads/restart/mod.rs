@@ -5,22 +5,24 @@
 //! arrives) and started anew. Every time it must end in the same state, and no time may more objects be made on the way
 //! than in the first: a pod too many that is removed again is a pod too many.
 //!
+//! What only time brings about is told by moving the controllers' clock on ([`Pass`], [`Meanwhile`]).
+//!
 //! [`inventory`](every_controller_has_a_scenario) compares the scenarios with the list of controllers.
 
 mod cluster;
 mod network;
 mod storage;
+mod time;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use orkd_base::{Clock, Supervisor};
 use orkd_reconcile::{DeleteOptions, Propagation};
 use serde_json::{Value, json};
 
-use crate::world::{Fate, World, running, soon};
+use crate::world::{Fate, Stub, World, running, soon};
 
 /// Whether an answer is right.
 type Right = fn(&Value) -> bool;
@@ -38,23 +40,26 @@ enum Step {
     /// Changes what is at a path.
     Do(&'static str, Change),
 }
-use Step::{Do, Until};
+use Step::{Do, Meanwhile, Pass, Until};
+    /// Moves the controllers' clock on.
+    Pass(Duration),
+    /// Moves the controllers' clock on with each look, until what a path answers is right: for what begins anew with a
+    /// controller, as what it merely remembers does.
+    Meanwhile(Duration, &'static str, Right),
 
-/// What is told. `NAMESPACE` in objects and paths stands for the namespace of the run; a path that begins with a slash is
-/// whole, `group/version:rest` and `rest` are below the namespace.
+/// What is told. `NAMESPACE` in objects and paths stands for the namespace of the run, `NOW` in objects for the time by the
+/// controllers' clock; a path that begins with a slash is whole, `group/version:rest` and `rest` are below the namespace.
 struct Scenario {
     controllers: &'static [&'static str],
     /// What the kubelet makes of a pod.
     kubelet: fn(&Value) -> Option<Value>,
     /// Objects to make, by the path of their collection.
     objects: Vec<(&'static str, Value)>,
-    /// Whether they are there before the controllers.
-    early: bool,
     story: Vec<Step>,
     /// What is compared.
     compared: &'static [&'static str],
-    /// How far the controllers' clock is ahead of the API server's.
-    ahead: Duration,
+    /// What paths are answered by somebody else.
+    stubs: Vec<(&'static str, Value)>,
 }
 
 impl Default for Scenario {
@@ -63,10 +68,9 @@ impl Default for Scenario {
             controllers: &[],
             kubelet: running,
             objects: Vec::new(),
-            early: false,
             story: Vec::new(),
             compared: &[],
-            ahead: Duration::ZERO,
+            stubs: Vec::new(),
         }
     }
 }
@@ -93,14 +97,41 @@ use scenarios;
 
 #[test]
 fn every_controller_has_a_scenario() {
-    let scenarios = [workloads::all(), storage::all(), network::all(), cluster::all()].into_iter().flatten();
-    let told: BTreeSet<&str> = scenarios.flat_map(|s| s.controllers).copied().collect();
+    let scenarios = [workloads::all(), storage::all(), network::all(), cluster::all(), time::all()];
+    let scenarios: Vec<Scenario> = scenarios.into_iter().flatten().collect();
+    let told: BTreeSet<&str> = scenarios.iter().flat_map(|s| s.controllers).copied().collect();
     let listed: BTreeSet<&str> = orkd_controllers::all().iter().map(|c| c.name).collect();
     let missing: Vec<_> = listed.difference(&told).collect();
     let unknown: Vec<_> = told.difference(&listed).collect();
     assert!(missing.is_empty(), "no scenario tells of {missing:?}");
     assert!(unknown.is_empty(), "scenarios tell of {unknown:?}, which are not listed");
 }
+
+    let passes = |s: &&Scenario| s.story.iter().any(|step| matches!(step, Pass(_) | Meanwhile(..)));
+    let timed: BTreeSet<&str> = scenarios.iter().filter(passes).flat_map(|s| s.controllers).copied().collect();
+    let missing: Vec<_> = TIMED.iter().filter(|name| !timed.contains(**name)).collect();
+    assert!(missing.is_empty(), "in no scenario with {missing:?} time passes");
+/// Controllers of which some deeds are brought about by time alone.
+const TIMED: &[&str] = &[
+    "deployment-controller",
+    "replicaset-controller",
+    "replication-controller",
+    "daemonset-controller",
+    "statefulset-controller",
+    "job-controller",
+    "ttl-after-finished-controller",
+    "cronjob-controller",
+    "node-lifecycle-controller",
+    "taint-eviction-controller",
+    "pod-garbage-collector-controller",
+    "certificatesigningrequest-cleaner-controller",
+    "token-cleaner-controller",
+    "bootstrap-signer-controller",
+    "attachdetach-controller",
+    "disruption-controller",
+    "horizontal-pod-autoscaler-controller",
+    "legacy-serviceaccount-token-cleaner-controller",
+];
 
 /// About how many kills a scenario gets: more writes than that are sampled evenly, unless `ORKD_LONG` is set.
 const KILLS: usize = 14;
@@ -146,8 +177,13 @@ impl Place {
         }
     }
 
-    fn named(&self, body: &Value) -> Value {
-        serde_json::from_str(&body.to_string().replace("NAMESPACE", &self.0)).expect("an object")
+    fn name_of(&self, body: &Value) -> String {
+        body["metadata"]["name"].as_str().unwrap_or_default().replace("NAMESPACE", &self.0)
+    }
+
+    fn named(&self, body: &Value, clock: &Clock) -> Value {
+        let text = body.to_string().replace("NAMESPACE", &self.0).replace("NOW", &orkd_reconcile::time(clock.now()));
+        serde_json::from_str(&text).expect("an object")
     }
 }
 
@@ -157,30 +193,21 @@ async fn run(world: &World, scenario: &Scenario, number: usize, kill: usize) -> 
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place.0}});
     world.create("/api/v1/namespaces", namespace).await;
     world.account(&place.0).await;
-    let clock = match scenario.ahead {
-        Duration::ZERO => Clock::real(),
-        ahead => {
-            let clock = Clock::fake(Timestamp::now());
-            clock.advance(ahead);
-            clock
-        }
-    };
+    for (path, answer) in &scenario.stubs {
+        world.stubs.set(&place.path(path), Stub::Answer(answer.clone()));
+    }
+    let clock = Clock::movable();
     let fate = Fate::at(kill, &place.0);
     let supervisor = Supervisor::new();
-    if !scenario.early {
-        world.control(&supervisor, scenario.controllers, clock.clone(), &fate);
-    }
+    world.control(&supervisor, scenario.controllers, clock.clone(), &fate);
     for (path, body) in &scenario.objects {
-        world.create(&place.path(path), place.named(body)).await;
-    }
-    if scenario.early {
-        world.control(&supervisor, scenario.controllers, clock.clone(), &fate);
+        world.create(&place.path(path), place.named(body, &clock)).await;
     }
     let story = async {
         for step in &scenario.story {
             match step {
                 Until(path, right) => drop(world.eventually("the story", &place.path(path), right).await),
-                Do(path, Change::Merge(body)) => drop(world.merge(&place.path(path), place.named(body)).await),
+                Do(path, Change::Merge(body)) => drop(world.merge(&place.path(path), place.named(body, &clock)).await),
                 Do(path, Change::Delete(policy)) => {
                     world.delete(&place.path(path), DeleteOptions::default().propagation(*policy)).await;
                 }
@@ -198,7 +225,7 @@ async fn run(world: &World, scenario: &Scenario, number: usize, kill: usize) -> 
             supervisor.shutdown(Duration::from_millis(1)).await;
             fate.settled().await;
             let again = Supervisor::new();
-            world.control(&again, scenario.controllers, clock, &fate.reborn());
+            world.control(&again, scenario.controllers, clock.clone(), &fate.reborn());
             next = Some(again);
             soon("the story after a kill", story).await;
         }
@@ -210,6 +237,17 @@ async fn run(world: &World, scenario: &Scenario, number: usize, kill: usize) -> 
         tokio::time::sleep(Duration::from_millis(40)).await;
         let now = look(world, scenario, &place).await;
         quiet = if now == state { quiet + 1 } else { 0 };
+                Pass(time) => clock.advance(*time),
+                Meanwhile(time, path, right) => {
+                    let look = |state: &Value| {
+                        let right = right(state);
+                        if !right {
+                            clock.advance(*time);
+                        }
+                        right
+                    };
+                    drop(world.eventually("the story", &place.path(path), look).await);
+                }
         state = now;
     }
     supervisor.shutdown(Duration::from_millis(1)).await;
@@ -217,7 +255,7 @@ async fn run(world: &World, scenario: &Scenario, number: usize, kill: usize) -> 
         next.shutdown(Duration::from_millis(1)).await;
     }
     for (path, body) in &scenario.objects {
-        let target = format!("{}/{}", place.path(path), place.named(body)["metadata"]["name"].as_str().unwrap_or(""));
+        let target = format!("{}/{}", place.path(path), place.name_of(body));
         if world.get(&target).await.is_some() {
             world.delete(&target, DeleteOptions::default()).await;
         }
