@@ -1,7 +1,8 @@
 //! Daemon sets: one pod on every node that fits.
 //!
 //! Follows `pkg/controller/daemon`: pods are bound to their node by affinity and scheduled by the scheduler; templates
-//! are kept as controller revisions, for roll-outs and for `kubectl rollout undo`; a rolling update replaces pods as
+//! are kept as controller revisions, for roll-outs and for `kubectl rollout undo`; those that a deleted set left behind
+//! with its pods are taken over with them; a rolling update replaces pods as
 //! far as availability allows, or doubles them first (`maxSurge`).
 
 mod failures;
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::freshness::Freshness;
-use crate::owners;
+use crate::owners::{self, Claim};
 use crate::replica_set::{BY_CONTROLLER, ORPHANS, add_owner_indexes};
 use crate::views::{Condition, Node, Pod, view};
 use crate::{ControllerSpec, Cx};
@@ -120,6 +121,31 @@ pub struct ControllerRevision {
 }
 view!(ControllerRevision, "apps", "v1", "ControllerRevision", "controllerrevisions");
 
+/// The revisions of a set, and those that were left behind by one that it takes the place of: what its selector matches and
+/// nobody owns. With them pods that were left behind keep their hash, and are not replaced.
+pub(crate) fn revisions_of(
+    revisions: &Informer<ControllerRevision>,
+    set: &Meta,
+    selector: &LabelSelector,
+) -> Vec<Arc<ControllerRevision>> {
+    let mut all = revisions.by_index(BY_CONTROLLER, &set.uid);
+    let orphans = revisions.by_index(ORPHANS, &set.namespace).into_iter();
+    all.extend(orphans.filter(|r| owners::claim(set, selector, &r.metadata) == Claim::Adopt));
+    all
+}
+
+/// Makes a set the owner of those of its revisions that have none.
+pub(crate) async fn adopt_revisions<T: View>(
+    api: &Api,
+    set: &T,
+    revisions: &[Arc<ControllerRevision>],
+) -> Result<(), BoxError> {
+    for orphan in revisions.iter().filter(|r| r.metadata.controller().is_none()) {
+        owners::adopt(api, set, &Resource::of::<ControllerRevision>(), &orphan.metadata).await?;
+    }
+    Ok(())
+}
+
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let sets: Informer<DaemonSet> = cx.informers.informer();
     let pods: Informer<Pod> = cx.informers.informer();
@@ -183,6 +209,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         nodes,
         revisions,
         api: cx.api,
+        clock: cx.clock.clone(),
         recorder: cx.recorder,
         freshness: Freshness::default(),
         failures: Failures::default(),
@@ -197,6 +224,7 @@ struct DaemonSets {
     nodes: Informer<Node>,
     revisions: Informer<ControllerRevision>,
     api: Api,
+    clock: Clock,
     recorder: Recorder,
     freshness: Freshness,
     failures: Failures,
@@ -209,7 +237,6 @@ impl Controller for DaemonSets {
     type Plan = Plan;
 
     async fn observe(&self, key: &Key) -> Result<Option<Observed>, BoxError> {
-        clock: cx.clock.clone(),
         let Some(set) = self.sets.get(key) else {
             self.freshness.forget(key);
             self.failures.forget(key);
@@ -220,11 +247,10 @@ impl Controller for DaemonSets {
         let alive = pods.iter().filter(|p| !p.metadata.is_deleting()).map(|p| p.metadata.uid.as_str());
         let fresh = self.freshness.is_fresh(key, seen, alive, Timestamp::now());
         pods.extend(self.pods.by_index(ORPHANS, &key.namespace));
-        let revisions = self.revisions.by_index(BY_CONTROLLER, &set.metadata.uid);
+        let revisions = revisions_of(&self.revisions, &set.metadata, &set.spec.selector);
         let held_back = self.failures.held_back(key, self.clock.now());
         Ok(Some(Observed { set, pods, nodes: self.nodes.list(), revisions, held_back, fresh }))
     }
-    clock: Clock,
 
     fn plan(&self, observed: &Observed, now: Timestamp) -> Plan {
         plan::plan(observed, now)
@@ -239,6 +265,7 @@ impl Controller for DaemonSets {
             self.recorder.warning(&about, "SelectingAll", text);
             return Ok(Outcome::Done);
         }
+        adopt_revisions(&self.api, &**set, &observed.revisions).await?;
         if let Some(revise) = &plan.revise {
             match self.revise(set, revise).await? {
                 // The event of the revision brings the next round.

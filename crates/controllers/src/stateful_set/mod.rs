@@ -20,7 +20,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::daemon_set::ControllerRevision;
+use crate::daemon_set::{ControllerRevision, adopt_revisions, revisions_of};
 use crate::freshness::Freshness;
 use crate::owners;
 use crate::replica_set::{BY_CONTROLLER, ORPHANS, add_owner_indexes};
@@ -244,7 +244,7 @@ impl Controller for StatefulSets {
         let alive = pods.iter().filter(|p| !p.metadata.is_deleting()).map(|p| p.metadata.uid.as_str());
         let fresh = self.freshness.is_fresh(key, seen, alive, Timestamp::now());
         pods.extend(self.pods.by_index(ORPHANS, &key.namespace));
-        let revisions = self.revisions.by_index(BY_CONTROLLER, &set.metadata.uid);
+        let revisions = revisions_of(&self.revisions, &set.metadata, &set.spec.selector);
         let mut claims = BTreeMap::new();
         if !set.spec.volume_claim_templates.is_empty() {
             let first = set.spec.ordinals.start;
@@ -272,6 +272,7 @@ impl Controller for StatefulSets {
         let set = &observed.set;
         let key = set.metadata.key();
         let about = ObjectRef::of(&**set);
+        adopt_revisions(&self.api, &**set, &observed.revisions).await?;
         if let Some(revise) = &plan.revise {
             if self.revise(set, revise).await? {
                 return Ok(Outcome::Done);

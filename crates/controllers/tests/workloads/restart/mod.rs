@@ -29,6 +29,8 @@ type Right = fn(&Value) -> bool;
 
 /// What is done from outside.
 enum Change {
+    /// Makes an object; the path is that of its collection.
+    Make(Value),
     Merge(Value),
     Delete(Propagation),
 }
@@ -39,13 +41,13 @@ enum Step {
     Until(&'static str, Right),
     /// Changes what is at a path.
     Do(&'static str, Change),
-}
-use Step::{Do, Meanwhile, Pass, Until};
     /// Moves the controllers' clock on.
     Pass(Duration),
     /// Moves the controllers' clock on with each look, until what a path answers is right: for what begins anew with a
     /// controller, as what it merely remembers does.
     Meanwhile(Duration, &'static str, Right),
+}
+use Step::{Do, Meanwhile, Pass, Until};
 
 /// What is told. `NAMESPACE` in objects and paths stands for the namespace of the run, `NOW` in objects for the time by the
 /// controllers' clock; a path that begins with a slash is whole, `group/version:rest` and `rest` are below the namespace.
@@ -105,12 +107,12 @@ fn every_controller_has_a_scenario() {
     let unknown: Vec<_> = told.difference(&listed).collect();
     assert!(missing.is_empty(), "no scenario tells of {missing:?}");
     assert!(unknown.is_empty(), "scenarios tell of {unknown:?}, which are not listed");
-}
-
     let passes = |s: &&Scenario| s.story.iter().any(|step| matches!(step, Pass(_) | Meanwhile(..)));
     let timed: BTreeSet<&str> = scenarios.iter().filter(passes).flat_map(|s| s.controllers).copied().collect();
     let missing: Vec<_> = TIMED.iter().filter(|name| !timed.contains(**name)).collect();
     assert!(missing.is_empty(), "in no scenario with {missing:?} time passes");
+}
+
 /// Controllers of which some deeds are brought about by time alone.
 const TIMED: &[&str] = &[
     "deployment-controller",
@@ -207,9 +209,21 @@ async fn run(world: &World, scenario: &Scenario, number: usize, kill: usize) -> 
         for step in &scenario.story {
             match step {
                 Until(path, right) => drop(world.eventually("the story", &place.path(path), right).await),
+                Do(path, Change::Make(body)) => drop(world.create(&place.path(path), place.named(body, &clock)).await),
                 Do(path, Change::Merge(body)) => drop(world.merge(&place.path(path), place.named(body, &clock)).await),
                 Do(path, Change::Delete(policy)) => {
                     world.delete(&place.path(path), DeleteOptions::default().propagation(*policy)).await;
+                }
+                Pass(time) => clock.advance(*time),
+                Meanwhile(time, path, right) => {
+                    let look = |state: &Value| {
+                        let right = right(state);
+                        if !right {
+                            clock.advance(*time);
+                        }
+                        right
+                    };
+                    drop(world.eventually("the story", &place.path(path), look).await);
                 }
             }
         }
@@ -237,17 +251,6 @@ async fn run(world: &World, scenario: &Scenario, number: usize, kill: usize) -> 
         tokio::time::sleep(Duration::from_millis(40)).await;
         let now = look(world, scenario, &place).await;
         quiet = if now == state { quiet + 1 } else { 0 };
-                Pass(time) => clock.advance(*time),
-                Meanwhile(time, path, right) => {
-                    let look = |state: &Value| {
-                        let right = right(state);
-                        if !right {
-                            clock.advance(*time);
-                        }
-                        right
-                    };
-                    drop(world.eventually("the story", &place.path(path), look).await);
-                }
         state = now;
     }
     supervisor.shutdown(Duration::from_millis(1)).await;

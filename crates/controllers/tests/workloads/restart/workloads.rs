@@ -19,6 +19,8 @@ scenarios! {
     a_deployment_goes_before_what_it_owns,
     a_deployment_leaves_orphans,
     a_replication_controller_keeps_its_pods_and_a_budget_counts_them,
+    a_stateful_set_takes_over_what_another_left_behind,
+    a_daemon_set_takes_over_what_another_left_behind,
     an_autoscaler_keeps_the_bounds,
 }
 
@@ -131,6 +133,70 @@ fn a_stateful_set_rolls() -> Scenario {
             }),
         ],
         compared: &["apps/v1:statefulsets", "apps/v1:controllerrevisions", "pods", "persistentvolumeclaims"],
+        ..Scenario::default()
+    }
+}
+
+/// The story of a set of two pods that goes and leaves all behind, and is there again.
+fn left_behind(collection: &'static str, path: &'static str, set: &Value) -> Vec<super::Step> {
+    fn is_owned(revisions: &Value) -> bool {
+        let items = revisions["items"].as_array();
+        items.is_some_and(|i| i.len() == 1 && i[0]["metadata"]["ownerReferences"].is_array())
+    }
+    fn are_owned(pods: &Value) -> bool {
+        let items = pods["items"].as_array();
+        items.is_some_and(|i| i.len() == 2 && i.iter().all(|p| p["metadata"]["ownerReferences"].is_array()))
+    }
+    let all_there: super::Right = |s| {
+        let status = &s["status"];
+        status["updatedReplicas"] == 2 && status["readyReplicas"] == 2
+            || status["updatedNumberScheduled"] == 2 && status["numberReady"] == 2
+    };
+    vec![
+        Until(path, all_there),
+        Do(path, Change::Delete(Orphan)),
+        Until(path, Value::is_null),
+        Do(collection, Change::Make(set.clone())),
+        Until(path, all_there),
+        Until("apps/v1:controllerrevisions", is_owned),
+        Until("pods", are_owned),
+    ]
+}
+
+fn a_stateful_set_takes_over_what_another_left_behind() -> Scenario {
+    let set = stateful::set("db", 2, |_| ());
+    let mut story = left_behind("apps/v1:statefulsets", "apps/v1:statefulsets/db", &set);
+    // Nothing is made anew.
+    let mark = json!({"metadata": {"annotations": {"kept": "yes"}}});
+    story.insert(1, Do("pods/db-0", Change::Merge(mark.clone())));
+    story.insert(2, Do("pods/db-1", Change::Merge(mark)));
+    fn is_kept(pod: &Value) -> bool {
+        pod["metadata"]["annotations"]["kept"] == "yes" && pod["metadata"]["deletionTimestamp"].is_null()
+    }
+    story.extend([Until("pods/db-0", is_kept), Until("pods/db-1", is_kept)]);
+    Scenario {
+        controllers: &["statefulset-controller", "garbage-collector-controller"],
+        objects: vec![("apps/v1:statefulsets", set)],
+        story,
+        compared: &["apps/v1:statefulsets", "apps/v1:controllerrevisions", "pods"],
+        ..Scenario::default()
+    }
+}
+
+fn a_daemon_set_takes_over_what_another_left_behind() -> Scenario {
+    let mut template = template("agent", "one");
+    template["spec"]["tolerations"] = json!([{"operator": "Exists"}]);
+    let set = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "agent"},
+        "spec": {"selector": {"matchLabels": {"app": "agent"}}, "template": template}});
+    let node = |n: &str| {
+        let name = format!("{n}-NAMESPACE");
+        ("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}))
+    };
+    Scenario {
+        controllers: &["daemonset-controller", "garbage-collector-controller"],
+        story: left_behind("apps/v1:daemonsets", "apps/v1:daemonsets/agent", &set),
+        objects: vec![node("a"), node("b"), ("apps/v1:daemonsets", set)],
+        compared: &["apps/v1:daemonsets", "apps/v1:controllerrevisions", "pods"],
         ..Scenario::default()
     }
 }
