@@ -15,6 +15,7 @@ pub mod cluster_role;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
+pub mod device_taint_eviction;
 pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirror;
@@ -74,6 +75,7 @@ pub fn all() -> Vec<ControllerSpec> {
         taint_eviction::SPEC,
         pod_gc::SPEC,
         resource_claim::SPEC,
+        device_taint_eviction::SPEC,
         certificates::APPROVING,
         certificates::SIGNING,
         certificates::CLEANING,

@@ -34,7 +34,7 @@ const POD_CLAIM: &str = "resource.kubernetes.io/pod-claim-name";
 /// Keeps a claim that is allocated.
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// Pods by the keys of the claims they name.
-const BY_CLAIM: &str = "resource-claim";
+pub(crate) const BY_CLAIM: &str = "resource-claim";
 /// Pods by the keys of the templates they name.
 const BY_TEMPLATE: &str = "resource-claim-template";
 
@@ -100,12 +100,16 @@ impl std::fmt::Display for Item {
     }
 }
 
+pub(crate) fn add_claim_index(pods: &Informer<Pod>) {
+    pods.add_index(BY_CLAIM, |p| names(p).map(|name| Key::new(&p.metadata.namespace, name).to_string()).collect());
+}
+
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let pods: Informer<Pod> = cx.informers.informer();
     let claims: Informer<ResourceClaim> = cx.informers.informer();
     let templates: Informer<Template> = cx.informers.informer();
     add_owner_indexes(&claims);
-    pods.add_index(BY_CLAIM, |p| names(p).map(|name| Key::new(&p.metadata.namespace, name).to_string()).collect());
+    add_claim_index(&pods);
     pods.add_index(BY_TEMPLATE, |p| {
         let of = p.spec.resource_claims.iter().filter_map(|c| c.resource_claim_template_name.as_deref());
         of.map(|name| Key::new(&p.metadata.namespace, name).to_string()).collect()
@@ -168,7 +172,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
 }
 
 /// The names of the claims that a pod uses, as far as they are known.
-fn names(pod: &Pod) -> impl Iterator<Item = &str> {
+pub(crate) fn names(pod: &Pod) -> impl Iterator<Item = &str> {
     let direct = pod.spec.resource_claims.iter().filter_map(|c| c.resource_claim_name.as_deref());
     direct.chain(pod.status.resource_claim_statuses.iter().filter_map(|c| c.resource_claim_name.as_deref()))
 }
@@ -179,7 +183,7 @@ fn is_done(pod: &Pod) -> bool {
 }
 
 /// Whether a claim is reserved for a pod.
-fn is_reserved_for(claim: &ResourceClaim, pod: &Pod) -> bool {
+pub(crate) fn is_reserved_for(claim: &ResourceClaim, pod: &Pod) -> bool {
     claim.status.reserved_for.iter().any(|c| c.uid == pod.metadata.uid)
 }
 

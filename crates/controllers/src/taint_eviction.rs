@@ -109,15 +109,19 @@ fn placed_at(pod: &Pod) -> Timestamp {
 }
 
 async fn evict(cx: &Cx, pod: &Pod) -> Result<(), BoxError> {
-    let meta = &pod.metadata;
-    let text = format!("Marking for deletion Pod {}", meta.key());
+    let text = format!("Marking for deletion Pod {}", pod.metadata.key());
     cx.recorder.normal(&ObjectRef::of(pod), "TaintManagerEviction", text);
+    disrupt(cx, pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint").await
+}
+
+/// Deletes a pod, after it was noted why in its condition `DisruptionTarget`.
+pub(crate) async fn disrupt(cx: &Cx, pod: &Pod, reason: &str, message: &str) -> Result<(), BoxError> {
+    let meta = &pod.metadata;
     let target = Resource::of::<Pod>().at(&meta.namespace, &meta.name);
     let patch = json!({
         "metadata": {"uid": meta.uid},
         "status": {"conditions": [{
-            "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
-            "message": "Taint manager: deleting due to NoExecute taint",
+            "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
             "lastTransitionTime": time(cx.clock.now()),
         }]},
     });

@@ -125,6 +125,7 @@ const TIMED: &[&str] = &[
     "cronjob-controller",
     "node-lifecycle-controller",
     "taint-eviction-controller",
+    "device-taint-eviction-controller",
     "pod-garbage-collector-controller",
     "certificatesigningrequest-cleaner-controller",
     "token-cleaner-controller",

@@ -25,6 +25,7 @@ scenarios! {
     pods_of_a_daemon_set_are_available_after_a_while,
     a_silent_node_is_tainted,
     pods_tolerate_a_taint_for_a_while,
+    pods_tolerate_a_taint_of_their_device_for_a_while,
     pods_of_a_node_that_is_gone_go_after_a_while,
     a_request_for_a_certificate_is_not_kept_for_ever,
     a_bootstrap_token_expires,
@@ -353,6 +354,59 @@ fn pods_tolerate_a_taint_for_a_while() -> Scenario {
             Until("pods/long", Value::is_null),
         ],
         compared: &["pods"],
+        ..Scenario::default()
+    }
+}
+
+fn pods_tolerate_a_taint_of_their_device_for_a_while() -> Scenario {
+    const CLAIMS: &str = "resource.k8s.io/v1:resourceclaims";
+    const SLICE: &str = "/apis/resource.k8s.io/v1/resourceslices/slice-NAMESPACE";
+    fn is_reserved(claim: &Value) -> bool {
+        claim["status"]["reservedFor"].as_array().is_some_and(|r| r.len() == 1)
+    }
+    let claim = |name: &str| {
+        json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": name},
+            "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu"}}]}}})
+    };
+    let user = |claim: &'static str| {
+        let claims = json!({"resourceClaims": [{"name": "g", "resourceClaimName": claim}]});
+        pod(claim, claims)
+    };
+    // The scheduler is played, and sends the pods past it; the controller of claims reserves.
+    let allocated = |device: &str, seconds: Option<u64>| {
+        let toleration = json!({"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+        let result = json!({"request": "r", "driver": "gpu.example.com", "pool": "NAMESPACE", "device": device,
+            "tolerations": [toleration]});
+        Change::Merge(json!({"status": {"allocation": {"devices": {"results": [result]}}}}))
+    };
+    let slice = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice",
+        "metadata": {"name": "slice-NAMESPACE"}, "spec": {"driver": "gpu.example.com", "nodeName": "a-NAMESPACE",
+            "pool": {"name": "NAMESPACE", "generation": 1, "resourceSliceCount": 1},
+            "devices": [{"name": "a"}, {"name": "b"}]}});
+    let taints = json!([{"key": "broken", "effect": "NoExecute", "timeAdded": "NOW"}]);
+    let tainted = json!({"spec": {"devices": [{"name": "a", "taints": taints}, {"name": "b", "taints": taints}]}});
+    Scenario {
+        controllers: &["device-taint-eviction-controller", "resourceclaim-controller"],
+        objects: vec![
+            node("a-NAMESPACE"),
+            ("/apis/resource.k8s.io/v1/resourceslices", slice),
+            (CLAIMS, claim("short")),
+            (CLAIMS, claim("stays")),
+            user("short"),
+            user("stays"),
+        ],
+        story: vec![
+            Do("resource.k8s.io/v1:resourceclaims/short/status", allocated("a", Some(300))),
+            Do("resource.k8s.io/v1:resourceclaims/stays/status", allocated("b", None)),
+            Until("resource.k8s.io/v1:resourceclaims/short", is_reserved),
+            Until("resource.k8s.io/v1:resourceclaims/stays", is_reserved),
+            Do(SLICE, Change::Merge(tainted)),
+            Pass(seconds(301)),
+            Until("pods/short", Value::is_null),
+            Until("resource.k8s.io/v1:resourceclaims/short", |c| c["status"]["reservedFor"].is_null()),
+            Until("pods/stays", |p| p["metadata"]["deletionTimestamp"].is_null()),
+        ],
+        compared: &["pods", CLAIMS],
         ..Scenario::default()
     }
 }
