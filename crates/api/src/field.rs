@@ -32,8 +32,17 @@ impl Path {
     }
 
     /// The path of a field of this one.
+    #[inline]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() {
+            return Path(name.to_owned());
+        }
+        // Validation makes hundreds of these for an object: no formatting machinery.
+        let mut text = String::with_capacity(self.0.len() + 1 + name.len());
+        text.push_str(&self.0);
+        text.push('.');
+        text.push_str(name);
+        Path(text)
     }
 
     /// The path of a list element of this one.

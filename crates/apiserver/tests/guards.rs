@@ -180,6 +180,8 @@ async fn pods_are_bound_and_their_tokens_end_with_them() {
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"},
         "target": {"kind": "Node", "name": "n1"}});
     let path = "/api/v1/namespaces/default/pods/p/binding";
+    let dry = world.call(&scheduler, "POST", &format!("{path}?dryRun=All"), binding.clone()).await;
+    assert_eq!(dry.0, 201, "{}", dry.1);
     let (status, done) = world.call(&scheduler, "POST", path, binding.clone()).await;
     assert_eq!((status, &done["status"]), (201, &json!("Success")), "{done}");
     let again = world.call(&scheduler, "POST", path, binding).await;
@@ -188,6 +190,13 @@ async fn pods_are_bound_and_their_tokens_end_with_them() {
     let bound = world.call(&admin(), "GET", "/api/v1/namespaces/default/pods/p", Value::Null).await.1;
     assert_eq!(bound["spec"]["nodeName"], "n1");
     assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    assert_eq!(bound["metadata"]["managedFields"], pod["metadata"]["managedFields"], "a binding owns nothing");
+    assert_ne!(bound["metadata"]["resourceVersion"], pod["metadata"]["resourceVersion"]);
+    let nowhere = path.replace("/p/", "/q/");
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "q"},
+        "target": {"kind": "Node", "name": "n1"}});
+    let nowhere = world.call(&scheduler, "POST", &nowhere, binding).await;
+    assert_eq!(message(&nowhere), (404, "pods \"q\" not found"));
 
     let (n1, n2) =
         (UserInfo::new("system:node:n1", &["system:nodes"]), UserInfo::new("system:node:n2", &["system:nodes"]));

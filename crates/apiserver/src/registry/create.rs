@@ -27,12 +27,13 @@ pub async fn create(
     strategy::dedup_owners(cx, &mut object, false);
     strategy::default(target, &mut object);
     managed::update(&*target.resource.kind, None, &mut object, &options.field_manager, "", cx.now)?;
-    let generate = meta_text(&object, "name").is_empty() && !meta_text(&object, "generateName").is_empty();
-    let attempts = if generate { NAME_ATTEMPTS } else { 1 };
+    if !meta_text(&object, "name").is_empty() || meta_text(&object, "generateName").is_empty() {
+        return create_once(cx, target, object, options).await;
+    }
     let mut last = None;
-    for _ in 0..attempts {
+    for _ in 0..NAME_ATTEMPTS {
         match create_once(cx, target, object.clone(), options).await {
-            Err(status) if generate && status.reason == "AlreadyExists" => last = Some(status),
+            Err(status) if status.reason == "AlreadyExists" => last = Some(status),
             done => return done,
         }
     }

@@ -1,7 +1,7 @@
 //! The registry: reads and writes of any kind on the store, in one order for all.
 //!
 //! Create: [`create`]. Update, patch and apply: [`update`], [`patch`]. Delete: [`delete`]. What happens between
-//! "the new object is known" and "it is committed" is in [`strategy`]. Upstream: `registry/generic/registry.Store`,
+//! "the new object is known" and "it is committed" is in [`strategy`]; [`rewrite`] goes past all of that. Upstream: `registry/generic/registry.Store`,
 //! `registry/rest`, `endpoints/handlers`.
 //!
 //! Invariant: a commit is conditional on the revision the decision was made on; a lost race starts over with the
@@ -12,6 +12,7 @@ pub mod delete;
 pub mod hook;
 pub mod options;
 pub mod patch;
+pub mod rewrite;
 pub mod scale;
 pub mod strategy;
 pub mod update;
@@ -260,11 +261,28 @@ async fn write(
     mut object: Value,
     expected: Revision,
 ) -> Result<Written, Status> {
-    let key = target.storage_key()?;
     let value = stored_bytes(target, &mut object);
+    match put(cx, target, value, expected).await? {
+        Ok(revision) => {
+            set_version(&mut object, Some(revision.0));
+            Ok(Written::Done(object))
+        }
+        Err(record) => lost(target, record),
+    }
+}
+
+/// Writes a record if it is still at `expected` (0: absent), and waits until the cache shows it: its new revision, or what
+/// stands instead.
+async fn put(
+    cx: &Request<'_>,
+    target: &Target<'_>,
+    value: Bytes,
+    expected: Revision,
+) -> Result<Result<Revision, Option<Record>>, Status> {
     if value.len() > MAX_RECORD {
         return Err(Status::new(500, "", "etcdserver: request is too large"));
     }
+    let key = target.storage_key()?;
     let txn = Txn {
         conditions: vec![Condition { key: key.clone(), mod_revision: expected }],
         ops: vec![Op::Put { key, value, ttl_seconds: target.resource.kind.ttl_seconds() }],
@@ -272,10 +290,9 @@ async fn write(
     match cx.server.store().commit(txn).await.map_err(|e| store_error(&e))? {
         Outcome::Committed(revision) => {
             settle(cx.server, revision).await;
-            set_version(&mut object, Some(revision.0));
-            Ok(Written::Done(object))
+            Ok(Ok(revision))
         }
-        Outcome::Failed(records) => lost(target, records),
+        Outcome::Failed(records) => Ok(Err(records.into_iter().next().flatten())),
     }
 }
 
@@ -293,15 +310,14 @@ async fn remove(
             settle(cx.server, revision).await;
             Ok(Ok(revision))
         }
-        Outcome::Failed(records) => match lost(target, records)? {
+        Outcome::Failed(records) => match lost(target, records.into_iter().next().flatten())? {
             Written::Lost(current) => Ok(Err(current)),
             Written::Done(_) => Ok(Err(None)),
         },
     }
 }
 
-fn lost(target: &Target<'_>, records: Vec<Option<Record>>) -> Result<Written, Status> {
-    let record = records.into_iter().next().flatten();
+fn lost(target: &Target<'_>, record: Option<Record>) -> Result<Written, Status> {
     Ok(Written::Lost(record.map(|r| from_record(&target.resource, &r)).transpose()?))
 }
 

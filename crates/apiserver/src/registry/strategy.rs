@@ -255,6 +255,9 @@ pub fn dedup_owners(cx: &Request<'_>, object: &mut Value, after_admission: bool)
         return;
     };
     let before = owners.len();
+    if before < 2 {
+        return;
+    }
     let mut seen: Vec<Value> = Vec::with_capacity(before);
     let mut doubled: Vec<String> = Vec::new();
     owners.retain(|owner| {

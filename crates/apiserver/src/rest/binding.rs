@@ -7,6 +7,8 @@ use orkd_api::status::Status;
 use super::{Call, Reply, Rest, body};
 use crate::Body;
 use crate::admission::Operation;
+use crate::registry::rewrite::rewrite;
+use crate::registry::{Request, Target};
 
 /// The handler.
 pub struct Binding;
@@ -25,14 +27,14 @@ impl Rest for Binding {
         if name.is_empty() {
             return Err(Status::bad_request("name is required"));
         }
-        let now = call.now;
-        let writer = call.writer().dry_run(call.dry_run());
-        let manager = crate::registry::options::manager_of(&call.user_agent);
-        let writer = if manager.is_empty() { writer } else { writer.manager(&manager) };
-        let bound = writer.update_with("", "pods", "binding", &call.info.namespace, &name, |object| {
-            pod::bind(object, &binding, now).map_err(|why| Status::conflict("", "pods/binding", &name, &why))
-        });
-        bound.await?;
+        let request =
+            Request { server: &call.server, user: &call.user, now: call.now, warnings: call.warnings.clone() };
+        let pods = call.server.resource("", "pods")?;
+        let target = Target { resource: pods, subresource: "", namespace: &call.info.namespace, name: &name };
+        rewrite(&request, &target, call.dry_run(), &|pod| {
+            pod::bind(pod, &binding, call.now).map_err(|why| Status::conflict("", "pods/binding", &name, &why))
+        })
+        .await?;
         Ok(Reply::Object(201, body::success()))
     }
 }

@@ -237,6 +237,26 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// Passes over a string; the next byte is its quote.
+    fn skip_string(&mut self) -> Result<()> {
+        let bytes = self.bytes();
+        self.at += 1;
+        loop {
+            match bytes.get(self.at) {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    self.escape()?;
+                }
+                Some(0x20..) => self.at += 1,
+                _ => return self.unexpected("in string literal"),
+            }
+        }
+    }
+
     fn escape(&mut self) -> Result<char> {
         let c = match self.bytes().get(self.at) {
             Some(b'"') => '"',
@@ -290,7 +310,14 @@ impl<'a> Lexer<'a> {
             Some(b'{') => {
                 let mut more = self.begin_object()?;
                 while more {
-                    self.key()?;
+                    if self.peek() != Some(b'"') {
+                        return self.unexpected("looking for beginning of object key string");
+                    }
+                    self.skip_string()?;
+                    if self.peek() != Some(b':') {
+                        return self.unexpected("after object key");
+                    }
+                    self.at += 1;
                     self.skip()?;
                     more = self.more_object()?;
                 }
@@ -302,9 +329,7 @@ impl<'a> Lexer<'a> {
                     more = self.more_array()?;
                 }
             }
-            Some(b'"') => {
-                self.string()?;
-            }
+            Some(b'"') => self.skip_string()?,
             Some(b't') => self.literal("true")?,
             Some(b'f') => self.literal("false")?,
             Some(b'n') => self.literal("null")?,
@@ -314,6 +339,14 @@ impl<'a> Lexer<'a> {
             _ => return self.unexpected("looking for beginning of value"),
         }
         Ok(())
+    }
+
+    /// Passes over a value: its text.
+    pub fn pass(&mut self) -> Result<&'a str> {
+        self.peek();
+        let start = self.at;
+        self.skip()?;
+        Ok(&self.text[start..self.at])
     }
 
     /// A value of any kind. Keys that occur twice are reported below `path`, where there is one.

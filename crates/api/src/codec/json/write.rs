@@ -14,6 +14,11 @@ pub fn encode(value: &Value, ty: Type, out: &mut Vec<u8>) {
     Writer { out, entries: Vec::new() }.single(ty, value);
 }
 
+/// Appends the value of a field.
+pub(super) fn encode_field(value: &Value, field: &Field, out: &mut Vec<u8>) {
+    Writer { out, entries: Vec::new() }.field(field, value);
+}
+
 /// Appends a value with the keys of all objects sorted, as custom resources are written.
 pub fn encode_untyped(value: &Value, out: &mut Vec<u8>) {
     Writer { out, entries: Vec::new() }.any(value);

@@ -8,13 +8,16 @@ use serde_json::{Map, Value, json};
 use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind, Name};
 use crate::kinds::{AGE, CONNECT, CREATE_ONLY, Facts, NAME, PROXY, READ_WRITE, STATUS, Sub, facts};
-use crate::object::{View, at, at_mut, items_mut, list, remove, restore, set, text};
+use crate::object::{View, at, at_mut, items_mut, list, restore, set, text};
 use crate::strategy::{RESET_STATUS, first_generation, next_generation};
 use crate::validate::pod_spec;
 
+mod bind;
 mod cells;
 pub mod defaults;
 pub mod update;
+
+pub use bind::bind;
 
 /// The kind `Pod`.
 pub struct Pod;
@@ -93,8 +96,6 @@ impl Kind for Pod {
                 resize(new, &asked);
                 next_generation(new, old, &["spec"]);
             }
-            // [`bind`] has changed what may change.
-            Some("binding") => {}
             _ => {
                 restore(new, old, &["status"]);
                 next_generation(new, old, &["spec"]);
@@ -121,7 +122,6 @@ impl Kind for Pod {
             Some("status") => update::status(new, old),
             Some("ephemeralcontainers") => update::ephemeral_containers(cx, new, old),
             Some("resize") => update::resize(cx, new, old),
-            Some("binding") => ErrorList::new(),
             _ => update::pod(cx, new, old),
         }
     }
@@ -278,56 +278,6 @@ fn add_requirements(term: &mut Value, labels: &Map<String, Value>, both: bool) {
     }
 }
 
-/// Binds a pod to a node: what the `binding` subresource does to the stored pod. Labels and annotations of the
-/// binding are added to the pod's. The error is the cause of the conflict.
-///
-/// Upstream: `setPodNodeAndMetadata` in `pkg/registry/core/pod/storage/storage.go`.
-pub fn bind(pod: &mut Value, binding: &Value, now: jiff::Timestamp) -> Result<(), String> {
-    let name = text(pod, &["metadata", "name"]).to_owned();
-    let uid = text(binding, &["metadata", "uid"]);
-    if !uid.is_empty() && uid != text(pod, &["metadata", "uid"]) {
-        return Err(format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            text(pod, &["metadata", "uid"])
-        ));
-    }
-    if !at(pod, &["metadata", "deletionTimestamp"]).is_null() {
-        return Err(format!("pod {name} is being deleted, cannot be assigned to a host"));
-    }
-    let node = text(pod, &["spec", "nodeName"]);
-    if !node.is_empty() {
-        return Err(format!("pod {name} is already assigned to node {}", crate::field::quote(node)));
-    }
-    if !list(pod, &["spec", "schedulingGates"]).is_empty() {
-        return Err(format!("pod {name} has non-empty .spec.schedulingGates"));
-    }
-    set(pod, &["spec", "nodeName"], text(binding, &["target", "name"]));
-    // It has one: nobody is to keep a place for it any more (`ClearingNominatedNodeNameAfterBinding`).
-    remove(pod, &["status", "nominatedNodeName"]);
-    for field in ["annotations", "labels"] {
-        for (key, value) in at(binding, &["metadata", field]).as_object().into_iter().flatten() {
-            set(pod, &["metadata", field, key], value.clone());
-        }
-    }
-    let time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let condition =
-        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": time});
-    let mut conditions = list(pod, &["status", "conditions"]).to_vec();
-    match conditions.iter_mut().find(|c| c["type"] == "PodScheduled") {
-        Some(existing) => {
-            if existing["status"] != "True" {
-                set(existing, &["lastTransitionTime"], time);
-            }
-            set(existing, &["status"], "True");
-            remove(existing, &["reason"]);
-            remove(existing, &["message"]);
-        }
-        None => conditions.push(condition),
-    }
-    set(pod, &["status", "conditions"], conditions);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,19 +328,5 @@ mod tests {
         assert_eq!(Pod.graceful_delete(&running, None), Some(30));
         assert_eq!(Pod.graceful_delete(&running, Some(0)), Some(0));
         assert_eq!(Pod.graceful_delete(&json!({"spec": {}}), Some(30)), Some(0));
-    }
-
-    #[test]
-    fn a_pod_is_bound_once() {
-        let binding = json!({"target": {"name": "n"}});
-        let mut pod = json!({"metadata": {"name": "p"}, "spec": {}});
-        pod["status"]["nominatedNodeName"] = json!("n");
-        assert_eq!(bind(&mut pod, &binding, jiff::Timestamp::UNIX_EPOCH), Ok(()));
-        assert!(pod["status"].get("nominatedNodeName").is_none(), "nobody keeps a place for it any more");
-        assert_eq!(pod["spec"]["nodeName"], "n");
-        assert_eq!(
-            bind(&mut pod, &binding, jiff::Timestamp::UNIX_EPOCH),
-            Err("pod p is already assigned to node \"n\"".into())
-        );
     }
 }

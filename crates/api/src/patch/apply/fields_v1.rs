@@ -3,6 +3,8 @@
 //! Follows `structured-merge-diff/fieldpath/serialize.go`. [`Set::to_fields_v1`] is byte for byte what upstream
 //! writes. [`Set::to_value`] is the same as a value; its keys are then in the order of every [`Value`] map, which
 //! differs from upstream's where keys are numbers. Readers do not depend on the order.
+//!
+//! [`subtract`] and [`unite`] change such a value where it differs, without making a set of all the rest.
 
 use serde_json::Value;
 
@@ -43,7 +45,7 @@ impl Set {
     fn value(&self, member: bool) -> Value {
         let mut map = Map::new();
         if member && !self.is_empty() {
-            map.insert(".".into(), Value::Object(Map::new()));
+            map.insert(MEMBER.into(), Value::Object(Map::new()));
         }
         for entry in self.entries() {
             map.insert(entry.element.encode(), entry.below.value(entry.member));
@@ -51,9 +53,80 @@ impl Set {
         Value::Object(map)
     }
 
+    /// [`Set::to_value`] where the set is not needed any more.
+    pub fn into_value(self) -> Value {
+        Value::Object(self.into_map(false))
+    }
+
+    fn into_map(self, member: bool) -> Map {
+        let mut map = Map::new();
+        if member && !self.is_empty() {
+            map.insert(MEMBER.into(), Value::Object(Map::new()));
+        }
+        for entry in self.into_entries() {
+            let below = entry.below.into_map(entry.member);
+            map.insert(entry.element.into_key(), Value::Object(below));
+        }
+        map
+    }
+
     /// Reads the JSON value. Steps that only later versions know are left out.
     pub fn from_value(value: &Value) -> Result<Set, String> {
         read(value).map(|(set, _)| set)
+    }
+}
+
+/// The key of what is a member and has members below.
+const MEMBER: &str = ".";
+
+/// Whether a path has longer ones.
+pub(super) fn has_below(fields: &Map) -> bool {
+    fields.len() > usize::from(fields.contains_key(MEMBER))
+}
+
+/// Whether the path to a value of `fieldsV1` is a member.
+fn is_member(fields: &Map) -> bool {
+    fields.is_empty() || fields.contains_key(MEMBER)
+}
+
+/// Makes the path to a value a member, or none. False: nothing is left of it.
+fn mark(fields: &mut Map, member: bool) -> bool {
+    match (member, has_below(fields)) {
+        (true, true) => drop(fields.entry(MEMBER).or_insert_with(|| Value::Object(Map::new()))),
+        (true, false) => fields.clear(),
+        (false, true) => drop(fields.remove(MEMBER)),
+        (false, false) => return false,
+    }
+    true
+}
+
+/// Takes the paths of a set away ([`Set::difference`]).
+pub(super) fn subtract(fields: &mut Map, set: &Set) {
+    for entry in set.entries() {
+        let key = entry.element.encode();
+        let Some(Value::Object(below)) = fields.get_mut(&key) else { continue };
+        let member = is_member(below) && !entry.member;
+        subtract(below, &entry.below);
+        if !mark(below, member) {
+            fields.remove(&key);
+        }
+    }
+}
+
+/// Adds the paths of a set ([`Set::union`]).
+pub(super) fn unite(fields: &mut Map, set: Set) {
+    for entry in set.into_entries() {
+        match fields.entry(entry.element.into_key()) {
+            serde_json::map::Entry::Vacant(place) => {
+                place.insert(Value::Object(entry.below.into_map(entry.member)));
+            }
+            serde_json::map::Entry::Occupied(mut place) => {
+                let Value::Object(below) = place.get_mut() else { continue };
+                let member = is_member(below) || entry.member;
+                unite(below, entry.below);
+                mark(below, member);
+            }
+        }
     }
 }
 
@@ -66,7 +139,7 @@ fn read(value: &Value) -> Result<(Set, bool), String> {
     let mut member = false;
     let mut has_children = false;
     for (key, value) in map {
-        if key == "." {
+        if key == MEMBER {
             member = true;
             continue;
         }
@@ -117,6 +190,17 @@ mod tests {
             prop_assert_eq!(&Set::from_value(&set.to_value()).expect("own output"), &set);
             let text: Value = serde_json::from_str(&set.to_fields_v1()).expect("JSON");
             prop_assert_eq!(&text, &set.to_value());
+        }
+
+        #[test]
+        fn values_are_changed_as_sets_are(a in any_set(), b in any_set()) {
+            prop_assert_eq!(&a.clone().into_value(), &a.to_value());
+            let Value::Object(mut less) = a.to_value() else { unreachable!() };
+            let mut more = less.clone();
+            subtract(&mut less, &b);
+            prop_assert_eq!(&Value::Object(less), &a.difference(&b).to_value());
+            unite(&mut more, b.clone());
+            prop_assert_eq!(&Value::Object(more), &a.union(b).to_value());
         }
 
         #[test]

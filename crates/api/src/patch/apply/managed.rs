@@ -31,7 +31,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Operation::Apply => "Apply",
             Operation::Update => "Update",
@@ -61,6 +61,24 @@ impl ManagerId {
             api_version: if operation == Operation::Apply { "" } else { api_version }.to_owned(),
             subresource: subresource.to_owned(),
         }
+    }
+
+    /// The entry of the list.
+    pub(super) fn entry(self, api_version: String, time: Option<String>, fields: Value) -> Value {
+        let mut out = Map::new();
+        let mut put = |name: &str, text: String| {
+            if !text.is_empty() {
+                out.insert(name.to_owned(), Value::String(text));
+            }
+        };
+        put("manager", self.manager);
+        put("operation", self.operation.as_str().to_owned());
+        put("apiVersion", api_version);
+        put("time", time.unwrap_or_default());
+        put("fieldsType", "FieldsV1".to_owned());
+        put("subresource", self.subresource);
+        out.insert("fieldsV1".to_owned(), fields);
+        Value::Object(out)
     }
 
     /// Upstream's identifier, by which managers are sorted in messages.
@@ -112,8 +130,13 @@ pub struct Manager {
 
 impl Manager {
     fn seconds(&self) -> i64 {
-        self.time.as_deref().and_then(|t| t.parse::<Timestamp>().ok()).map_or(0, |t| t.as_second())
+        seconds(self.time.as_deref())
     }
+}
+
+/// By when entries are sorted.
+pub(super) fn seconds(time: Option<&str>) -> i64 {
+    time.and_then(|t| t.parse::<Timestamp>().ok()).map_or(0, |t| t.as_second())
 }
 
 /// The managers of an object.
@@ -221,22 +244,7 @@ impl Managed {
         all.sort_by_cached_key(|(id, m)| {
             (id.operation, m.seconds(), id.manager.clone(), m.api_version.clone(), id.subresource.clone())
         });
-        let entry = |(id, m): (ManagerId, Manager)| {
-            let mut out = Map::new();
-            let mut put = |name: &str, text: String| {
-                if !text.is_empty() {
-                    out.insert(name.to_owned(), Value::String(text));
-                }
-            };
-            put("manager", id.manager);
-            put("operation", id.operation.as_str().to_owned());
-            put("apiVersion", m.api_version);
-            put("time", m.time.unwrap_or_default());
-            put("fieldsType", "FieldsV1".to_owned());
-            put("subresource", id.subresource);
-            out.insert("fieldsV1".to_owned(), m.fields.to_value());
-            Value::Object(out)
-        };
+        let entry = |(id, m): (ManagerId, Manager)| id.entry(m.api_version, m.time, m.fields.into_value());
         Some(Value::Array(all.into_iter().map(entry).collect()))
     }
 

@@ -18,6 +18,7 @@ mod fields_v1;
 pub mod managed;
 pub mod merge;
 mod mutate;
+mod owners;
 pub mod path;
 pub mod scale;
 pub mod set;
@@ -112,31 +113,43 @@ static NOTHING: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
 /// manages stays so until its first apply.
 pub fn update(cx: &Cx<'_>, live: Option<&Value>, new: &mut Value) {
     let written = take_managed(new);
-    let live_list = live.and_then(|l| l.get("metadata")).and_then(|m| m.get("managedFields"));
+    let live_list = managed_of(live.unwrap_or(&NOTHING));
     let is_subresource = cx.subresource.is_some();
+    let is_untouched = written.is_some() && written.as_ref() == live_list;
     // The client's list counts if it is well-formed and not empty; clients that do not know managed fields leave
     // them out. A subresource never writes them.
-    let mut managed = match &written {
+    let managed = match &written {
         _ if is_subresource => None,
         Some(list) if is_reset(list) => Some(Managed::new()),
         // What has not been touched need not be looked at twice.
-        Some(list) if Some(list) == live_list => None,
+        Some(_) if is_untouched => None,
         Some(list) => Managed::decode(list).ok().filter(|m| !m.is_empty()),
         None => None,
     };
     let comparison = compare::compare(cx.node, live.unwrap_or(&NOTHING), new).without(&cx.ignored());
-    if managed.is_none()
-        && comparison.is_same()
-        && let Some(list) = live_list
-    {
-        return put_managed(new, Some(list.clone()));
-    }
-    let managed = managed.get_or_insert_with(|| live_list.and_then(|l| Managed::decode(l).ok()).unwrap_or_default());
     let is_create = live.is_none_or(|l| l.get("metadata").and_then(|m| m.get("uid")).is_none_or(is_zero));
-    if !managed.is_empty() || is_create {
-        record_update(cx, cx.manager, comparison, managed);
+    if let Some(mut managed) = managed {
+        if !managed.is_empty() || is_create {
+            record_update(cx, cx.manager, comparison, &mut managed);
+        }
+        return put_managed(new, managed.encode());
     }
-    put_managed(new, std::mem::take(managed).encode());
+    let list = match written {
+        Some(list) if is_untouched => Some(list),
+        _ => live_list.cloned(),
+    };
+    if comparison.is_same() && list.is_some() {
+        return put_managed(new, list);
+    }
+    let list = match list {
+        Some(Value::Array(list)) => list,
+        _ => Vec::new(),
+    };
+    if list.is_empty() && !is_create {
+        return;
+    }
+    let list = owners::record(cx, list, comparison, is_create);
+    put_managed(new, (!list.is_empty()).then_some(Value::Array(list)));
 }
 
 fn is_zero(value: &Value) -> bool {

@@ -25,8 +25,11 @@ pub enum PathElement {
 
 impl PathElement {
     /// A step to a field.
-    pub fn field(name: impl Into<String>) -> Self {
-        PathElement::Field(name.into())
+    pub fn field(name: &str) -> Self {
+        // With room for what goes before it in a key.
+        let mut field = String::with_capacity(name.len() + 2);
+        field.push_str(name);
+        PathElement::Field(field)
     }
 
     /// The key in `fieldsV1`.
@@ -48,6 +51,17 @@ impl PathElement {
             }
             PathElement::Value(value) => format!("v:{}", go::json(value)),
             PathElement::Index(i) => format!("i:{i}"),
+        }
+    }
+
+    /// [`PathElement::encode`] where the step is not needed any more.
+    pub(super) fn into_key(self) -> String {
+        match self {
+            PathElement::Field(mut name) => {
+                name.insert_str(0, "f:");
+                name
+            }
+            other => other.encode(),
         }
     }
 

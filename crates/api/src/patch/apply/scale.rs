@@ -16,7 +16,7 @@ fn set_of(path: &[&str]) -> Set {
 }
 
 fn elements(path: &[&str]) -> Vec<PathElement> {
-    path.iter().map(|name| PathElement::field(*name)).collect()
+    path.iter().map(|name| PathElement::field(name)).collect()
 }
 
 /// Versions aside: a manager that updates the parent and one that updates its scale are written differently.

@@ -49,11 +49,15 @@ impl Set {
         &self.0
     }
 
+    pub(super) fn into_entries(self) -> Vec<Entry> {
+        self.0
+    }
+
     /// A set of paths of field names.
     pub fn of_fields<'p>(paths: impl IntoIterator<Item = &'p [&'p str]>) -> Self {
         let mut set = Set::new();
         for path in paths {
-            let path: Vec<PathElement> = path.iter().map(|name| PathElement::field(*name)).collect();
+            let path: Vec<PathElement> = path.iter().map(|name| PathElement::field(name)).collect();
             set.insert(&path);
         }
         set
@@ -119,6 +123,9 @@ impl Set {
         if self.is_empty() {
             return other;
         }
+        if other.is_empty() {
+            return self;
+        }
         let mut out = Vec::with_capacity(self.0.len().max(other.0.len()));
         let mut left = self.0.into_iter().peekable();
         let mut right = other.0.into_iter().peekable();
@@ -171,6 +178,20 @@ impl Set {
             _ => {}
         });
         Set(out).without_empty()
+    }
+
+    /// [`Set::difference`] where the set itself is not needed any more.
+    pub(super) fn without(mut self, other: &Set) -> Set {
+        let mut rest = other.0.iter().peekable();
+        self.0.retain_mut(|entry| {
+            while rest.next_if(|o| o.element < entry.element).is_some() {}
+            if let Some(other) = rest.next_if(|o| o.element == entry.element) {
+                entry.member &= !other.member;
+                entry.below = std::mem::take(&mut entry.below).without(&other.below);
+            }
+            !entry.is_empty()
+        });
+        self
     }
 
     /// The paths of this set that are neither in the other nor below one of its paths.
@@ -343,6 +364,7 @@ pub(super) mod tests {
         fn algebra(a in any_set(), b in any_set()) {
             let union = a.clone().union(b.clone());
             let (both, only_a, only_b) = (a.intersection(&b), a.difference(&b), b.difference(&a));
+            prop_assert_eq!(&a.clone().without(&b), &only_a);
             for set in [&union, &both, &only_a, &only_b, &a.leaves(), &a.recursive_difference(&b)] {
                 prop_assert!(well_formed(set));
             }
