@@ -172,7 +172,7 @@ fn merge_list(
     Ok(out)
 }
 
-/// Takes the fields of a set out of an object, and what becomes empty by it.
+/// Takes the fields of a set out of an object, and what becomes empty by it, but not what held that.
 pub fn remove(node: Option<Node<'_>>, value: &mut Value, fields: &Set) {
     if !fields.is_empty() {
         let _ = remove_below(node, value, fields);
@@ -183,6 +183,7 @@ pub fn remove(node: Option<Node<'_>>, value: &mut Value, fields: &Set) {
 fn remove_below(node: Option<Node<'_>>, value: &mut Value, fields: &Set) -> bool {
     match value {
         Value::Object(map) => {
+            let mut emptied = false;
             for entry in fields.entries() {
                 let PathElement::Field(key) = &entry.element else { continue };
                 if entry.member {
@@ -191,9 +192,11 @@ fn remove_below(node: Option<Node<'_>>, value: &mut Value, fields: &Set) -> bool
                     && !remove_below(node.and_then(|n| child(n, key)), inner, &entry.below)
                 {
                     map.remove(key);
+                    emptied = true;
                 }
             }
-            !map.is_empty()
+            // Upstream leaves null behind, so that what holds it is not empty.
+            !map.is_empty() || emptied
         }
         Value::Array(list) => {
             let Shape::List(node, list_type) = shape(node) else { return !list.is_empty() };
@@ -314,5 +317,8 @@ mod tests {
                 "spec": {"hostname": "h", "containers": [{"name": "a", "args": ["x"]}]},
             })
         );
+        let mut got = json!({"spec": {"securityContext": {"seLinuxOptions": {"user": "u"}}}});
+        remove(pod(), &mut got, &set(json!({"f:spec": {"f:securityContext": {"f:seLinuxOptions": {"f:user": {}}}}})));
+        assert_eq!(got, json!({"spec": {"securityContext": {}}}));
     }
 }
