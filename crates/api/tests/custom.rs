@@ -96,8 +96,8 @@ fn check(document: &str, group: &str, object: &str) {
     let Some(recorded) = fact(&format!("testdata/{}.json", object.replace("networking", "networking.k8s.io"))) else {
         return;
     };
-    // A row for each field of a pod would be a megabyte; equal parts and names are kept once.
-    assert!(kind.schema().size() < 100_000, "{} bytes", kind.schema().size());
+    // As JSON, the schema of a pod has 450,000 bytes. Descriptions are left out, equal parts and names kept once.
+    assert!(kind.schema().size() < 32_000, "{} bytes", kind.schema().size());
 
     let mut sent = recorded.clone();
     kind.adopt(&mut sent);

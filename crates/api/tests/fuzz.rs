@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use orkd_api::Value;
 use orkd_api::codec::{self, Strictness, json, protobuf, yaml};
+use orkd_api::custom::CustomKind;
+use orkd_api::kind::{Cx, Features, Kind};
 use orkd_api::patch::{self, apply};
 use orkd_api::schema::{Node, Type};
 use orkd_api::selector::{FieldSelector, LabelSelector};
@@ -331,6 +333,60 @@ fn server_side_apply_never_panics() {
         if new.is_object() {
             apply::update(&cx, Some(&live), &mut new);
             apply::keep_times(&live, &mut new);
+        }
+    });
+}
+
+/// Schemas of custom resources, and objects of them.
+const CUSTOM: &[&str] = &[
+    r#"{"type":"object","required":["spec"],"properties":{"spec":{"type":"object","default":{"a":1},"properties":{
+        "a":{"type":"integer","format":"int32","minimum":1,"maximum":9.5,"multipleOf":2,"default":2,"nullable":true},
+        "b":{"type":"string","maxLength":3,"pattern":"^[a-z]+$","enum":["a","b"],"format":"date-time"},
+        "c":{"x-kubernetes-int-or-string":true,"anyOf":[{"type":"integer"},{"type":"string"}]},
+        "d":{"type":"array","x-kubernetes-list-type":"map","x-kubernetes-list-map-keys":["k"],"items":{"type":"object",
+            "properties":{"k":{"type":"string"},"v":{"type":"number"}}}},
+        "e":{"type":"object","x-kubernetes-embedded-resource":true,"x-kubernetes-preserve-unknown-fields":true},
+        "f":{"type":"object","additionalProperties":{"type":"array","items":{"type":"boolean"}},"maxProperties":2}},
+        "x-kubernetes-validations":[{"rule":"self.a > 1 || has(self.b)","messageExpression":"'a is ' + string(self.a)",
+            "fieldPath":".a","reason":"FieldValueForbidden"},{"rule":"self == oldSelf"}],
+        "oneOf":[{"required":["a"]},{"not":{"required":["b"]}}]}}}"#,
+    r#"{"type":"object","x-kubernetes-preserve-unknown-fields":true,"properties":{"spec":{"x-kubernetes-preserve-unknown-fields":true}}}"#,
+    r#"{"apiVersion":"ex.io/v1","kind":"Foo","metadata":{"name":"n","labels":{"a":"b"}},"spec":{"a":2,"b":"a","c":"5%",
+        "d":[{"k":"x","v":1},{"k":"y","v":2.5}],"e":{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{}},
+        "f":{"x":[true,false]}},"status":{"x":[null,{}]}}"#,
+    r#"{"apiVersion":"ex.io/v1","kind":"Foo","metadata":{"name":"n","generation":0},"spec":null,"more":{"a":{"b":[[[1]]]}}}"#,
+];
+
+#[test]
+fn custom_objects_never_panic() {
+    let seeds: Vec<Vec<u8>> = CUSTOM.iter().map(|s| s.as_bytes().to_vec()).collect();
+    let parsed: Vec<Value> = CUSTOM.iter().map(|s| s.parse().expect("JSON")).collect();
+    let definitions = orkd_api::kinds::all();
+    let definitions = definitions.iter().find(|k| k.info().plural == "customresourcedefinitions").expect("definitions");
+    let features = Features::default();
+    let cx = Cx { now: Timestamp::UNIX_EPOCH, subresource: None, user: "u", features: &features };
+    fuzz("custom", &seeds, |input, random| {
+        let Ok((value, _)) = json::decode_untyped(input, Strictness::Ignore) else { return };
+        let schema = if random.below(2) == 0 { value.clone() } else { parsed[random.below(2)].clone() };
+        let definition = serde_json::json!({"metadata": {"name": "foos.ex.io"}, "spec": {"group": "ex.io", "scope": "Cluster",
+            "names": {"kind": "Foo", "plural": "foos", "singular": "foo", "listKind": "FooList"}, "versions": [{"name": "v1",
+            "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}, "subresources": {"status": {}, "scale": {
+                "specReplicasPath": ".spec.a", "statusReplicasPath": ".status.x", "labelSelectorPath": ".spec.b"}},
+            "additionalPrinterColumns": [{"name": "A", "type": "string", "jsonPath": ".spec.d[?(@.k==\"x\")].v"}]}]}});
+        let _ = definitions.validate(&cx, &definition);
+        let kind = CustomKind::new(&definition, "v1").expect("names are there");
+        let old = random.pick(&parsed[2..]).clone();
+        for sent in [value.to_string(), old.to_string()] {
+            let Ok((mut object, _)) = kind.decode(sent.as_bytes(), false, Strictness::Warn) else { continue };
+            let before = object.clone();
+            let strict = kind.normalize(&mut object, Strictness::Strict).expect("what is normal stays so");
+            assert!(strict.is_empty() && object == before, "normal twice is normal once: {strict:?}");
+            Kind::default(&kind, &mut object);
+            let defaulted = object.clone();
+            Kind::default(&kind, &mut object);
+            assert_eq!(object, defaulted, "defaults twice are defaults once");
+            let _ = (kind.validate(&cx, &object), kind.validate_update(&cx, &object, &old));
+            let _ = (kind.cells(&object, Timestamp::UNIX_EPOCH), kind.openapi_schema(), kind.restore(&mut object));
         }
     });
 }

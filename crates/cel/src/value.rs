@@ -115,6 +115,32 @@ pub enum List<'a> {
     Shared(Arc<Vec<Value<'a>>>),
     /// Two lists, one after the other: joining them costs one whatever their lengths are.
     Joined(Arc<(List<'a>, List<'a>)>),
+    /// Handed in, with items whose order says nothing.
+    Keyed(Arc<Keyed<'a>>),
+}
+
+/// Items that are told apart by what they are or by a key of theirs (`x-kubernetes-list-type`): two such lists are equal
+/// if they have equal items, in whatever order.
+#[derive(Clone, Debug)]
+pub struct Keyed<'a> {
+    items: Vec<Value<'a>>,
+    /// The places of the items in the order of their keys.
+    by_key: Vec<usize>,
+}
+
+impl<'a> Keyed<'a> {
+    /// Items with a text of their key.
+    pub fn new(items: impl IntoIterator<Item = (String, Value<'a>)>) -> Keyed<'a> {
+        let (keys, items): (Vec<String>, Vec<Value<'a>>) = items.into_iter().unzip();
+        let mut by_key: Vec<usize> = (0..items.len()).collect();
+        by_key.sort_by(|a, b| keys[*a].cmp(&keys[*b]));
+        Keyed { items, by_key }
+    }
+
+    /// The items in the order of their keys.
+    fn sorted(&self) -> impl Iterator<Item = &Value<'a>> {
+        self.by_key.iter().map(|place| &self.items[*place])
+    }
 }
 
 impl<'a> List<'a> {
@@ -135,6 +161,7 @@ impl<'a> List<'a> {
             List::Json(items) => items.len(),
             List::Shared(items) => items.len(),
             List::Joined(parts) => parts.0.len() + parts.1.len(),
+            List::Keyed(keyed) => keyed.items.len(),
         }
     }
 
@@ -152,6 +179,7 @@ impl<'a> List<'a> {
                 None => parts.0.get(n),
                 Some(n) => parts.1.get(n),
             },
+            List::Keyed(keyed) => keyed.items.get(n).cloned(),
         }
     }
 
@@ -161,6 +189,7 @@ impl<'a> List<'a> {
             List::Json(items) => Box::new(items.iter().map(Value::from)),
             List::Shared(items) => Box::new(items.iter().cloned()),
             List::Joined(parts) => Box::new(parts.0.iter().chain(parts.1.iter())),
+            List::Keyed(keyed) => Box::new(keyed.items.iter().cloned()),
         }
     }
 }
@@ -392,6 +421,12 @@ impl<'a> From<Vec<Value<'a>>> for Value<'a> {
     }
 }
 
+impl<'a> From<Keyed<'a>> for Value<'a> {
+    fn from(keyed: Keyed<'a>) -> Value<'a> {
+        Value::List(List::Keyed(Arc::new(keyed)))
+    }
+}
+
 impl<'a> FromIterator<(Key<'a>, Value<'a>)> for Value<'a> {
     fn from_iter<I: IntoIterator<Item = (Key<'a>, Value<'a>)>>(entries: I) -> Value<'a> {
         Value::Map(Map::Shared(Arc::new(entries.into_iter().collect())))
@@ -517,6 +552,14 @@ pub(crate) fn equal(a: &Value<'_>, b: &Value<'_>) -> Result<bool, EvalError> {
             if a.len() != b.len() {
                 return Ok(false);
             }
+            if let (List::Keyed(a), List::Keyed(b)) = (a, b) {
+                for (a, b) in a.sorted().zip(b.sorted()) {
+                    if !equal(a, b)? {
+                        return Ok(false);
+                    }
+                }
+                return Ok(true);
+            }
             for (a, b) in a.iter().zip(b.iter()) {
                 if !equal(&a, &b)? {
                     return Ok(false);
@@ -627,6 +670,18 @@ mod tests {
         assert_eq!(get(Value::Double(2.5)), None);
         assert_eq!(get(Value::from("1")), None);
         assert_eq!(get(Value::Null), None);
+    }
+
+    #[test]
+    fn the_order_of_keyed_items_says_nothing() {
+        let list = |items: &[i64]| Value::from(Keyed::new(items.iter().map(|n| (n.to_string(), Value::Int(*n)))));
+        let check = |a: Value<'_>, b: Value<'_>, want: bool| assert_eq!(equal(&a, &b), Ok(want), "{a} {b}");
+        check(list(&[1, 2, 3]), list(&[3, 1, 2]), true);
+        check(list(&[1, 2]), list(&[1, 3]), false);
+        check(list(&[1, 2]), list(&[1]), false);
+        check(list(&[1, 2]), vec![Value::Int(1), Value::Int(2)].into(), true);
+        check(list(&[1, 2]), vec![Value::Int(2), Value::Int(1)].into(), false);
+        assert_eq!(list(&[2, 1]).to_json(), Some(json!([2, 1])));
     }
 
     #[test]

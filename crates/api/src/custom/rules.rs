@@ -4,7 +4,7 @@
 //! ([`crate::apiextensions`]). Here they are compiled again when they are first needed, and kept with their schema: most
 //! definitions of a cluster have no objects that are written.
 //!
-//! Difference from upstream: two lists that are sets or maps are equal if they have the same elements in the same order.
+//! Difference from upstream: `+` of two lists that are sets or maps puts one after the other and does not merge them.
 //!
 //! Upstream: `pkg/apiserver/schema/cel/validation.go` of `k8s.io/apiextensions-apiserver`, `pkg/cel/common/values.go` of
 //! `k8s.io/apiserver`.
@@ -16,12 +16,12 @@ use base64::Engine as _;
 use orkd_cel::k8s::PER_CALL_LIMIT;
 use orkd_cel::k8s::schema::{compile_message, compile_rule, shape};
 use orkd_cel::time::{Duration, Timestamp};
-use orkd_cel::value::{Key, Str};
+use orkd_cel::value::{Key, Keyed, Str};
 use orkd_cel::{Bindings, Budget, EvalError, Program, Value as Cel};
 use serde_json::Value;
 
 use super::structural::Rule;
-use super::validation::{OldItems, same};
+use super::validation::{OldItems, list_key, same};
 use super::{Additional, Schema, Ty};
 use crate::apiextensions::field_path;
 use crate::field::{ErrorList, Path, quote};
@@ -331,6 +331,12 @@ fn to_cel<'a>(value: &'a Value, schema: Schema<'_>) -> Cel<'a> {
             };
             made.unwrap_or_else(|| Cel::from(value))
         }
+        (Value::Array(list), _) if matches!(schema.list_type(), "set" | "map") => {
+            let key =
+                |item: &Value| if schema.list_type() == "map" { list_key(item, schema) } else { item.to_string() };
+            let made = |item: &'a Value| schema.items().map_or_else(|| Cel::from(item), |items| to_cel(item, items));
+            Keyed::new(list.iter().map(|item| (key(item), made(item)))).into()
+        }
         (Value::Array(list), _) => match schema.items() {
             Some(items) => list.iter().map(|item| to_cel(item, items)).collect::<Vec<_>>().into(),
             None => Cel::from(value),
@@ -477,6 +483,28 @@ mod tests {
         let old = json!({"l": [{"k": "a", "v": 1}, {"k": "b", "v": 2}]});
         let new = json!({"l": [{"k": "b", "v": 3}, {"k": "c", "v": 9}, {"k": "a", "v": 1}]});
         assert_eq!(problems(&list, &new, Some(&old)), ["l[0].v: Invalid value: \"integer\": immutable"]);
+    }
+
+    #[test]
+    fn the_order_of_sets_and_maps_says_nothing() {
+        let list = |more: Value| {
+            let mut list = json!({"type": "array", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]});
+            list.as_object_mut().into_iter().for_each(|l| l.extend(more.as_object().cloned().unwrap_or_default()));
+            json!({"type": "object", "properties": {"l": list}})
+        };
+        let set = list(json!({"x-kubernetes-list-type": "set", "items": {"type": "string"}}));
+        let plain = list(json!({"items": {"type": "string"}}));
+        let (old, new) = (json!({"l": ["a", "b"]}), json!({"l": ["b", "a"]}));
+        assert_eq!(problems(&set, &new, Some(&old)), [""; 0]);
+        assert_eq!(problems(&set, &json!({"l": ["a", "c"]}), Some(&old)).len(), 1);
+        assert_eq!(problems(&plain, &new, Some(&old)).len(), 1);
+        let map = list(
+            json!({"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": {"type": "object",
+            "properties": {"k": {"type": "string"}, "v": {"type": "integer"}}}}),
+        );
+        let old = json!({"l": [{"k": "a", "v": 1}, {"k": "b", "v": 2}]});
+        assert_eq!(problems(&map, &json!({"l": [{"k": "b", "v": 2}, {"k": "a", "v": 1}]}), Some(&old)), [""; 0]);
+        assert_eq!(problems(&map, &json!({"l": [{"k": "b", "v": 1}, {"k": "a", "v": 2}]}), Some(&old)).len(), 1);
     }
 
     #[test]

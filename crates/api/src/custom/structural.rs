@@ -135,7 +135,7 @@ const RULED: u16 = 1 << 13;
 /// This is the schema of a whole object.
 const ROOT: u16 = 1 << 14;
 
-/// Here or below, expressions see another type than JSON has.
+/// Here or below, expressions see something else than JSON has.
 const CONVERTS: u16 = 1 << 15;
 
 /// What holds of a schema because it holds of a part.
@@ -408,7 +408,7 @@ impl<'a> Schema<'a> {
         self.has(RULED)
     }
 
-    /// Whether expressions see another type than JSON has, here or below.
+    /// Whether expressions see something else than JSON has, here or below.
     pub fn converts(self) -> bool {
         self.has(CONVERTS)
     }
@@ -669,8 +669,8 @@ impl Builder {
         }
         flags |= match text(schema, &["x-kubernetes-list-type"]) {
             "atomic" => LIST_ATOMIC,
-            "set" => LIST_SET | KEYED,
-            "map" => LIST_MAP | KEYED,
+            "set" => LIST_SET | KEYED | CONVERTS,
+            "map" => LIST_MAP | KEYED | CONVERTS,
             _ => 0,
         };
         if text(schema, &["x-kubernetes-map-type"]) == "atomic" {

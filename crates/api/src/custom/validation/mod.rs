@@ -389,6 +389,11 @@ fn key_of<'v>(schema: Schema<'_>, item: &'v Value) -> Vec<Option<&'v Value>> {
     schema.map_keys().iter().map(|key| item.get(key)).collect()
 }
 
+/// The key of an item as text.
+pub(super) fn list_key(item: &Value, schema: Schema<'_>) -> String {
+    text_of(&key_of(schema, item))
+}
+
 fn text_of(key: &[Option<&Value>]) -> String {
     key.iter().map(|v| v.map(Value::to_string).unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
