@@ -264,6 +264,12 @@ pub trait Kind: Send + Sync + 'static {
         true
     }
 
+    /// Marks an object whose removal somebody else has to prepare, on the first DELETE of it; whether there is such a
+    /// somebody. Upstream: `Delete` of the store of definitions.
+    fn begin_removal(&self, _obj: &mut Value, _now: jiff::Timestamp) -> bool {
+        false
+    }
+
     /// How long a deleted object may stay to end by itself, in seconds, given what the request asked for; `None`
     /// for kinds that are removed at once. Pods alone have one upstream (`CheckGracefulDelete`).
     fn graceful_delete(&self, _obj: &Value, _asked: Option<i64>) -> Option<i64> {

@@ -2,6 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use orkd_api::codec::{self, StrictErrors, Strictness};
+use orkd_api::custom::CustomKind;
+use orkd_api::field::{ErrorList, Path};
 use orkd_api::kind::Kind;
 use orkd_api::schema::Type;
 use orkd_api::status::Status;
@@ -12,8 +14,31 @@ use crate::negotiation::Format;
 use crate::registry::options::FieldValidation;
 use crate::warning::Warnings;
 
-/// Group, version and kind of the body a door takes.
-pub type Door<'d> = (&'d str, &'d str, &'d str);
+/// What a door takes.
+#[derive(Clone, Copy)]
+pub struct Door<'d> {
+    /// Group of the body.
+    pub group: &'d str,
+    /// Version of the body.
+    pub version: &'d str,
+    /// Kind of the body.
+    pub kind: &'d str,
+    /// What knows the body where it is a custom resource; others are in the schema table.
+    pub custom: Option<&'d CustomKind>,
+}
+
+impl<'d> Door<'d> {
+    /// A door that takes a built-in kind.
+    pub fn built_in(group: &'d str, version: &'d str, kind: &'d str) -> Self {
+        Door { group, version, kind, custom: None }
+    }
+
+    /// A door that takes objects of a kind.
+    pub fn of(kind: &'d dyn Kind) -> Self {
+        let info = kind.info();
+        Door { custom: kind.custom(), ..Door::built_in(&info.group, &info.version, &info.kind) }
+    }
+}
 
 impl From<FieldValidation> for Strictness {
     fn from(validation: FieldValidation) -> Self {
@@ -26,6 +51,9 @@ impl From<FieldValidation> for Strictness {
 }
 
 fn type_of(kind: &dyn Kind) -> Option<Type> {
+    if kind.custom().is_some() {
+        return None;
+    }
     let info = kind.info();
     Type::of_kind(&info.group, &info.version, &info.kind)
 }
@@ -47,7 +75,7 @@ pub fn decode_stored(kind: &dyn Kind, stored: &[u8]) -> Option<Value> {
 pub fn encode_stored(kind: &dyn Kind, object: &Value) -> Bytes {
     match type_of(kind) {
         Some(ty) => codec::json::to_vec(object, ty).into(),
-        None => encode(object),
+        None => encode_untyped(object),
     }
 }
 
@@ -62,12 +90,14 @@ pub fn default(kind: &dyn Kind, object: &mut Value) {
 pub fn encode(object: &Value) -> Bytes {
     match type_of_value(object) {
         Some(ty) => codec::json::to_vec(object, ty).into(),
-        None => {
-            let mut out = Vec::new();
-            codec::json::encode_untyped(object, &mut out);
-            out.into()
-        }
+        None => encode_untyped(object),
     }
+}
+
+fn encode_untyped(object: &Value) -> Bytes {
+    let mut out = Vec::new();
+    codec::json::encode_untyped(object, &mut out);
+    out.into()
 }
 
 fn bad(text: impl Into<String>) -> Status {
@@ -82,12 +112,22 @@ pub fn decode(
     validation: FieldValidation,
     warnings: &Warnings,
 ) -> Result<Value, Status> {
-    let (group, version, kind) = door;
-    let ty = Type::of_kind(group, version, kind).ok_or_else(|| Status::internal(format!("no schema of {kind}")))?;
+    let Door { group, version, kind, custom } = door;
+    let ty = match custom {
+        Some(_) => None,
+        None => {
+            Some(Type::of_kind(group, version, kind).ok_or_else(|| Status::internal(format!("no schema of {kind}")))?)
+        }
+    };
     let meta = match format {
         Format::Json => codec::json::identify(bytes),
         Format::Yaml => codec::yaml::identify(bytes),
-        Format::Protobuf => return decode_protobuf(bytes, ty, door),
+        Format::Protobuf => {
+            return match ty {
+                Some(ty) => decode_protobuf(bytes, ty, door),
+                None => Err(refuse_protobuf(bytes, door)),
+            };
+        }
     };
     let meta = meta.map_err(|e| bad(codec::unrecognized(kind, &e.message, bytes)))?;
     let wanted = crate::resources::api_version(group, version);
@@ -96,9 +136,11 @@ pub fn decode(
         if meta.kind.is_empty() { kind } else { meta.kind.as_str() },
     );
     check_type(door, &wanted, have_version, have_kind)?;
-    let decoded = match format {
-        Format::Yaml => codec::yaml::decode(bytes, ty, validation.into()),
-        _ => codec::json::decode(bytes, ty, validation.into()),
+    let decoded = match (ty, custom, format) {
+        (None, Some(custom), _) => custom.decode(bytes, format == Format::Yaml, validation.into()),
+        (Some(ty), _, Format::Yaml) => codec::yaml::decode(bytes, ty, validation.into()),
+        (Some(ty), ..) => codec::json::decode(bytes, ty, validation.into()),
+        (None, None, _) => return Err(Status::internal(format!("no schema of {kind}"))),
     };
     let (mut value, strict) = decoded.map_err(|e| bad(codec::cannot_be_handled(kind, version, kind, &e.message)))?;
     if !strict.is_empty() {
@@ -119,9 +161,19 @@ pub fn decode(
 
 /// A body of another type than the door's is refused in upstream's words.
 fn check_type(door: Door<'_>, wanted: &str, have_version: &str, have_kind: &str) -> Result<(), Status> {
-    let (group, version, kind) = door;
+    let Door { group, version, kind, custom } = door;
     if have_version == wanted && have_kind == kind {
         return Ok(());
+    }
+    if custom.is_some() {
+        if have_version != wanted {
+            return Err(bad(format!(
+                "the API version in the data ({have_version}) does not match the expected API version ({wanted})"
+            )));
+        }
+        let mut errors = ErrorList::new();
+        errors.invalid(&Path::new("kind"), have_kind, format!("must be {kind}"));
+        return Err(Status::invalid(group, kind, "", &errors));
     }
     let cause = if Type::of_api_version(have_version, have_kind).is_none() {
         format!("no kind {have_kind:?} is registered for version {have_version:?} in scheme {SCHEME:?}")
@@ -153,7 +205,10 @@ pub fn decode_patch(
 /// Normalises an object after a patch. The error is the text of what does not fit; what strict decoding complains
 /// about is given back.
 pub fn normalize(value: &mut Value, door: Door<'_>, validation: FieldValidation) -> Result<StrictErrors, String> {
-    match Type::of_kind(door.0, door.1, door.2) {
+    if let Some(custom) = door.custom {
+        return custom.normalize(value, validation.into()).map_err(|e| e.message);
+    }
+    match Type::of_kind(door.group, door.version, door.kind) {
         Some(ty) => codec::normalize(value, ty, validation.into()).map_err(|e| e.message),
         None => Ok(StrictErrors::default()),
     }
@@ -167,7 +222,7 @@ pub fn decode_delete_options(format: Format, bytes: &[u8]) -> Result<Value, Stat
     let decoded = match format {
         Format::Json => codec::json::decode(bytes, ty, Strictness::Ignore),
         Format::Yaml => codec::yaml::decode(bytes, ty, Strictness::Ignore),
-        Format::Protobuf => return decode_protobuf(bytes, ty, ("", "v1", "DeleteOptions")),
+        Format::Protobuf => return decode_protobuf(bytes, ty, Door::built_in("", "v1", "DeleteOptions")),
     };
     let (value, _) = decoded.map_err(|e| bad(e.message))?;
     Ok(value)
@@ -186,8 +241,21 @@ pub fn encode_yaml(value: &Value) -> Bytes {
     codec::yaml::to_string(value).into()
 }
 
+/// Custom resources have no such form (`protobuf.errNotMarshalable`).
+fn refuse_protobuf(bytes: &[u8], door: Door<'_>) -> Status {
+    const WHY: &str = "object *unstructured.Unstructured does not implement the protobuf marshalling interface and cannot \
+                       be encoded to a protobuf message";
+    match codec::protobuf::identify(bytes) {
+        Ok(meta) if !meta.kind.is_empty() => {
+            bad(codec::cannot_be_handled(&meta.kind, meta.group_version().1, door.kind, WHY))
+        }
+        Ok(_) => bad(codec::unrecognized(door.kind, WHY, bytes)),
+        Err(e) => bad(codec::unrecognized(door.kind, &e.message, bytes)),
+    }
+}
+
 fn decode_protobuf(bytes: &[u8], ty: Type, door: Door<'_>) -> Result<Value, Status> {
-    let (group, version, kind) = door;
+    let Door { group, version, kind, .. } = door;
     let meta = codec::protobuf::identify(bytes).map_err(|e| bad(codec::unrecognized(kind, &e.message, bytes)))?;
     let wanted = crate::resources::api_version(group, version);
     // Options come in the version of the client's group.

@@ -10,7 +10,7 @@
 //!
 //! Start reading at [`pipeline`] for composition and at [`handler`] for the way of a request.
 //!
-//! Not here yet: custom resources, aggregation, admission webhooks and CEL policies.
+//! Not here yet: aggregation.
 
 pub mod admin_access;
 pub mod admission;
@@ -24,6 +24,7 @@ pub mod cache;
 mod coalesce;
 mod codec;
 mod config_file;
+pub mod custom;
 pub mod discovery;
 mod endpoints;
 pub mod expression;

@@ -7,6 +7,7 @@ use orkd_api::schema::Node;
 use orkd_api::status::Status;
 use serde_json::Value;
 
+use crate::registry::scale;
 use crate::resources::api_version;
 
 /// Runs `f` with the circumstances of a write; `None` for a kind without a schema.
@@ -18,7 +19,7 @@ fn with_cx<T>(
     f: impl FnOnce(&Cx<'_>) -> T,
 ) -> Option<T> {
     let info = kind.info();
-    let node = Node::of_kind(&info.group, &info.version, &info.kind)?;
+    let node = kind.node()?;
     let api_version = api_version(&info.group, &info.version);
     let subresource = (!subresource.is_empty()).then_some(subresource);
     let cx = Cx {
@@ -61,9 +62,6 @@ pub fn apply(
         .unwrap_or_else(|| Err(Status::internal("this kind has no schema to apply by")))
 }
 
-/// Where the number of replicas stands in every kind that has a scale.
-const REPLICAS: &[&str] = &["spec", "replicas"];
-
 /// Applies `patch` to the scale of `live` for `manager`: the scale, and the managed fields its object then has.
 pub fn apply_scale(
     live: &Value,
@@ -71,13 +69,15 @@ pub fn apply_scale(
     patch: &Value,
     manager: &str,
     force: bool,
-    api_version: &str,
+    kind: &dyn Kind,
     now: Timestamp,
 ) -> Result<(Value, Option<Value>), Status> {
+    let api_version = &api_version(&kind.info().group, &kind.info().version);
+    let replicas = &scale::replicas(kind)[..];
     let failed = |text: String| Status::new(500, "", text);
     let node = Node::of_kind("autoscaling", "v1", "Scale").ok_or_else(|| Status::internal("no schema of Scale"))?;
     let mut scale = scale.clone();
-    if let Some(list) = apply::scale::to_scale(live, api_version, REPLICAS).map_err(failed)? {
+    if let Some(list) = apply::scale::to_scale(live, api_version, replicas).map_err(failed)? {
         scale["metadata"]["managedFields"] = list;
     }
     let cx = Cx {
@@ -91,7 +91,7 @@ pub fn apply_scale(
     };
     let applied = apply::apply(&cx, Some(&scale), patch, force)?;
     let owners = applied["metadata"].get("managedFields");
-    let managed = apply::scale::to_parent(live, owners, api_version, REPLICAS).map_err(failed)?;
+    let managed = apply::scale::to_parent(live, owners, api_version, replicas).map_err(failed)?;
     Ok((applied, managed))
 }
 

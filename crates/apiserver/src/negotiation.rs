@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::request::Parts;
-use orkd_api::kind::ResourceInfo;
+use orkd_api::kind::{Kind, ResourceInfo};
 use orkd_api::status::Status;
 use serde_json::Value;
 
@@ -68,10 +68,34 @@ pub struct Wanted {
 pub enum Offer {
     /// An object or a list; tables and metadata can be made of it.
     Objects,
+    /// The same of a custom resource, whose objects have no protobuf form; metadata have.
+    CustomObjects,
     /// A stream of watch events.
     Watch,
+    /// The same of a custom resource.
+    CustomWatch,
     /// One object that has no other shape (Status, Scale, reviews).
     Plain,
+}
+
+impl Offer {
+    /// What the objects of a kind can be answered as.
+    pub fn of(kind: &dyn Kind) -> Offer {
+        if kind.custom().is_some() { Offer::CustomObjects } else { Offer::Objects }
+    }
+
+    /// What a watch of a kind can be answered as.
+    pub fn of_watch(kind: &dyn Kind) -> Offer {
+        if kind.custom().is_some() { Offer::CustomWatch } else { Offer::Watch }
+    }
+
+    fn is_custom(self) -> bool {
+        matches!(self, Offer::CustomObjects | Offer::CustomWatch)
+    }
+
+    fn is_watch(self) -> bool {
+        matches!(self, Offer::Watch | Offer::CustomWatch)
+    }
 }
 
 /// One clause of an `Accept` header.
@@ -144,8 +168,11 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Wan
                 continue;
             }
             let Some((shape, list)) = shape(&clause, offer, format) else { continue };
+            if offer.is_custom() && format == Format::Protobuf && shape == Shape::Object {
+                continue;
+            }
             // What fits first is taken, whether it can be streamed or not.
-            if offer == Offer::Watch && !offered(offer).contains(&format) {
+            if offer.is_watch() && !offered(offer).contains(&format) {
                 return Err(not_acceptable(offer));
             }
             let pretty = base.pretty || clause.param("pretty") == "1";
@@ -166,7 +193,7 @@ pub fn first_accepted(headers: &HeaderMap, media: &[&str]) -> Option<usize> {
 
 fn offered(offer: Offer) -> &'static [Format] {
     match offer {
-        Offer::Watch => &[Format::Json, Format::Protobuf],
+        Offer::Watch | Offer::CustomWatch => &[Format::Json, Format::Protobuf],
         _ => &[Format::Json, Format::Yaml, Format::Protobuf],
     }
 }
@@ -237,7 +264,7 @@ fn not_acceptable(offer: Offer) -> Status {
     let types: Vec<String> = offered(offer)
         .iter()
         .map(|f| match offer {
-            Offer::Watch => format!("{};stream=watch", f.media_type()),
+            Offer::Watch | Offer::CustomWatch => format!("{};stream=watch", f.media_type()),
             _ => f.media_type().to_owned(),
         })
         .collect();
@@ -293,7 +320,7 @@ pub fn decode_body(call: &Call, parts: &Parts, bytes: &Bytes) -> Result<Value, S
         "Ignore" => FieldValidation::Ignore,
         _ => FieldValidation::Warn,
     };
-    crate::codec::decode(format, bytes, (group, version, kind), strict, &call.warnings)
+    crate::codec::decode(format, bytes, crate::codec::Door::built_in(group, version, kind), strict, &call.warnings)
 }
 
 #[cfg(test)]
@@ -314,7 +341,13 @@ mod tests {
 
     #[test]
     fn accept_is_read_as_upstream_does() {
-        use Offer::{Objects, Plain, Watch};
+        use Offer::{CustomObjects, CustomWatch, Objects, Plain, Watch};
+        let protobuf = "application/vnd.kubernetes.protobuf";
+        check(protobuf, CustomObjects, "406");
+        check(&format!("{protobuf},application/json"), CustomObjects, "Json Object");
+        check(&format!("{protobuf},application/json"), CustomWatch, "Json Object");
+        let metadata = format!("{protobuf};as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+        check(&metadata, CustomObjects, "Protobuf Metadata(\"v1\")");
         check("*/*", Objects, "Json Object");
         check("application/yaml", Objects, "Yaml Object");
         check("application/vnd.kubernetes.protobuf,application/json", Objects, "Protobuf Object");

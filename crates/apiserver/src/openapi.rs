@@ -5,7 +5,7 @@
 //! these changes. The address of a version 3 document carries its hash; asked for with it, the answer may be kept for
 //! ever. The hash is of everything the document is made of, so that the index needs no document to be made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::sync::{Arc, LazyLock};
 
@@ -67,6 +67,20 @@ impl Documents {
     }
 }
 
+impl Documents {
+    /// Forgets the documents of groups and versions that are not served any more.
+    pub(crate) fn forget_others(&self, resources: &Resources) {
+        let served: BTreeSet<String> = discovery::groups(resources)
+            .into_iter()
+            .flat_map(|(group, versions)| {
+                let own = format!("apis/{group}");
+                versions.into_iter().map(move |version| address(&group, &version)).chain([own])
+            })
+            .collect();
+        self.made.lock().retain(|at, _| !at.starts_with("apis/") || served.contains(at.trim_end_matches(".pb")));
+    }
+}
+
 fn compressed(write: impl FnOnce(&mut GzEncoder<Vec<u8>>)) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     write(&mut encoder);
@@ -103,10 +117,12 @@ fn fingerprint<'r>(resources: impl Iterator<Item = &'r Arc<crate::resources::Res
     let mut hash = Sha256::new();
     hash.update(openapi::revision().to_le_bytes());
     for resource in resources {
-        hash.update(format!("{:?}", resource.info()));
-        if let Some(schema) = resource.kind.openapi_schema() {
-            hash.update(schema.to_string());
-        }
+        hash.update(resource.fingerprint.get_or_init(|| {
+            let mut hash = Sha256::new();
+            hash.update(format!("{:?}", resource.info()));
+            hash.update(resource.definition());
+            hash.finalize().into()
+        }));
     }
     hex::encode_upper(hash.finalize())
 }

@@ -315,6 +315,12 @@ impl ApiServer {
         self.0.resources.load()
     }
 
+    /// Serves these custom resources and no others, beside those built in.
+    pub(crate) fn serve_custom(&self, custom: &[Arc<Resource>]) {
+        self.0.resources.rcu(|now| now.with_custom(custom.iter().cloned()));
+        self.documents().forget_others(&self.resources());
+    }
+
     /// A resource in its first version; 404 where it is not served.
     pub fn resource(&self, group: &str, resource: &str) -> Result<Arc<Resource>, Status> {
         self.resources().any_version(group, resource).cloned().ok_or_else(Status::no_such_path)

@@ -1,13 +1,15 @@
 //! What is served: resources by group, version and plural, as one snapshot that is swapped as a whole.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use orkd_api::kind::{Kind, Name, ResourceInfo};
+use orkd_api::status::Status;
 use serde_json::Value;
 
 use crate::cache::entry::Entry;
 use crate::cache::{Caches, WatchCache, is_stored};
+use crate::custom::Versions;
 use crate::registry::Hook;
 use crate::rest::Rest;
 use crate::selector::Filter;
@@ -22,10 +24,48 @@ pub struct Resource {
     pub hook: Option<Arc<dyn Hook>>,
     /// Handlers by subresource; the empty name for the resource itself.
     pub rest: HashMap<Name, Arc<dyn Rest>>,
-    view: bool,
+    form: Form,
+    /// Hash of what OpenAPI documents say of it.
+    pub(crate) fingerprint: OnceLock<[u8; 32]>,
+}
+
+/// The form in which objects are stored.
+enum Form {
+    /// The form served.
+    Served,
+    /// That of another built-in kind.
+    Other,
+    /// That of a version of a custom resource, which may differ from object to object.
+    Custom(Custom),
+}
+
+struct Custom {
+    /// Names the definition it is of, and its generation.
+    definition: String,
+    versions: Arc<Versions>,
+    /// The definition is being removed: nothing new is made.
+    terminating: bool,
 }
 
 impl Resource {
+    /// A version of a custom resource. `definition` names what it is of, a generation of a definition.
+    pub(crate) fn custom(
+        kind: Arc<dyn Kind>,
+        cache: Arc<WatchCache>,
+        definition: String,
+        versions: Arc<Versions>,
+        terminating: bool,
+    ) -> Self {
+        Resource {
+            kind,
+            cache: Some(cache),
+            hook: None,
+            rest: HashMap::new(),
+            form: Form::Custom(Custom { definition, versions, terminating }),
+            fingerprint: OnceLock::new(),
+        }
+    }
+
     /// The facts.
     pub fn info(&self) -> &ResourceInfo {
         self.kind.info()
@@ -36,67 +76,151 @@ impl Resource {
         api_version(&self.info().group, &self.info().version)
     }
 
-    /// Whether objects are stored in another kind's form.
+    /// The kind of lists.
+    pub fn list_kind(&self) -> String {
+        match self.kind.custom() {
+            Some(custom) => custom.list_kind().to_owned(),
+            None => format!("{}List", self.info().kind),
+        }
+    }
+
+    /// Names the definition it is of, and its generation; nothing for a built-in kind.
+    pub(crate) fn definition(&self) -> &str {
+        match &self.form {
+            Form::Custom(custom) => &custom.definition,
+            _ => "",
+        }
+    }
+
+    /// Whether objects may be stored in another form than the one served here.
     pub fn is_view(&self) -> bool {
-        self.view
+        match &self.form {
+            Form::Served => false,
+            Form::Other => true,
+            Form::Custom(custom) => custom.versions.are_many(),
+        }
+    }
+
+    /// Whether an object that is written here is stored in the form served here.
+    pub fn is_stored_as_served(&self) -> bool {
+        match &self.form {
+            Form::Served => true,
+            Form::Other => false,
+            Form::Custom(_) => self.cache.as_ref().is_some_and(|c| c.kind.info().version == self.info().version),
+        }
+    }
+
+    /// Whether another program turns objects from one version into another.
+    pub fn is_converted_remotely(&self) -> bool {
+        matches!(&self.form, Form::Custom(custom) if custom.versions.is_remote())
+    }
+
+    /// Whether nothing new is to be made: the definition is being removed.
+    pub fn is_terminating(&self) -> bool {
+        matches!(&self.form, Form::Custom(custom) if custom.terminating)
     }
 
     /// The kind in whose form objects are stored.
     pub fn stored_kind(&self) -> &dyn Kind {
         match &self.cache {
-            Some(cache) if self.view => &*cache.kind,
-            _ => &*self.kind,
+            Some(cache) => &*cache.kind,
+            None => &*self.kind,
         }
     }
 
     /// Turns a stored object into the form served here.
-    pub fn to_served(&self, object: &mut Value) {
-        if self.view {
-            self.kind.to_served(object);
-            self.head(object, self.info());
+    pub async fn to_served(&self, object: &mut Value) -> Result<(), Status> {
+        self.converted(object, &self.kind).await
+    }
+
+    /// Turns an object of the form served here into the form stored.
+    pub async fn to_storage(&self, object: &mut Value) -> Result<(), Status> {
+        match &self.cache {
+            Some(cache) => self.converted(object, &cache.kind).await,
+            None => Ok(()),
         }
     }
 
-    /// Whether objects are stored in the form served here.
-    pub fn is_stored_as_served(&self) -> bool {
-        !self.view
+    async fn converted(&self, object: &mut Value, to: &Arc<dyn Kind>) -> Result<(), Status> {
+        match &self.form {
+            Form::Custom(custom) => custom.versions.convert(std::slice::from_mut(object), &to.info().version).await,
+            _ => {
+                self.turn(object, Arc::ptr_eq(to, &self.kind));
+                Ok(())
+            }
+        }
     }
 
-    /// Turns an object into the form stored.
-    pub fn to_storage(&self, object: &mut Value) {
-        if let (true, Some(cache)) = (self.view, &self.cache) {
-            self.kind.to_storage(object);
-            self.head(object, cache.kind.info());
+    /// Turns an object between the form served and the form stored, where that needs nobody else's help.
+    pub fn turn(&self, object: &mut Value, to_served: bool) {
+        let Some(cache) = &self.cache else { return };
+        match (&self.form, to_served) {
+            (Form::Served, _) => {}
+            (Form::Other, true) => {
+                self.kind.to_served(object);
+                head(object, self.info());
+            }
+            (Form::Other, false) => {
+                self.kind.to_storage(object);
+                head(object, cache.kind.info());
+            }
+            (Form::Custom(custom), _) => {
+                let to = if to_served { &self.kind } else { &cache.kind };
+                custom.versions.turn(object, &to.info().version);
+            }
+        }
+    }
+
+    /// Has entries converted that are to be [`Resource::served`], where another program does it.
+    pub async fn prepare<'e>(&self, entries: impl IntoIterator<Item = &'e Arc<Entry>>) -> Result<(), Status> {
+        match &self.form {
+            Form::Custom(custom) if custom.versions.is_remote() => custom.versions.prepare(&self.kind, entries).await,
+            _ => Ok(()),
         }
     }
 
     /// Whether an object matches. Fields of a view are those of the form served.
     pub fn matches(&self, filter: &Filter, entry: &Arc<Entry>) -> bool {
-        if self.view && filter.by_fields() {
+        if self.is_view() && filter.by_fields() {
             return self.served(entry).is_some_and(|e| filter.matches(&e));
         }
         filter.matches(entry)
     }
 
-    fn head(&self, object: &mut Value, info: &ResourceInfo) {
-        if let Some(map) = object.as_object_mut() {
-            map.insert("apiVersion".into(), api_version(&info.group, &info.version).into());
-            map.insert("kind".into(), info.kind.to_string().into());
-        }
-    }
-
-    /// An entry in the form served here; the same entry where no conversion is needed.
+    /// An entry in the form served here; the same entry where no conversion is needed. Where another program converts,
+    /// only what has been prepared ([`Resource::prepare`]).
     pub fn served(&self, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
-        if !self.view {
-            return Some(entry.clone());
+        match &self.form {
+            Form::Served => return Some(entry.clone()),
+            Form::Custom(custom) => {
+                if !custom.versions.are_many() || entry.is_of(&self.info().group, &self.info().version) {
+                    return Some(entry.clone());
+                }
+                if custom.versions.is_remote() {
+                    return entry.known_view(&self.info().type_name);
+                }
+            }
+            Form::Other => {}
         }
         entry.view(&self.info().type_name, |value| {
             let mut object = value.clone();
-            self.to_served(&mut object);
-            crate::registry::set_version(&mut object, None);
-            let bytes = crate::codec::encode_stored(&*self.kind, &object);
-            Entry::new(&*self.kind, true, entry.key.clone(), &bytes, entry.revision)
+            self.turn(&mut object, true);
+            view(&*self.kind, object, entry)
         })
+    }
+}
+
+/// An entry in another form.
+pub(crate) fn view(kind: &dyn Kind, mut object: Value, entry: &Entry) -> Option<Entry> {
+    crate::registry::set_version(&mut object, None);
+    let bytes = crate::codec::encode_stored(kind, &object);
+    Entry::new(kind, true, entry.key.clone(), &bytes, entry.revision)
+}
+
+fn head(object: &mut Value, info: &ResourceInfo) {
+    if let Some(map) = object.as_object_mut() {
+        map.insert("apiVersion".into(), api_version(&info.group, &info.version).into());
+        map.insert("kind".into(), info.kind.to_string().into());
     }
 }
 
@@ -110,10 +234,12 @@ pub fn api_version(group: &str, version: &str) -> String {
 pub struct Resources {
     all: Vec<Arc<Resource>>,
     by_plural: HashMap<Name, Vec<usize>>,
+    /// How many are built in. They come first.
+    built_in: usize,
 }
 
 impl Resources {
-    /// Builds the snapshot.
+    /// The built-in resources.
     pub fn new(
         caches: &Caches,
         hooks: &HashMap<(Name, Name), Arc<dyn Hook>>,
@@ -122,10 +248,9 @@ impl Resources {
         let mut resources = Resources::default();
         for kind in caches.kinds() {
             let info = kind.info();
-            let cache = is_stored(&**kind).then(|| caches.cache(&info.storage_prefix).cloned()).flatten();
+            let cache = is_stored(&**kind).then(|| caches.cache(&info.storage_prefix)).flatten();
             let view = cache.as_ref().is_some_and(|c| !std::ptr::eq(c.kind.info(), info));
-            let plural = info.plural.clone();
-            let resource = Resource {
+            resources.add(Arc::new(Resource {
                 kind: kind.clone(),
                 cache,
                 hook: hooks.get(&(info.group.clone(), info.plural.clone())).cloned(),
@@ -134,12 +259,24 @@ impl Resources {
                     .filter(|((g, r, _), _)| *g == info.group && *r == info.plural)
                     .map(|((_, _, sub), handler)| (sub.clone(), handler.clone()))
                     .collect(),
-                view,
-            };
-            resources.by_plural.entry(plural).or_default().push(resources.all.len());
-            resources.all.push(Arc::new(resource));
+                form: if view { Form::Other } else { Form::Served },
+                fingerprint: OnceLock::new(),
+            }));
         }
+        resources.built_in = resources.all.len();
         resources
+    }
+
+    /// The same built-in resources with other custom ones.
+    pub(crate) fn with_custom(&self, custom: impl IntoIterator<Item = Arc<Resource>>) -> Resources {
+        let mut resources = Resources { built_in: self.built_in, ..Resources::default() };
+        self.built_in().cloned().chain(custom).for_each(|resource| resources.add(resource));
+        resources
+    }
+
+    fn add(&mut self, resource: Arc<Resource>) {
+        self.by_plural.entry(resource.info().plural.clone()).or_default().push(self.all.len());
+        self.all.push(resource);
     }
 
     /// The resource of a path.
@@ -161,5 +298,10 @@ impl Resources {
     /// All resources in their order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.all.iter()
+    }
+
+    /// Those that are there whatever the definitions say.
+    pub(crate) fn built_in(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.all[..self.built_in.min(self.all.len())].iter()
     }
 }

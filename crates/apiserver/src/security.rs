@@ -257,7 +257,7 @@ pub fn secure(
 }
 
 impl Guard {
-    /// Makes what a cluster is born with. To be called before the server is ready.
+    /// Makes what a cluster is born with, and serves the custom resources it has. To be called before the server is ready.
     pub async fn bootstrap(
         &self,
         server: &ApiServer,
@@ -265,7 +265,9 @@ impl Guard {
     ) -> Result<(), orkd_api::status::Status> {
         // Set once; a second start of the same guard is of the same server.
         let _ = self.later.set(Arc::downgrade(&server.0));
-        bootstrap::run(server, facts, Timestamp::now()).await
+        bootstrap::run(server, facts, Timestamp::now()).await?;
+        crate::custom::definitions::start(server).await;
+        Ok(())
     }
 
     /// Takes over the text of another authentication configuration (`--authentication-config`), or nothing of it.

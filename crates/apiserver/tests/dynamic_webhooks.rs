@@ -3,24 +3,14 @@
 
 mod common;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
-use common::{World, admin};
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
+use common::{World, admin, https};
+use http::Request;
 use orkd_apiserver::Body;
 use orkd_apiserver::user::InProcess;
-use orkd_pki::Profile;
-use orkd_pki::authority::Authority;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
-use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
@@ -31,8 +21,7 @@ type Answer = Arc<dyn Fn(&Value) -> Value + Send + Sync>;
 
 /// A webhook of the test's own: HTTPS on a port of 127.0.0.1.
 struct Hook {
-    port: u16,
-    ca: String,
+    server: https::Server,
     /// The reviews it was sent.
     reviews: mpsc::UnboundedReceiver<Value>,
     /// An answer takes a permit.
@@ -41,65 +30,40 @@ struct Hook {
 
 impl Hook {
     async fn start(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Hook {
-        let (authority, answer): (_, Answer) =
-            (Authority::create("hooks", Timestamp::now()).expect("ca"), Arc::new(answer));
-        let names = vec!["localhost".to_owned(), "hook.default.svc".to_owned()];
-        let profile = Profile::server("hook", names, vec![[127, 0, 0, 1].into()]);
-        let identity = authority.issue(&profile, Timestamp::now()).expect("certificate");
-        let mut config = orkd_pki::tls::server_config(&identity, &[]).expect("configuration");
-        config.alpn_protocols.clear();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = listener.local_addr().expect("address").port();
         let (sender, reviews) = mpsc::unbounded_channel();
         let permits = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        let gate = permits.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, sender, answer, gate) = (acceptor.clone(), sender.clone(), answer.clone(), gate.clone());
-                tokio::spawn(async move {
-                    // A client that does not believe us goes away.
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let serve = service_fn(move |request: Request<Incoming>| {
-                        let (sender, answer, gate) = (sender.clone(), answer.clone(), gate.clone());
-                        async move {
-                            let path = request.uri().to_string();
-                            let body = request.into_body().collect().await.expect("a body").to_bytes();
-                            let mut review: Value = serde_json::from_slice(&body).expect("a review");
-                            review["path"] = json!(path);
-                            // Who does not listen any more has seen enough.
-                            let _ = sender.send(review.clone());
-                            gate.acquire().await.expect("open").forget();
-                            let mut said = answer(&review);
-                            let code = said["code"].take().as_u64().unwrap_or(200);
-                            let text = match said["text"].take() {
-                                Value::String(text) => text,
-                                _ => {
-                                    if said.get("uid").is_none() {
-                                        said["uid"] = review["request"]["uid"].clone();
-                                    }
-                                    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": said})
-                                        .to_string()
-                                }
-                            };
-                            let mut response = Response::new(Full::new(Bytes::from(text)));
-                            *response.status_mut() = u16::try_from(code).expect("a code").try_into().expect("a code");
-                            Ok::<_, Infallible>(response)
+        let (answer, gate): (Answer, _) = (Arc::new(answer), permits.clone());
+        let server = https::serve(move |path, mut review| {
+            let (sender, answer, gate) = (sender.clone(), answer.clone(), gate.clone());
+            async move {
+                review["path"] = json!(path);
+                // Who does not listen any more has seen enough.
+                let _ = sender.send(review.clone());
+                gate.acquire().await.expect("open").forget();
+                let mut said = answer(&review);
+                let code = said["code"].take().as_u64().unwrap_or(200);
+                let text = match said["text"].take() {
+                    Value::String(text) => text,
+                    _ => {
+                        if said.get("uid").is_none() {
+                            said["uid"] = review["request"]["uid"].clone();
                         }
-                    });
-                    let _ =
-                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), serve).await;
-                });
+                        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": said})
+                            .to_string()
+                    }
+                };
+                (u16::try_from(code).expect("a code"), text)
             }
-        });
-        Hook { port, ca: authority.certificate().to_pem(), reviews, permits }
+        })
+        .await;
+        Hook { server, reviews, permits }
     }
 
     /// The webhook with this name, for config maps.
     fn webhook(&self, name: &str) -> Value {
-        let ca = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &self.ca);
         json!({"name": name, "sideEffects": "None", "admissionReviewVersions": ["v1"],
-            "clientConfig": {"url": format!("https://127.0.0.1:{}/check", self.port), "caBundle": ca},
+            "clientConfig": {"url": format!("https://127.0.0.1:{}/check", self.server.port),
+                "caBundle": self.server.bundle()},
             "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["configmaps"]}]})
     }
 
@@ -185,7 +149,8 @@ async fn a_webhook_that_cannot_be_asked_fails_as_its_policy_says() {
     })
     .await;
     // Nobody listens here any more.
-    let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address").port();
+    let gone =
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address").port();
     let refused = async |webhook: Value, name: &str, path: &str| {
         configure(&world, "validating", "v", json!([webhook])).await;
         let answer = world.call(&admin(), "POST", path, map(name, json!({}))).await;
@@ -209,10 +174,11 @@ async fn a_webhook_that_cannot_be_asked_fails_as_its_policy_says() {
     assert_eq!(refused(open, "open", MAPS).await.0, 201);
     let mut stranger = webhook();
     stranger["clientConfig"]["caBundle"] = {
-        let other = Authority::create("other", Timestamp::now()).expect("ca").certificate().to_pem();
+        let other =
+            orkd_pki::authority::Authority::create("other", jiff::Timestamp::now()).expect("ca").certificate().to_pem();
         json!(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, other))
     };
-    let url = format!("https://127.0.0.1:{}/check?timeout=10s", hook.port);
+    let url = format!("https://127.0.0.1:{}/check?timeout=10s", hook.server.port);
     let text = "tls: failed to verify certificate: x509: certificate signed by unknown authority";
     assert_eq!(
         refused(stranger, "m", MAPS).await,
@@ -316,7 +282,7 @@ async fn a_service_stands_for_its_address_and_its_name_is_verified() {
     let mut webhook = hook.webhook("a.example.com");
     let ca = webhook["clientConfig"]["caBundle"].take();
     webhook["clientConfig"] = json!({"caBundle": ca,
-        "service": {"namespace": "default", "name": "hook", "path": "/deep/path", "port": hook.port}});
+        "service": {"namespace": "default", "name": "hook", "path": "/deep/path", "port": hook.server.port}});
     configure(&world, "validating", "v", json!([webhook])).await;
     for n in 0..3 {
         let (code, made) = world.call(&admin(), "POST", MAPS, map(&format!("m{n}"), json!({}))).await;

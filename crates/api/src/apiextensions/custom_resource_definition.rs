@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::validate;
+use super::{conditions, validate};
 use crate::custom::Structural;
 use crate::field::{ErrorList, quote};
 use crate::kind::{Cells, Cx, Kind, MetaRules};
@@ -67,6 +67,18 @@ impl Kind for CustomResourceDefinition {
         restore(new, old, &["status"]);
         next_generation(new, old, &["spec"]);
         remember_storage_version(new);
+    }
+
+    /// Its objects go first: whoever serves them removes the finalizer.
+    fn begin_removal(&self, obj: &mut Value, now: jiff::Timestamp) -> bool {
+        set(obj, &["metadata", "deletionTimestamp"], now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        let mut finalizers = list(obj, &["metadata", "finalizers"]).to_vec();
+        if !finalizers.iter().any(|f| f == conditions::FINALIZER) {
+            finalizers.push(conditions::FINALIZER.into());
+        }
+        set(obj, &["metadata", "finalizers"], finalizers);
+        conditions::put(obj, &conditions::Condition::removal_pending(), now);
+        true
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {

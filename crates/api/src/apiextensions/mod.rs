@@ -1,6 +1,7 @@
 //! The API group `apiextensions.k8s.io`: definitions of custom resources.
 
 use crate::kind::Kind;
+pub mod conditions;
 pub mod custom_resource_definition;
 mod defaults;
 mod expressions;

@@ -89,38 +89,63 @@ fn stored_versions(errs: &mut ErrorList, obj: &Value) {
     }
 }
 
-/// Groups of the Kubernetes project want a word of approval.
-fn approval(errs: &mut ErrorList, obj: &Value, old: &Value) {
-    const KEY: &str = "api-approved.kubernetes.io";
+/// The annotation in which groups of the Kubernetes project say who approved of them.
+pub(super) const APPROVAL: &str = "api-approved.kubernetes.io";
+
+/// What that annotation says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Approval {
+    /// Nothing.
+    Missing,
+    /// That nobody has.
+    Bypassed,
+    /// Where it was given.
+    Given,
+    /// Nothing that can be understood.
+    Invalid,
+}
+
+/// Whether a definition has been approved of; `None` where that is nobody's business. Upstream: `GetAPIApprovalState`.
+pub(super) fn approval_of(obj: &Value) -> Option<Approval> {
     let group = text(obj, &["spec", "group"]);
     let protected = ["k8s.io", "kubernetes.io"].iter().any(|d| group == *d || group.ends_with(&format!(".{d}")));
-    if !protected {
+    let word = text(obj, &["metadata", "annotations", APPROVAL]);
+    let is_url = word.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
+    protected.then_some(match word {
+        "" => Approval::Missing,
+        word if word.starts_with("unapproved") => Approval::Bypassed,
+        _ if is_url => Approval::Given,
+        _ => Approval::Invalid,
+    })
+}
+
+/// What is said where the annotation is missing.
+pub(super) fn missing_approval() -> String {
+    format!(
+        "protected groups must have approval annotation \"{APPROVAL}\", see \
+         https://github.com/kubernetes/enhancements/pull/1111"
+    )
+}
+
+/// What is said where it cannot be understood.
+pub(super) fn invalid_approval() -> String {
+    format!(
+        "protected groups must have approval annotation \"{APPROVAL}\" with either a URL or a reason starting with \
+         \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111"
+    )
+}
+
+/// Groups of the Kubernetes project want a word of approval.
+fn approval(errs: &mut ErrorList, obj: &Value, old: &Value) {
+    let word = |obj| text(obj, &["metadata", "annotations", APPROVAL]).to_owned();
+    if old.is_object() && word(obj) == word(old) {
         return;
     }
-    let word = |obj| text(obj, &["metadata", "annotations", KEY]).to_owned();
-    let (new, before) = (word(obj), word(old));
-    if old.is_object() && new == before {
-        return;
-    }
-    let path = Path::new("metadata").child("annotations").key(KEY);
-    let is_url = new.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
-    if new.is_empty() {
-        errs.required(
-            &path,
-            format!(
-                "protected groups must have approval annotation \"{KEY}\", see \
-                 https://github.com/kubernetes/enhancements/pull/1111"
-            ),
-        );
-    } else if !is_url && !new.starts_with("unapproved") {
-        errs.invalid(
-            &path,
-            new.as_str(),
-            format!(
-                "protected groups must have approval annotation \"{KEY}\" with either a URL or a reason starting with \
-                 \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111"
-            ),
-        );
+    let path = Path::new("metadata").child("annotations").key(APPROVAL);
+    match approval_of(obj) {
+        Some(Approval::Missing) => errs.required(&path, missing_approval()),
+        Some(Approval::Invalid) => errs.invalid(&path, word(obj), invalid_approval()),
+        _ => {}
     }
 }
 

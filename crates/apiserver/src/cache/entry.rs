@@ -75,13 +75,17 @@ impl Entry {
             event => (format!("{{\"type\":\"{event}\",\"object\":"), &b"}\n"[..]),
         };
         let insert = |json: &[u8]| splice::insert_between(json, revision, before.as_bytes(), after);
-        let (whole, layout) = match insert(stored) {
+        let (whole, mut layout) = match insert(stored) {
             Some(found) if !stored.starts_with(b"k8s\0") => found,
             _ => {
                 let value = crate::codec::decode_stored(kind, stored)?;
                 insert(&crate::codec::encode_stored(kind, &value))?
             }
         };
+        if kind.custom().is_some() {
+            // Each of them says its type in a list, too.
+            layout.fields = 0;
+        }
         let json = whole.slice(before.len()..whole.len() - after.len());
         let (labels, fields): (Vec<_>, Vec<_>) = if selectable {
             let value = sparse::decode(&json, kind.selectable_lists())?;
@@ -226,6 +230,31 @@ impl Entry {
     /// The protobuf form, made on the first call.
     pub fn protobuf(&self, make: impl FnOnce(&Value) -> Bytes) -> &Bytes {
         self.protobuf.get_or_init(|| make(&self.decode()))
+    }
+
+    /// Whether a custom object is of a version. What this server writes begins with the version.
+    pub fn is_of(&self, group: &str, version: &str) -> bool {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Version<'a> {
+            #[serde(borrow, default)]
+            api_version: std::borrow::Cow<'a, str>,
+        }
+        let said = self.json.strip_prefix(b"{\"apiVersion\":\"").and_then(|rest| {
+            let end = rest.iter().position(|b| *b == b'"')?;
+            std::str::from_utf8(&rest[..end]).ok()
+        });
+        let same = |said: &str| said.split_once('/') == Some((group, version));
+        match said {
+            Some(said) => same(said),
+            None => self.read::<Version<'_>>().is_ok_and(|v| same(&v.api_version)),
+        }
+    }
+
+    /// The object in another served version, where it has been made.
+    pub fn known_view(&self, version: &Name) -> Option<Arc<Entry>> {
+        let views = self.views.get()?.lock();
+        views.iter().find(|(v, _)| v == version).map(|(_, entry)| entry.clone())
     }
 
     /// The object in another served version, made on the first call.

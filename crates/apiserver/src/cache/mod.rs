@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use orkd_api::kind::Kind;
 use orkd_store::{Error, Store};
 use tokio::sync::watch;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use entry::Entry;
 pub use reader::{Changed, Changes, Reader};
-pub use watch_cache::{Bucket, Change, Gone, Snapshot, WatchCache, Watcher};
+pub use watch_cache::{Bucket, Change, Gone, Intake, Snapshot, WatchCache, Watcher};
 
 /// How far the cache is.
 pub struct Progress {
@@ -63,10 +64,13 @@ impl Progress {
 pub struct Caches {
     store: Arc<dyn Store>,
     kinds: Vec<Arc<dyn Kind>>,
-    by_prefix: HashMap<String, Arc<WatchCache>>,
+    by_prefix: ArcSwap<ByPrefix>,
     progress: Arc<Progress>,
     stop: CancellationToken,
 }
+
+/// The caches that follow a prefix: one, but two while one takes the place of the other ([`Caches::follow`]).
+type ByPrefix = HashMap<String, Vec<Arc<WatchCache>>>;
 
 /// Whether objects of a kind are stored (review kinds are not).
 pub fn is_stored(kind: &dyn Kind) -> bool {
@@ -79,14 +83,15 @@ impl Caches {
     /// [`Caches::stop`] is called.
     pub async fn open(store: Arc<dyn Store>, kinds: Vec<Arc<dyn Kind>>) -> Result<Arc<Caches>, Error> {
         let progress = Arc::new(Progress::new());
-        let mut by_prefix: HashMap<String, Arc<WatchCache>> = HashMap::new();
+        let mut by_prefix = ByPrefix::new();
         for kind in kinds.iter().filter(|k| is_stored(&***k)) {
             let prefix = kind.info().storage_prefix.to_string();
             // Of several views of one storage the first listed is the stored form.
             by_prefix
                 .entry(prefix.clone())
-                .or_insert_with(|| Arc::new(WatchCache::new(prefix, kind.clone(), progress.clone())));
+                .or_insert_with(|| vec![Arc::new(WatchCache::new(prefix, kind.clone(), progress.clone(), None))]);
         }
+        let by_prefix = ArcSwap::from_pointee(by_prefix);
         let stop = CancellationToken::new();
         let caches = Arc::new(Caches { store, kinds, by_prefix, progress, stop });
         let from = dispatch::load(&caches).await?;
@@ -99,14 +104,49 @@ impl Caches {
         &self.store
     }
 
-    /// The kinds served.
+    /// The kinds served from the start on. Those of custom resources come and go ([`Caches::follow`]).
     pub fn kinds(&self) -> &[Arc<dyn Kind>] {
         &self.kinds
     }
 
     /// The cache of a storage prefix.
-    pub fn cache(&self, prefix: &str) -> Option<&Arc<WatchCache>> {
-        self.by_prefix.get(prefix)
+    pub fn cache(&self, prefix: &str) -> Option<Arc<WatchCache>> {
+        self.by_prefix.load().get(prefix)?.first().cloned()
+    }
+
+    /// Follows the objects of another kind from now on. What `intake` makes of a record is what the cache holds. A
+    /// cache that follows the same prefix already goes on until it is forgotten ([`Caches::forget`]).
+    pub async fn follow(&self, kind: Arc<dyn Kind>, intake: Intake) -> Result<Arc<WatchCache>, Error> {
+        let prefix = kind.info().storage_prefix.to_string();
+        let cache = Arc::new(WatchCache::loading(prefix.clone(), kind, self.progress.clone(), intake));
+        // What is committed from here on waits in the cache until what stands has been read.
+        self.change(|all| all.entry(prefix.clone()).or_default().push(cache.clone()));
+        match dispatch::load_one(self, &cache).await {
+            Ok(()) => Ok(cache),
+            Err(error) => {
+                self.forget(&cache);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ceases to follow the objects of a kind; watches of them end.
+    pub fn forget(&self, cache: &Arc<WatchCache>) {
+        self.change(|all| {
+            if let Some(list) = all.get_mut(&cache.prefix) {
+                list.retain(|c| !Arc::ptr_eq(c, cache));
+            }
+            all.retain(|_, list| !list.is_empty());
+        });
+        cache.close();
+    }
+
+    fn change(&self, change: impl Fn(&mut ByPrefix)) {
+        self.by_prefix.rcu(|now| {
+            let mut next = ByPrefix::clone(now);
+            change(&mut next);
+            next
+        });
     }
 
     /// How far the cache is.

@@ -37,7 +37,7 @@ impl Reader {
         Reader(caches)
     }
 
-    fn find(&self, group: &str, resource: &str) -> Option<&Arc<WatchCache>> {
+    fn find(&self, group: &str, resource: &str) -> Option<Arc<WatchCache>> {
         let kind = self.kind(group, resource)?;
         self.0.cache(&kind.info().storage_prefix)
     }
@@ -73,7 +73,7 @@ impl Reader {
 
     /// The changes of a resource, beginning with a `Reset` and what stands now.
     pub fn subscribe(&self, group: &str, resource: &str) -> Option<Changes> {
-        let cache = self.find(group, resource)?.clone();
+        let cache = self.find(group, resource)?;
         let mut changes = Changes { cache, watcher: None, backlog: VecDeque::new() };
         changes.restart();
         Some(changes)

@@ -142,11 +142,23 @@ pub struct Gone {
     pub oldest: u64,
 }
 
+/// Brings a record into the form in which the cache holds it; `None` for one that cannot be read.
+pub type Intake = Arc<dyn Fn(&Bytes) -> Option<Bytes> + Send + Sync>;
+
+/// A change that waits until the cache has been loaded: key, object and revision.
+type Waiting = (String, Option<Entry>, u64);
+
 /// A watcher's number and the way to it.
 type Receiver = (u64, mpsc::Sender<Arc<Change>>);
 
 struct Inner {
     map: Map,
+    /// What is told of revisions up to this one was in what has been loaded.
+    floor: u64,
+    /// What came while the cache is being loaded.
+    waiting: Option<Vec<Waiting>>,
+    /// Nobody follows the store for this cache any more.
+    closed: bool,
     /// Revision of the last change applied.
     last: u64,
     /// The history holds every change after this revision,
@@ -169,6 +181,7 @@ pub struct WatchCache {
     pub kind: Arc<dyn Kind>,
     /// Whether the kind has selectable fields.
     selectable: bool,
+    intake: Option<Intake>,
     progress: Arc<Progress>,
     inner: RwLock<Inner>,
 }
@@ -183,15 +196,19 @@ pub struct Snapshot {
 
 impl WatchCache {
     /// An empty cache.
-    pub(super) fn new(prefix: String, kind: Arc<dyn Kind>, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(prefix: String, kind: Arc<dyn Kind>, progress: Arc<Progress>, intake: Option<Intake>) -> Self {
         let selectable = !kind.selectable_fields(&serde_json::Value::Null).is_empty();
         WatchCache {
             prefix,
             kind,
             selectable,
+            intake,
             progress,
             inner: RwLock::new(Inner {
                 map: Map::new(),
+                floor: 0,
+                waiting: None,
+                closed: false,
                 last: 0,
                 oldest: 0,
                 oldest_seq: 0,
@@ -205,15 +222,50 @@ impl WatchCache {
         }
     }
 
+    /// A cache that keeps what it is told until [`WatchCache::loaded`].
+    pub(super) fn loading(prefix: String, kind: Arc<dyn Kind>, progress: Arc<Progress>, intake: Intake) -> Self {
+        let mut cache = WatchCache::new(prefix, kind, progress, Some(intake));
+        cache.inner.get_mut().waiting = Some(Vec::new());
+        cache
+    }
+
+    /// Puts in place what stood at a revision, and after it what came since. Nothing is done where the cache has been
+    /// loaded otherwise meanwhile ([`WatchCache::reset`]).
+    pub(super) fn loaded(&self, map: Map, revision: u64) {
+        let mut inner = self.inner.write();
+        let Some(waiting) = inner.waiting.take() else { return };
+        inner.reset(map, revision);
+        for (key, entry, revision) in waiting {
+            inner.apply(&key, entry, revision);
+        }
+    }
+
+    /// Ends all watchers, those to come as well.
+    pub(super) fn close(&self) {
+        let mut inner = self.inner.write();
+        inner.closed = true;
+        inner.end_watchers();
+        inner.history.clear();
+        inner.history_bytes = 0;
+    }
+
+    /// The record in the form in which the cache holds it.
+    pub(crate) fn taken_in(&self, stored: &Bytes) -> Option<Bytes> {
+        match &self.intake {
+            Some(intake) => intake(stored),
+            None => Some(stored.clone()),
+        }
+    }
+
     /// Decodes a record into an entry.
     pub fn entry(&self, key: &str, stored: &Bytes, revision: u64) -> Option<Entry> {
-        Entry::new(&*self.kind, self.selectable, key.into(), stored, revision)
+        Entry::new(&*self.kind, self.selectable, key.into(), &self.taken_in(stored)?, revision)
     }
 
     /// The same for a record that an event brings.
     pub(super) fn changed(&self, key: &str, stored: &Bytes, revision: u64) -> Option<Entry> {
         let event = if self.inner.read().map.contains_key(key) { "MODIFIED" } else { "ADDED" };
-        Entry::brought_by(&*self.kind, self.selectable, key.into(), stored, revision, event)
+        Entry::brought_by(&*self.kind, self.selectable, key.into(), &self.taken_in(stored)?, revision, event)
     }
 
     /// Forgets what is old, also where nothing new comes.
@@ -232,39 +284,22 @@ impl WatchCache {
     /// and list.
     pub(super) fn reset(&self, map: Map, revision: u64) {
         let mut inner = self.inner.write();
-        inner.map = map;
-        inner.last = revision;
-        inner.oldest = revision;
-        inner.next_seq += 1;
-        inner.oldest_seq = inner.next_seq;
-        inner.history.clear();
-        inner.history_bytes = 0;
-        inner.buckets.clear();
-        inner.field_buckets = 0;
+        inner.waiting = None;
+        inner.reset(map, revision);
     }
 
     /// Ends all watchers, at shutdown.
     pub(super) fn end_watchers(&self) {
-        let mut inner = self.inner.write();
-        inner.next_seq += 1;
-        inner.oldest_seq = inner.next_seq;
-        inner.buckets.clear();
-        inner.field_buckets = 0;
+        self.inner.write().end_watchers();
     }
 
     /// Applies one change. `entry` is `None` for a removal.
     pub(super) fn apply(&self, key: &str, entry: Option<Entry>, revision: u64) {
         let mut inner = self.inner.write();
-        let new = entry.map(Arc::new);
-        let old = match &new {
-            Some(e) => inner.map.insert(e.key.clone(), e.clone()),
-            None => inner.map.remove(key),
-        };
-        inner.last = revision;
-        let Some(change) = Change::new(revision, inner.next_seq, old, new).map(Arc::new) else { return };
-        inner.next_seq += 1;
-        inner.remember(change.clone());
-        inner.deliver(&change);
+        match &mut inner.waiting {
+            Some(waiting) => waiting.push((key.to_owned(), entry, revision)),
+            None => inner.apply(key, entry, revision),
+        }
     }
 
     /// One object as it stands now.
@@ -325,6 +360,10 @@ impl WatchCache {
         let (tx, rx) = mpsc::channel(BUFFER);
         let id = inner.next_watcher;
         inner.next_watcher += 1;
+        if inner.closed {
+            // Its channel is closed and what it would go on from is gone.
+            return Watcher { cache: self.clone(), bucket, id, rx, backlog, from, next_seq: 0 };
+        }
         if matches!(bucket, Bucket::Field(..)) {
             inner.field_buckets += 1;
         }
@@ -373,6 +412,39 @@ impl Bucket {
 }
 
 impl Inner {
+    fn reset(&mut self, map: Map, revision: u64) {
+        self.map = map;
+        self.floor = revision;
+        self.last = revision;
+        self.oldest = revision;
+        self.history.clear();
+        self.history_bytes = 0;
+        self.end_watchers();
+    }
+
+    fn end_watchers(&mut self) {
+        self.next_seq += 1;
+        self.oldest_seq = self.next_seq;
+        self.buckets.clear();
+        self.field_buckets = 0;
+    }
+
+    fn apply(&mut self, key: &str, entry: Option<Entry>, revision: u64) {
+        if revision <= self.floor {
+            return;
+        }
+        let new = entry.map(Arc::new);
+        let old = match &new {
+            Some(e) => self.map.insert(e.key.clone(), e.clone()),
+            None => self.map.remove(key),
+        };
+        self.last = revision;
+        let Some(change) = Change::new(revision, self.next_seq, old, new).map(Arc::new) else { return };
+        self.next_seq += 1;
+        self.remember(change.clone());
+        self.deliver(&change);
+    }
+
     fn remember(&mut self, change: Arc<Change>) {
         self.history_bytes += change.weight();
         let now = change.at;

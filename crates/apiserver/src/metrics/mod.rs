@@ -189,7 +189,7 @@ fn stored(server: &ApiServer, out: &mut String) {
     ] {
         base::head(out, name, help, "gauge");
         for resource in server.resources().iter() {
-            let Some(cache) = resource.cache.as_ref().filter(|_| !resource.is_view()) else { continue };
+            let Some(cache) = resource.cache.as_ref().filter(|_| resource.is_stored_as_served()) else { continue };
             let info = resource.info();
             let value = cache.len() as f64;
             if with_group {

@@ -91,6 +91,12 @@ async fn create_once(
     mut object: Value,
     options: &WriteOptions,
 ) -> Result<Value, Status> {
+    if target.resource.is_terminating() {
+        let info = target.resource.info();
+        let mut status = Status::method_not_supported(&info.group, &info.plural, "create");
+        status.message = "create not allowed while custom resource definition is terminating".into();
+        return Err(status);
+    }
     if !meta_text(&object, "resourceVersion").is_empty() && meta_text(&object, "resourceVersion") != "0" {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
     }

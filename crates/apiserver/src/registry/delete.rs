@@ -30,7 +30,7 @@ pub struct Deleted {
 /// Deletes an object.
 pub async fn delete(cx: &Request<'_>, target: &Target<'_>, options: &DeleteOptions) -> Result<Deleted, Status> {
     let option_value = options.to_value();
-    let mut current = super::cached(target)?;
+    let mut current = super::cached(target).await?;
     let mut is_live = false;
     for _ in 0..ATTEMPTS {
         let Some(standing) = current.clone() else {
@@ -81,6 +81,9 @@ async fn attempt(
     strategy::check(cx, target, Operation::Delete, &Value::Null, Some(&old), option_value, options.dry_run).await?;
     check_preconditions(target, options, &old)?;
     let mut new = old.clone();
+    if old["metadata"]["deletionTimestamp"].is_null() && target.resource.kind.begin_removal(&mut new, cx.now) {
+        return write(cx, target, new, revision, options.dry_run).await;
+    }
     if is_namespace(target) {
         if old["metadata"]["deletionTimestamp"].is_null() {
             if let Some(meta) = metadata(&mut new) {

@@ -27,7 +27,6 @@ use orkd_store::{Condition, Error, Op, Outcome, Record, Revision, Txn};
 use serde_json::Value;
 
 use crate::cache::WatchCache;
-use crate::cache::entry::Entry;
 use crate::codec;
 use crate::pipeline::ApiServer;
 use crate::resources::Resource;
@@ -168,33 +167,34 @@ pub fn store_error(error: &Error) -> Status {
     }
 }
 
-fn from_entry(resource: &Resource, entry: &Entry) -> Current {
-    let mut object = entry.decode();
-    resource.to_served(&mut object);
-    Current { object, revision: Revision(entry.revision) }
-}
-
-fn from_record(resource: &Resource, record: &Record) -> Result<Current, Status> {
+async fn from_record(target: &Target<'_>, record: &Record) -> Result<Current, Status> {
     let unreadable = || Status::internal("a stored object cannot be read");
-    let mut object = codec::decode_stored(resource.stored_kind(), &record.value).ok_or_else(unreadable)?;
+    let value = target.cache()?.taken_in(&record.value).ok_or_else(unreadable)?;
+    let mut object = codec::decode_stored(target.resource.stored_kind(), &value).ok_or_else(unreadable)?;
     if !object.is_object() {
         return Err(unreadable());
     }
     set_version(&mut object, Some(record.mod_revision.0));
-    resource.to_served(&mut object);
+    target.resource.to_served(&mut object).await?;
     Ok(Current { object, revision: record.mod_revision })
 }
 
 /// The object as the cache has it.
-pub fn cached(target: &Target<'_>) -> Result<Option<Current>, Status> {
-    let entry = target.cache()?.get(&target.key());
-    Ok(entry.map(|e| from_entry(&target.resource, &e)))
+pub async fn cached(target: &Target<'_>) -> Result<Option<Current>, Status> {
+    let Some(entry) = target.cache()?.get(&target.key()) else { return Ok(None) };
+    let resource = &target.resource;
+    resource.prepare([&entry]).await?;
+    let entry = resource.served(&entry).ok_or_else(|| Status::internal("a stored object cannot be converted"))?;
+    Ok(Some(Current { object: entry.decode(), revision: Revision(entry.revision) }))
 }
 
 /// The object as the store has it, linearizable.
 pub async fn live(server: &ApiServer, target: &Target<'_>) -> Result<Option<Current>, Status> {
     let record = server.store().get(&target.storage_key()?).await.map_err(|e| store_error(&e))?;
-    record.map(|r| from_record(&target.resource, &r)).transpose()
+    match record {
+        Some(record) => from_record(target, &record).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The object, linearizable; 404 without one.
@@ -232,15 +232,15 @@ pub fn finalizers(object: &Value) -> Vec<String> {
 }
 
 /// The form in which an object is stored: the stored version of its kind, and no resourceVersion, which the object loses.
-fn stored_bytes(target: &Target<'_>, object: &mut Value) -> Bytes {
+async fn stored_bytes(target: &Target<'_>, object: &mut Value) -> Result<Bytes, Status> {
     set_version(object, None);
     let kind = target.resource.stored_kind();
     if target.resource.is_stored_as_served() {
-        return codec::encode_stored(kind, object);
+        return Ok(codec::encode_stored(kind, object));
     }
     let mut object = object.clone();
-    target.resource.to_storage(&mut object);
-    codec::encode_stored(kind, &object)
+    target.resource.to_storage(&mut object).await?;
+    Ok(codec::encode_stored(kind, &object))
 }
 
 /// The largest record written (etcd's default request limit, which clients know).
@@ -261,13 +261,13 @@ async fn write(
     mut object: Value,
     expected: Revision,
 ) -> Result<Written, Status> {
-    let value = stored_bytes(target, &mut object);
+    let value = stored_bytes(target, &mut object).await?;
     match put(cx, target, value, expected).await? {
         Ok(revision) => {
             set_version(&mut object, Some(revision.0));
             Ok(Written::Done(object))
         }
-        Err(record) => lost(target, record),
+        Err(record) => lost(target, record).await,
     }
 }
 
@@ -310,15 +310,18 @@ async fn remove(
             settle(cx.server, revision).await;
             Ok(Ok(revision))
         }
-        Outcome::Failed(records) => match lost(target, records.into_iter().next().flatten())? {
+        Outcome::Failed(records) => match lost(target, records.into_iter().next().flatten()).await? {
             Written::Lost(current) => Ok(Err(current)),
             Written::Done(_) => Ok(Err(None)),
         },
     }
 }
 
-fn lost(target: &Target<'_>, record: Option<Record>) -> Result<Written, Status> {
-    Ok(Written::Lost(record.map(|r| from_record(&target.resource, &r)).transpose()?))
+async fn lost(target: &Target<'_>, record: Option<Record>) -> Result<Written, Status> {
+    Ok(Written::Lost(match record {
+        Some(record) => Some(from_record(target, &record).await?),
+        None => None,
+    }))
 }
 
 /// Waits until the cache shows a commit of ours, so that whoever gets our answer reads it back. Bounded: a cache

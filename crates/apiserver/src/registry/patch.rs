@@ -4,6 +4,7 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use orkd_api::codec::StrictErrors;
 use orkd_api::field::{ErrorList, Path};
+use orkd_api::kind::Kind;
 use orkd_api::patch as forms;
 use orkd_api::schema::Node;
 use orkd_api::status::{Details, Status};
@@ -12,7 +13,7 @@ use serde_json::Value;
 use super::options::{FieldValidation, WriteOptions};
 use super::update::{self, Made, Maker, Making};
 use super::{Request, Target, create, meta_text, scale, strategy};
-use crate::codec;
+use crate::codec::{self, Door};
 use crate::managed;
 use crate::negotiation::Format;
 use crate::warning::Warnings;
@@ -32,13 +33,19 @@ pub enum Form {
 
 impl Form {
     /// Reads the content type; 415 for others.
-    pub fn of(headers: &HeaderMap) -> Result<Form, Status> {
+    pub fn of(headers: &HeaderMap, kind: &dyn Kind) -> Result<Form, Status> {
         let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         match value.split(';').next().unwrap_or_default().trim() {
             "application/json-patch+json" => Ok(Form::Json),
             "application/merge-patch+json" => Ok(Form::Merge),
-            "application/strategic-merge-patch+json" => Ok(Form::Strategic),
+            "application/strategic-merge-patch+json" if kind.custom().is_none() => Ok(Form::Strategic),
             "application/apply-patch+yaml" => Ok(Form::Apply),
+            _ if kind.custom().is_some() => Err(Status::new(
+                415,
+                "UnsupportedMediaType",
+                "the body of the request was in an unknown format - accepted media types include: \
+                 application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+            )),
             _ => Err(Status {
                 details: Some(Details::default()),
                 ..Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type")
@@ -58,23 +65,18 @@ pub struct Patch {
 
 impl Patch {
     /// Decodes a patch. For apply, `door` is the type the patch must have.
-    pub fn decode(
-        form: Form,
-        bytes: &[u8],
-        door: (&str, &str, &str),
-        validation: FieldValidation,
-    ) -> Result<Patch, Status> {
+    pub fn decode(form: Form, bytes: &[u8], door: Door<'_>, validation: FieldValidation) -> Result<Patch, Status> {
         let format = if form == Form::Apply { Format::Yaml } else { Format::Json };
         let (value, strict) = codec::decode_patch(format, bytes, validation)?;
         if form == Form::Apply {
-            let api_version = crate::resources::api_version(door.0, door.1);
+            let api_version = crate::resources::api_version(door.group, door.version);
             let (have, kind) =
                 (value["apiVersion"].as_str().unwrap_or_default(), value["kind"].as_str().unwrap_or_default());
             let bad = |text: String| Err(Status::new(400, "BadRequest", text));
             if !value.is_object() {
                 return bad("error decoding YAML: the patch is not an object".into());
             }
-            if have != api_version || kind != door.2 {
+            if have != api_version || kind != door.kind {
                 return bad(format!(
                     "invalid object type: {}, Kind={kind}",
                     if have.contains('/') { have.to_owned() } else { format!("/{have}") }
@@ -85,13 +87,13 @@ impl Patch {
     }
 
     /// Applies a patch of the three forms that change a document.
-    fn apply_to(&self, document: &mut Value, door: (&str, &str, &str), warnings: &Warnings) -> Result<(), Status> {
+    fn apply_to(&self, document: &mut Value, door: Door<'_>, warnings: &Warnings) -> Result<(), Status> {
         let before = document.clone();
         match self.form {
             Form::Json => forms::json::Patch::decode(self.value.clone())?.apply(document)?,
             Form::Merge => forms::merge::apply(document, self.value.clone())?,
             Form::Strategic => {
-                let node = Node::of_kind(door.0, door.1, door.2)
+                let node = node_of(door)
                     .ok_or_else(|| Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type"))?;
                 forms::strategic::apply(document, self.value.clone(), node)?;
             }
@@ -115,8 +117,7 @@ impl Patch {
             Status::invalid("", "", "", &errors)
         };
         if self.form == Form::Strategic
-            && let Some(problem) =
-                Node::of_kind(door.0, door.1, door.2).and_then(|node| forms::strategic::type_problem(node, document))
+            && let Some(problem) = node_of(door).and_then(|node| forms::strategic::type_problem(node, document))
         {
             return Err(invalid(problem));
         }
@@ -148,7 +149,7 @@ struct Patching<'a> {
     cx: &'a Request<'a>,
     target: &'a Target<'a>,
     options: &'a WriteOptions,
-    door: (&'a str, &'a str, &'a str),
+    door: Door<'a>,
 }
 
 impl Maker for Patching<'_> {
@@ -213,13 +214,13 @@ pub async fn patch(
     if patch.form == Form::Apply {
         create::check_address(target, &mut patch.value.clone())?;
     }
-    let maker = Patching { patch, cx, target, options, door: own_door(target) };
+    let maker = Patching { patch, cx, target, options, door: Door::of(&*target.resource.kind) };
     update::run(cx, target, &maker, options).await
 }
 
-fn own_door<'t>(target: &'t Target<'_>) -> (&'t str, &'t str, &'t str) {
-    let info = target.resource.info();
-    (&info.group, &info.version, &info.kind)
+/// The schema by which a strategic merge patch is merged; custom resources have none.
+fn node_of(door: Door<'_>) -> Option<Node<'static>> {
+    Node::of_kind(door.group, door.version, door.kind).filter(|_| door.custom.is_none())
 }
 
 /// Patches the scale of an object. The object.
@@ -234,8 +235,8 @@ pub async fn scale(
         return update::run(cx, target, &maker, options).await.map(|(object, _)| object);
     }
     let change = |object: &mut Value| {
-        let mut scale = scale::from_object(object);
-        patch.apply_to(&mut scale, ("autoscaling", "v1", "Scale"), &cx.warnings)?;
+        let mut scale = scale::of(&*target.resource.kind, object)?;
+        patch.apply_to(&mut scale, Door::built_in("autoscaling", "v1", "Scale"), &cx.warnings)?;
         scale::into_object(target, &scale, object)
     };
     update::update_with(cx, target, &change, options).await
@@ -254,11 +255,11 @@ impl Maker for ScaleApplying<'_> {
             let Some(current) = current else { return Err(self.target.not_found()) };
             let (scale, managed) = managed::apply_scale(
                 current,
-                &scale::from_object(current),
+                &scale::of(&*self.target.resource.kind, current)?,
                 &self.patch.value,
                 &self.options.field_manager,
                 self.options.force,
-                &self.target.resource.api_version(),
+                &*self.target.resource.kind,
                 self.cx.now,
             )?;
             let mut object = current.clone();

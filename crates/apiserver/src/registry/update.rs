@@ -165,7 +165,7 @@ pub(super) async fn run(
     maker: &dyn Maker,
     options: &WriteOptions,
 ) -> Result<(Value, bool), Status> {
-    let mut current = super::cached(target)?;
+    let mut current = super::cached(target).await?;
     let mut is_live = false;
     for _ in 0..ATTEMPTS {
         match attempt(cx, target, maker, current.as_ref(), options).await {

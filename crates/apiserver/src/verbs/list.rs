@@ -167,8 +167,14 @@ const TOO_OLD_PAGE: &str = "The provided continue parameter is too old to displa
 
 const TOO_OLD: &str = "The resourceVersion for the provided list is too old.";
 
-/// Reads what the query asks for.
+/// Reads what the query asks for, ready to be served in the version asked for.
 pub(crate) async fn read(cx: &Context<'_>, target: &Target<'_>) -> Result<Page, Failed> {
+    let page = find(cx, target).await?;
+    cx.resource.prepare(&page.entries).await?;
+    Ok(page)
+}
+
+async fn find(cx: &Context<'_>, target: &Target<'_>) -> Result<Page, Failed> {
     let (query, server) = (cx.query, cx.server);
     let limit = usize::try_from(number(query, "limit")?.unwrap_or(0)).unwrap_or(0);
     let filter = filter(cx)?;
@@ -191,11 +197,11 @@ pub(crate) async fn read(cx: &Context<'_>, target: &Target<'_>) -> Result<Page, 
                 value["metadata"]["continue"] = json!(encode_token(-1, &start));
                 return Err(Failed::Expired(value));
             };
-            return Ok(page(&map, revision, &prefix, &start, limit, cx, &filter));
+            return Ok(page(&map, revision, &prefix, &start, limit, cx, &filter).await?);
         }
         super::not_older(server, None).await?;
         let snapshot = cache.snapshot();
-        return Ok(page(&snapshot.map, snapshot.revision, &prefix, &start, limit, cx, &filter));
+        return Ok(page(&snapshot.map, snapshot.revision, &prefix, &start, limit, cx, &filter).await?);
     }
     let asked = version(query.text("resourceVersion"))?;
     let exact = match query.text("resourceVersionMatch") {
@@ -207,14 +213,16 @@ pub(crate) async fn read(cx: &Context<'_>, target: &Target<'_>) -> Result<Page, 
         super::not_older(server, Some(revision)).await?;
         let too_old = if limit > 0 { TOO_OLD_PAGE } else { TOO_OLD };
         let map = at_revision(cx, cache, revision).await?.ok_or_else(|| Status::expired(too_old))?;
-        return Ok(page(&map, revision, &prefix, "", limit, cx, &filter));
+        return Ok(page(&map, revision, &prefix, "", limit, cx, &filter).await?);
     }
     super::not_older(server, asked).await?;
     let limit = if asked == Some(0) { 0 } else { limit };
     if let Some(name) = filter.fields.exact("metadata.name").filter(|_| target.namespaced() != prefix.is_empty()) {
         // One object at most: no need to walk.
         let snapshot = cache.snapshot();
-        let entry = snapshot.map.get(&*format!("{prefix}{name}")).filter(|e| cx.resource.matches(&filter, e)).cloned();
+        let entry = snapshot.map.get(&*format!("{prefix}{name}"));
+        cx.resource.prepare(entry).await?;
+        let entry = entry.filter(|e| cx.resource.matches(&filter, e)).cloned();
         return Ok(Page {
             entries: entry.into_iter().collect(),
             revision: snapshot.revision,
@@ -223,7 +231,7 @@ pub(crate) async fn read(cx: &Context<'_>, target: &Target<'_>) -> Result<Page, 
         });
     }
     let snapshot = cache.snapshot();
-    Ok(page(&snapshot.map, snapshot.revision, &prefix, "", limit, cx, &filter))
+    Ok(page(&snapshot.map, snapshot.revision, &prefix, "", limit, cx, &filter).await?)
 }
 
 /// The objects as of a revision, from the history or from the store.
@@ -273,12 +281,36 @@ async fn at_revision(cx: &Context<'_>, cache: &WatchCache, revision: u64) -> Res
 }
 
 /// Cuts a page out of a map. `start` is below `prefix`.
-fn page(map: &Map, revision: u64, prefix: &str, start: &str, limit: usize, cx: &Context<'_>, filter: &Filter) -> Page {
-    let matches = |e: &Arc<Entry>| cx.resource.matches(filter, e);
+async fn page(
+    map: &Map,
+    revision: u64,
+    prefix: &str,
+    start: &str,
+    limit: usize,
+    cx: &Context<'_>,
+    filter: &Filter,
+) -> Result<Page, Status> {
     let from = format!("{prefix}{start}");
+    let range = || {
+        let range = map.range::<_, str>((Bound::Included(from.as_str()), Bound::Unbounded));
+        range.take_while(|(k, _)| k.starts_with(prefix)).map(|(_, e)| e)
+    };
+    if filter.by_fields() {
+        cx.resource.prepare(range()).await?;
+    }
+    Ok(cut(range(), revision, prefix, limit, cx, filter))
+}
+
+fn cut<'m>(
+    mut wanted: impl Iterator<Item = &'m Arc<Entry>>,
+    revision: u64,
+    prefix: &str,
+    limit: usize,
+    cx: &Context<'_>,
+    filter: &Filter,
+) -> Page {
+    let matches = |e: &Arc<Entry>| cx.resource.matches(filter, e);
     let everything = filter.is_empty();
-    let range = map.range::<_, str>((Bound::Included(from.as_str()), Bound::Unbounded));
-    let mut wanted = range.take_while(|(k, _)| k.starts_with(prefix)).map(|(_, e)| e);
     let mut entries: Vec<Arc<Entry>> = Vec::new();
     if limit == 0 {
         entries.extend(wanted.filter(|e| everything || matches(e)).cloned());
@@ -319,7 +351,7 @@ fn list_meta(page: &Page) -> String {
 
 /// Answers a LIST.
 pub async fn list(cx: &Context<'_>) -> Answer {
-    let wanted = negotiation::negotiate(&cx.parts.headers, cx.query, Offer::Objects)?;
+    let wanted = negotiation::negotiate(&cx.parts.headers, cx.query, Offer::of(&*cx.resource.kind))?;
     wanted.check_list(cx.resource.info(), true)?;
     let include = Include::parse(wanted.shape, cx.query)?;
     let target = cx.target();
@@ -347,8 +379,8 @@ pub(crate) fn answer(cx: &Context<'_>, wanted: &Wanted, include: Include, page: 
         Shape::Object => {
             head.put_slice(
                 format!(
-                    "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
-                    info.kind,
+                    "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
+                    cx.resource.list_kind(),
                     cx.resource.api_version()
                 )
                 .as_bytes(),

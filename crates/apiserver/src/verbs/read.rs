@@ -11,15 +11,16 @@ use crate::verbs::table;
 pub async fn get(cx: &Context<'_>) -> Answer {
     let target = cx.target();
     let is_scale = cx.info.subresource == "scale";
-    let offer = if is_scale { Offer::Plain } else { Offer::Objects };
+    let offer = if is_scale { Offer::Plain } else { Offer::of(&*cx.resource.kind) };
     let wanted = negotiation::negotiate(&cx.parts.headers, cx.query, offer)?;
     wanted.check_list(cx.resource.info(), false)?;
     super::not_older(cx.server, super::version(cx.query.text("resourceVersion"))?).await?;
     let cache = target.cache()?;
     let entry = cache.get(&key(target.namespace, target.name)).ok_or_else(|| target.not_found())?;
+    cx.resource.prepare([&entry]).await?;
     let entry = cx.resource.served(&entry).ok_or_else(|| target.not_found())?;
     if is_scale {
-        return Ok(respond::object(&wanted, 200, &scale::from_object(&entry.decode())));
+        return Ok(respond::object(&wanted, 200, &scale::of(&*cx.resource.kind, &entry.decode())?));
     }
     match (wanted.shape, wanted.format) {
         (Shape::Object, Format::Json) => Ok(respond::json(&wanted, 200, entry.json().clone())),

@@ -154,6 +154,19 @@ impl Writer {
     }
 }
 
+/// A change, and whether its objects could be converted.
+type Preparing = Pin<Box<dyn Future<Output = (Arc<Change>, Result<(), Status>)> + Send>>;
+
+/// Has the objects of a change converted by the program that does it; `all`: nothing ceases to be seen but what is gone.
+async fn prepared(resource: Arc<Resource>, change: Arc<Change>, all: bool) -> (Arc<Change>, Result<(), Status>) {
+    let gone = match &change.new {
+        Some(_) if all => None,
+        _ => change.gone(resource.stored_kind()),
+    };
+    let done = resource.prepare(change.old.iter().chain(&change.new).chain(&gone)).await;
+    (change, done)
+}
+
 struct Stream {
     writer: Writer,
     filter: Filter,
@@ -167,6 +180,8 @@ struct Stream {
     end: Instant,
     last_bookmark_done: bool,
     failed: Option<Status>,
+    /// A change whose objects are being turned into the version that is watched.
+    preparing: Option<Preparing>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Kept like the one before: to begin them anew for each event costs more than the event.
     timer: Pin<Box<tokio::time::Sleep>>,
@@ -191,7 +206,7 @@ fn bucket(filter: &Filter, namespace: &str, namespaced: bool, view: bool) -> Buc
 /// Answers a WATCH.
 pub async fn watch(cx: &Context<'_>) -> Answer {
     let query = cx.query;
-    let wanted = negotiation::negotiate(&cx.parts.headers, query, Offer::Watch)?;
+    let wanted = negotiation::negotiate(&cx.parts.headers, query, Offer::of_watch(&*cx.resource.kind))?;
     let include = Include::parse(wanted.shape, query)?;
     let target = cx.target();
     let filter = filter(cx)?;
@@ -225,13 +240,9 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
                     let prefix =
                         if target.namespace.is_empty() { String::new() } else { format!("{}/", target.namespace) };
                     let range = snapshot.map.range::<_, str>((Bound::Included(prefix.as_str()), Bound::Unbounded));
-                    initial.extend(
-                        range
-                            .take_while(|(k, _)| k.starts_with(&prefix))
-                            .map(|(_, e)| e)
-                            .filter(|e| cx.resource.matches(&filter, e))
-                            .cloned(),
-                    );
+                    let all: Vec<_> = range.take_while(|(k, _)| k.starts_with(&prefix)).map(|(_, e)| e).collect();
+                    failed = cx.resource.prepare(all.iter().copied()).await.err();
+                    initial.extend(all.into_iter().filter(|e| cx.resource.matches(&filter, e)).cloned());
                     if send_initial == Some(true) && bookmarks {
                         initial_end = Some(snapshot.revision);
                     }
@@ -265,6 +276,7 @@ pub async fn watch(cx: &Context<'_>) -> Answer {
         end: now + life,
         last_bookmark_done: false,
         failed,
+        preparing: None,
         stop: Box::pin(cx.server.stopping().clone().cancelled_owned()),
         timer: Box::pin(tokio::time::sleep_until(now + life)),
         sent: crate::metrics::watch_events(&cx.info.group, &cx.info.version, &cx.info.resource),
@@ -393,10 +405,25 @@ impl Stream {
             return Poll::Ready(Some(self.writer.bookmark(revision, true)));
         }
         loop {
+            if let Some(preparing) = &mut self.preparing {
+                let (change, done) = ready!(preparing.as_mut().poll(cx));
+                self.preparing = None;
+                if let Err(status) = done {
+                    self.watcher = None;
+                    return Poll::Ready(Some(self.writer.error(&status)));
+                }
+                if let Some(frame) = self.frame(&change) {
+                    return Poll::Ready(Some(frame));
+                }
+            }
             // Whether it is time to stop is asked when there is no change: to ask each time costs more than a change.
             // The scheduler lets no task take changes for ever.
             let Some(watcher) = &mut self.watcher else { return Poll::Ready(None) };
             match watcher.poll_next(cx) {
+                Poll::Ready(Ok(change)) if self.writer.resource.is_converted_remotely() => {
+                    self.preparing = Some(Box::pin(prepared(self.writer.resource.clone(), change, self.all)));
+                    continue;
+                }
                 Poll::Ready(Ok(change)) => match self.frame(&change) {
                     Some(first) => return Poll::Ready(Some(self.more(first))),
                     None => continue,

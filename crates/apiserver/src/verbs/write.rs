@@ -12,7 +12,7 @@ use super::table::{self, Include};
 use super::{Answer, Context, list};
 use crate::Body;
 use crate::cache::Entry;
-use crate::codec;
+use crate::codec::{self, Door};
 use crate::negotiation::{self, Format, Offer, Shape, Wanted, body_format};
 use crate::registry::options::{DeleteOptions, WriteOptions};
 use crate::registry::{Request, Target, create, delete, meta_text, patch, scale, update};
@@ -64,15 +64,19 @@ fn written(cx: &Context<'_>, wanted: &Wanted, code: u16, object: &Value) -> Resp
 }
 
 fn wanted(cx: &Context<'_>) -> Result<Wanted, Status> {
-    negotiation::negotiate(&cx.parts.headers, cx.query, Offer::Objects)
+    negotiation::negotiate(&cx.parts.headers, cx.query, Offer::of(&*cx.resource.kind))
 }
 
 /// The type of a body at this door.
-fn door<'c>(cx: &'c Context<'_>) -> (&'c str, &'c str, &'c str) {
+fn door<'c>(cx: &'c Context<'_>) -> Door<'c> {
     let info = cx.resource.info();
     match info.subresources.iter().find(|s| s.name == cx.info.subresource) {
-        Some(s) => (s.group.as_deref().unwrap_or(&info.group), s.version.as_deref().unwrap_or(&info.version), &s.kind),
-        None => (&info.group, &info.version, &info.kind),
+        Some(s) if s.kind != info.kind => Door::built_in(
+            s.group.as_deref().unwrap_or(&info.group),
+            s.version.as_deref().unwrap_or(&info.version),
+            &s.kind,
+        ),
+        _ => Door::of(&*cx.resource.kind),
     }
 }
 
@@ -104,7 +108,7 @@ pub async fn update(cx: &Context<'_>, body: Body) -> Answer {
     if cx.info.subresource == "scale" {
         let change = |current: &mut Value| scale::into_object(&target, &object, current);
         let object = update::update_with(&request(cx), &target, &change, &options).await?;
-        return Ok(respond::object(&wanted, 200, &scale::from_object(&object)));
+        return Ok(respond::object(&wanted, 200, &scale::of(&*target.resource.kind, &object)?));
     }
     let (object, created) = update::put(&request(cx), &target, object, &options).await?;
     Ok(stored(cx, &wanted, if created { 201 } else { 200 }, &object, &options))
@@ -113,7 +117,7 @@ pub async fn update(cx: &Context<'_>, body: Body) -> Answer {
 /// PATCH.
 pub async fn patch(cx: &Context<'_>, body: Body) -> Answer {
     let wanted = wanted(cx)?;
-    let form = patch::Form::of(&cx.parts.headers)?;
+    let form = patch::Form::of(&cx.parts.headers, &*cx.resource.kind)?;
     let options = WriteOptions::parse(cx.query, cx.user_agent(), "PatchOptions", form == patch::Form::Apply)?;
     let bytes = crate::body::read(body).await?;
     crate::audit::request_patch(&bytes);
@@ -121,7 +125,7 @@ pub async fn patch(cx: &Context<'_>, body: Body) -> Answer {
     let target = cx.target();
     if cx.info.subresource == "scale" {
         let object = patch::scale(&request(cx), &target, &patch, &options).await?;
-        return Ok(respond::object(&wanted, 200, &scale::from_object(&object)));
+        return Ok(respond::object(&wanted, 200, &scale::of(&*target.resource.kind, &object)?));
     }
     let (object, created) = patch::patch(&request(cx), &target, &patch, &options).await?;
     Ok(stored(cx, &wanted, if created { 201 } else { 200 }, &object, &options))

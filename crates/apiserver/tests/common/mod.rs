@@ -1,6 +1,8 @@
 //! A whole API server on an embedded store, in process, for tests.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod https;
+
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -68,6 +68,7 @@ fn mutate(
     policy: &Policy<Mutations>,
     mutation: &Mutation,
     body: &BodyKind,
+    node: Option<Node<'_>>,
     input: &Input<'_>,
     answers: &Answers,
 ) -> Result<Value, String> {
@@ -75,13 +76,13 @@ fn mutate(
     let mut group = Group::new(&policy.variables, input.bindings_with(answers), BUDGET);
     let value = group.eval(expression).map_err(|OutOfBudget| OUT_OF_BUDGET.to_owned())??;
     match mutation {
-        Mutation::Apply(_) => merged(body, input.object, &value),
+        Mutation::Apply(_) => merged(body, node, input.object, &value),
         Mutation::Patch(_) => patched(input.object, &value),
     }
 }
 
 /// An object with a configuration merged into it (`patch/smd.go`).
-fn merged(body: &BodyKind, object: &Value, value: &CelValue<'_>) -> Result<Value, String> {
+fn merged(body: &BodyKind, node: Option<Node<'_>>, object: &Value, value: &CelValue<'_>) -> Result<Value, String> {
     let CelValue::Map(Made::Made(_)) = value else {
         let ty = value.ty();
         return Err(format!("unsupported return type from ApplyConfiguration expression: {}", ty.name()));
@@ -91,7 +92,6 @@ fn merged(body: &BodyKind, object: &Value, value: &CelValue<'_>) -> Result<Value
     for field in ["apiVersion", "kind"] {
         wanted[field] = object[field].clone();
     }
-    let node = Node::of_kind(&body.group, &body.version, &body.kind);
     let node = node.ok_or_else(|| format!("error applying patch: no schema of {body}"))?;
     apply::mutate(node, object, &wanted).map_err(|e| format!("error applying patch: {e}"))
 }
@@ -255,9 +255,10 @@ async fn invoke(
             break;
         }
         let input = Input { object: &shown, old: &old, request: &request, namespace, params };
-        let mut made = mutate(policy, mutation, &door.body, &input, &round.answers);
+        let node = round.node(&door.body);
+        let mut made = mutate(policy, mutation, &door.body, node, &input, &round.answers);
         while round.answer().await {
-            made = mutate(policy, mutation, &door.body, &input, &round.answers);
+            made = mutate(policy, mutation, &door.body, node, &input, &round.answers);
         }
         match made.and_then(|made| round.replace(door, &shown, made, object)) {
             Ok(another) => changed |= another,
@@ -362,7 +363,8 @@ mod tests {
         let (request, null) = (json!({}), Value::Null);
         let input = Input { object: &object, old: &null, request: &request, namespace: &null, params: &null };
         let body = BodyKind { group: "apps".into(), version: "v1".into(), kind: "Deployment".into() };
-        mutate(&policy, &policy.body.mutations[0], &body, &input, &Answers::default())
+        let node = Node::of_kind(&body.group, &body.version, &body.kind);
+        mutate(&policy, &policy.body.mutations[0], &body, node, &input, &Answers::default())
     }
 
     #[test]

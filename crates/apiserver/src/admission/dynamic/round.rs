@@ -5,13 +5,14 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use orkd_api::kind::Scope;
+use orkd_api::schema::Node;
 use orkd_api::status::Status;
 use orkd_cel::library::authorizer::{Answer, Answers, Question};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::super::Request;
-use super::asked::{Asked, Door};
+use super::asked::{Asked, BodyKind, Door};
 use super::input;
 use super::policy::{ParamKind, ParamRef, Which};
 use super::rules::{self, Constraints};
@@ -71,6 +72,9 @@ fn views(server: Option<&ApiServer>, request: &Request<'_>) -> Vec<Arc<Resource>
     let resources = server.resources();
     let info = request.resource;
     let Some(own) = resources.get(&info.group, &info.version, &info.plural) else { return Vec::new() };
+    if own.is_converted_remotely() {
+        return vec![own.clone()];
+    }
     let same = |r: &&Arc<Resource>| {
         r.info().storage_prefix == info.storage_prefix && !info.storage_prefix.is_empty() && !Arc::ptr_eq(r, own)
     };
@@ -135,7 +139,7 @@ impl<'r> Round<'r> {
             return Cow::Borrowed(object);
         }
         if self.asked.subresource == "scale" {
-            return Cow::Owned(registry::scale::from_object(object));
+            return Cow::Owned(registry::scale::shown(self.request.kind, object));
         }
         self.converted(&self.asked.own, door, object)
     }
@@ -143,7 +147,7 @@ impl<'r> Round<'r> {
     /// The object that stands behind what a door shows, `shown` put in place of what [`Round::shown`] made of `object`.
     fn put_back(&self, door: &Door, shown: Value, object: &mut Value) {
         if self.asked.subresource == "scale" {
-            orkd_api::apps::scale::apply(&shown, object);
+            registry::scale::put(self.request.kind, &shown, object);
         } else {
             *object = self.converted(door, &self.asked.own, &shown).into_owned();
         }
@@ -159,8 +163,8 @@ impl<'r> Round<'r> {
         };
         let (Some(from), Some(to)) = (resource(from), resource(to)) else { return Cow::Borrowed(object) };
         let mut object = object.clone();
-        from.to_storage(&mut object);
-        to.to_served(&mut object);
+        from.turn(&mut object, false);
+        to.turn(&mut object, true);
         Cow::Owned(object)
     }
 
@@ -195,18 +199,34 @@ impl<'r> Round<'r> {
             map.insert(field.to_owned(), shown[field].clone());
         }
         let body = &door.body;
-        codec::normalize(&mut made, (&body.group, &body.version, &body.kind), FieldValidation::Ignore)?;
+        let own = self.resource_of(body);
+        let kind = match own {
+            Some(resource) => codec::Door::of(&*resource.kind),
+            None => codec::Door::built_in(&body.group, &body.version, &body.kind),
+        };
+        codec::normalize(&mut made, kind, FieldValidation::Ignore)?;
         let changed = made != *shown;
-        let own = self.resources.iter().find(|r| {
-            let info = r.info();
-            info.kind == body.kind && info.group == body.group && info.version == body.version
-        });
         if let Some(resource) = own {
             codec::default(&*resource.kind, &mut made);
             resource.kind.default(&mut made);
         }
         self.put_back(door, made, object);
         Ok(changed)
+    }
+
+    fn resource_of(&self, body: &BodyKind) -> Option<&Arc<Resource>> {
+        self.resources.iter().find(|r| {
+            let info = r.info();
+            info.kind == body.kind && info.group == body.group && info.version == body.version
+        })
+    }
+
+    /// The schema of a body.
+    pub fn node(&self, body: &BodyKind) -> Option<Node<'_>> {
+        match self.resource_of(body) {
+            Some(resource) => resource.kind.node(),
+            None => Node::of_kind(&body.group, &body.version, &body.kind),
+        }
     }
 
     /// What expressions see as `request`.
@@ -242,7 +262,9 @@ impl<'r> Round<'r> {
                 let selected = snapshot.map.values().filter(|e| {
                     (!namespaced || e.namespace() == namespace) && selector.matches(|label| e.label(label))
                 });
-                selected.filter_map(|e| resource.served(e)).map(|e| Arc::new(e.decode())).collect()
+                let selected: Vec<_> = selected.cloned().collect();
+                resource.prepare(&selected).await.map_err(|s| s.message)?;
+                selected.iter().filter_map(|e| resource.served(e)).map(|e| Arc::new(e.decode())).collect()
             }
         };
         if found.is_empty() && params.must_exist {
@@ -271,6 +293,7 @@ impl<'r> Round<'r> {
             self.world.objects.fresh().await.map_err(|s| s.message)?;
             entry = cache.get(&key);
         }
+        resource.prepare(&entry).await.map_err(|s| s.message)?;
         Ok(entry.and_then(|e| resource.served(&e)).map(|e| Arc::new(e.decode())))
     }
 

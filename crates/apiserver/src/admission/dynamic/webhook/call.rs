@@ -11,8 +11,6 @@ use super::super::round::Round;
 use super::config::Webhook;
 use super::review::{self, Verdict};
 use crate::admission::Operation;
-use crate::endpoints;
-use crate::outbound::DEADLINE;
 
 static TIMES: Family<Histogram> = Family::histogram(
     "apiserver_admission_webhook_admission_duration_seconds",
@@ -95,20 +93,11 @@ pub async fn call(
     let server = hook.server.as_ref().map_err(|e| Failure::Calling(format!("could not get REST client: {e}"), 500))?;
     let uid = uuid::Uuid::new_v4().to_string();
     let question = review::question(version, round.request_value(door, &uid), object, old);
-    let timeout = format!("?timeout={}s", hook.timeout.as_secs());
-    let addresses = || match &server.service {
-        None => Ok(vec![server.endpoint.address()]),
-        Some((namespace, name, port)) => match round.server() {
-            Some(server) => endpoints::addresses(&server.reader(), namespace, name, *port),
-            None => Err("the server is ending".into()),
-        },
-    };
-    let path = format!("{}{timeout}", server.path);
-    let asking = server.endpoint.post_to(&path, question.to_string(), addresses);
-    let answer = tokio::time::timeout(hook.timeout, asking).await.unwrap_or_else(|_| Err(DEADLINE.into()));
+    let reader = round.server().map(|server| server.reader());
+    let answer = server.post(question.to_string(), hook.timeout, reader).await;
     let failed =
         |why: &dyn std::fmt::Display, code: u16| Failure::Calling(format!("failed to call webhook: {why}"), code);
-    let answer = answer.map_err(|e| failed(&format_args!("Post \"{}{timeout}\": {e}", server.url), 503))?;
+    let answer = answer.map_err(|e| failed(&e, 503))?;
     if !(200..300).contains(&answer.status) {
         return Err(failed(&review::failure(answer.status, &answer.body), answer.status));
     }

@@ -15,7 +15,9 @@ use super::super::hooks::Compiled;
 use super::super::rules::Constraints;
 use crate::admission::{items, meta};
 use crate::authz::feed::Feed;
-use crate::outbound::Endpoint;
+use crate::cache::Reader;
+use crate::endpoints;
+use crate::outbound::{Answer, DEADLINE, Endpoint};
 
 /// A webhook.
 pub struct Webhook {
@@ -76,7 +78,7 @@ pub struct Server {
 
 impl Server {
     /// Reads a `clientConfig`.
-    fn new(config: &Value) -> Result<Server, String> {
+    pub fn new(config: &Value) -> Result<Server, String> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let bundle = match config["caBundle"].as_str().filter(|b| !b.is_empty()) {
             Some(bundle) => {
@@ -102,6 +104,20 @@ impl Server {
         let endpoint = Endpoint::new(&url, bundle.as_deref(), Duration::ZERO)?;
         let path = parsed.path().to_owned();
         Ok(Server { endpoint, url, path, service })
+    }
+
+    /// Posts a review within a time. A Service is looked up by `reader`; without one the API server is ending.
+    pub async fn post(&self, review: String, timeout: Duration, reader: Option<Reader>) -> Result<Answer, String> {
+        let query = format!("?timeout={}s", timeout.as_secs());
+        let addresses = || match (&self.service, reader) {
+            (None, _) => Ok(vec![self.endpoint.address()]),
+            (Some((namespace, name, port)), Some(reader)) => endpoints::addresses(&reader, namespace, name, *port),
+            (Some(_), None) => Err("the server is ending".into()),
+        };
+        let path = format!("{}{query}", self.path);
+        let asking = self.endpoint.post_to(&path, review, addresses);
+        let answer = tokio::time::timeout(timeout, asking).await.unwrap_or_else(|_| Err(DEADLINE.into()));
+        answer.map_err(|e| format!("Post \"{}{query}\": {e}", self.url))
     }
 }
 
