@@ -774,3 +774,131 @@ fn base64(bytes: &[u8]) -> String {
     use ::base64::Engine;
     ::base64::engine::general_purpose::STANDARD.encode(bytes)
 }
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// Makes a definition of widgets with a scale, while everything runs.
+async fn define_widgets(world: &World) {
+    world
+        .create(
+            DEFINITIONS,
+            json!({
+                "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                "metadata": {"name": "widgets.example.com"},
+                "spec": {"group": "example.com", "scope": "Namespaced",
+                    "names": {"plural": "widgets", "kind": "Widget"},
+                    "versions": [{"name": "v1", "served": true, "storage": true,
+                        "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas",
+                            "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.selector"}},
+                        "schema": {"openAPIV3Schema": {"type": "object",
+                            "x-kubernetes-preserve-unknown-fields": true}}}]},
+            }),
+        )
+        .await;
+    let established = |d: &Value| {
+        let conditions = d["status"]["conditions"].as_array();
+        conditions.into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True")
+    };
+    world.eventually("widgets are served", &format!("{DEFINITIONS}/widgets.example.com"), established).await;
+}
+
+fn widget(name: &str, namespace: &str, owner: Option<&Value>) -> Value {
+    let mut widget = json!({"apiVersion": "example.com/v1", "kind": "Widget",
+        "metadata": {"name": name, "namespace": namespace}, "spec": {"replicas": 1}});
+    if let Some(owner) = owner {
+        widget["metadata"]["ownerReferences"] = json!([owned_by(owner)]);
+    }
+    widget
+}
+
+fn owned_by(owner: &Value) -> Value {
+    json!({"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"], "blockOwnerDeletion": true})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn owners_and_dependents_may_be_custom() {
+    let world = World::start().await;
+    define_widgets(&world).await;
+    let widgets = "/apis/example.com/v1/namespaces/default/widgets";
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = |name: &str, owner: Option<&Value>| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name,
+            "ownerReferences": owner.map(|o| vec![owned_by(o)]).unwrap_or_default()}})
+    };
+
+    // What a custom object owns goes with it, and it with its owner.
+    let root = world.create(maps, map("root", None)).await;
+    let middle = world.create(widgets, widget("middle", "default", Some(&root))).await;
+    world.create(maps, map("leaf", Some(&middle))).await;
+    world.delete(&format!("{maps}/root"), DeleteOptions::default()).await;
+    world.eventually("goes with its owner", &format!("{widgets}/middle"), Value::is_null).await;
+    world.eventually("goes with the widget", &format!("{maps}/leaf"), Value::is_null).await;
+
+    // In the foreground a custom object waits for what it owns, built in or custom.
+    let root = world.create(widgets, widget("root", "default", None)).await;
+    world.create(maps, map("leaf", Some(&root))).await;
+    let mut held = widget("held", "default", Some(&root));
+    held["metadata"]["finalizers"] = json!(["example.com/held"]);
+    world.create(widgets, held).await;
+    let foreground = DeleteOptions::default().propagation(Propagation::Foreground);
+    world.delete(&format!("{widgets}/root"), foreground).await;
+    world.eventually("goes first", &format!("{maps}/leaf"), Value::is_null).await;
+    world
+        .eventually("is being deleted", &format!("{widgets}/held"), |w| w["metadata"]["deletionTimestamp"].is_string())
+        .await;
+    let waiting = world.get(&format!("{widgets}/root")).await.expect("it waits");
+    assert_eq!(waiting["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+    world.merge(&format!("{widgets}/held"), json!({"metadata": {"finalizers": null}})).await;
+    world.eventually("goes last", &format!("{widgets}/root"), Value::is_null).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_custom_kind_is_scaled_counted_and_emptied_with_its_namespace() {
+    let world = World::start().await;
+    define_widgets(&world).await;
+    world
+        .create("/api/v1/namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}))
+        .await;
+    let widgets = "/apis/example.com/v1/namespaces/n/widgets";
+    world
+        .create(
+            "/api/v1/namespaces/n/resourcequotas",
+            json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "two"},
+                "spec": {"hard": {"count/widgets.example.com": "2"}}}),
+        )
+        .await;
+    let quota = "/api/v1/namespaces/n/resourcequotas/two";
+    let used = |count: &str| {
+        let count = count.to_owned();
+        move |q: &Value| q["status"]["used"]["count/widgets.example.com"] == count.as_str()
+    };
+    world.eventually("counts none", quota, used("0")).await;
+    world.create(widgets, widget("a", "n", None)).await;
+    world.create(widgets, widget("b", "n", None)).await;
+    world.eventually("counts two", quota, used("2")).await;
+    let third: Result<Value, _> = world.api.create(&Target::path(widgets), &widget("c", "n", None)).await;
+    let refused = third.expect_err("more than the quota").message();
+    assert!(refused.contains("exceeded quota: two, requested: count/widgets.example.com=1"), "{refused}");
+    world.delete(&format!("{widgets}/b"), DeleteOptions::default()).await;
+    world.eventually("counts one", quota, used("1")).await;
+
+    // Too few are made more, whatever the metrics.
+    world.merge(&format!("{widgets}/a/status"), json!({"status": {"replicas": 1, "selector": "app=a"}})).await;
+    world
+        .create(
+            "/apis/autoscaling/v2/namespaces/n/horizontalpodautoscalers",
+            json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
+                "spec": {"scaleTargetRef": {"apiVersion": "example.com/v1", "kind": "Widget", "name": "a"},
+                    "minReplicas": 3, "maxReplicas": 5, "metrics": [{"type": "Resource", "resource": {
+                        "name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}]}}),
+        )
+        .await;
+    world.eventually("is scaled", &format!("{widgets}/a"), |w| w["spec"]["replicas"] == 3).await;
+
+    world.delete("/api/v1/namespaces/n", DeleteOptions::default()).await;
+    world.eventually("is emptied and goes", "/api/v1/namespaces/n", Value::is_null).await;
+    assert!(world.items("/apis/example.com/v1/widgets").await.is_empty());
+    world.stop().await;
+}
