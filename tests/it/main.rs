@@ -5,6 +5,7 @@ mod clients;
 mod compatibility;
 mod control_plane;
 mod crash;
+mod custom;
 mod database;
 mod denied;
 mod devices;
