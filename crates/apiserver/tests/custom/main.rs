@@ -8,6 +8,7 @@ mod harness;
 
 use common::World;
 use harness::{Api, DEFINITIONS, Events, WIDGETS, condition, definition, widget};
+use orkd_apiserver::user::UserInfo;
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,4 +207,59 @@ async fn a_restart_serves_what_was_defined() {
     let again = Api(World::start_in(dir).await);
     let (code, got) = again.get(&format!("{WIDGETS}/a")).await;
     assert_eq!((code, got), (200, made));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_and_roles_hold_for_custom_kinds() {
+    let api = Api::start().await;
+    api.define(definition(json!({}))).await;
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    api.ok(
+        "POST",
+        &format!("{group}/validatingadmissionpolicies"),
+        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": "small"}, "spec": {"failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{"apiGroups": ["example.com"], "apiVersions": ["*"],
+                "operations": ["CREATE", "UPDATE"], "resources": ["widgets"]}]},
+            "validations": [{"expression": "object.spec.size < 10", "message": "too large"}]}}),
+    )
+    .await;
+    api.ok(
+        "POST",
+        &format!("{group}/validatingadmissionpolicybindings"),
+        json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": "small"}, "spec": {"policyName": "small", "validationActions": ["Deny"]}}),
+    )
+    .await;
+    api.ok("POST", WIDGETS, widget("a", json!({}))).await;
+    let (code, refused) = api.call("POST", WIDGETS, widget("b", json!({"size": 11}))).await;
+    assert_eq!(code, 422, "{refused}");
+    assert!(refused["message"].as_str().is_some_and(|m| m.contains("too large")), "{refused}");
+    let (code, _) = api.patch(&format!("{WIDGETS}/a"), "merge-patch+json", json!({"spec": {"size": 11}})).await;
+    assert_eq!(code, 422);
+
+    // Nobody else may anything until a role names them.
+    let user = UserInfo::new("jo", &["system:authenticated"]);
+    let (code, refused) = api.0.call(&user, "GET", WIDGETS, Value::Null).await;
+    let text = "widgets.example.com is forbidden: User \"jo\" cannot list resource \"widgets\" in API group \
+                \"example.com\" in the namespace \"default\"";
+    assert_eq!((code, &refused["message"]), (403, &json!(text)));
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    api.ok(
+        "POST",
+        &format!("{rbac}/roles"),
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "see"},
+            "rules": [{"apiGroups": ["example.com"], "resources": ["widgets"], "verbs": ["list"]}]}),
+    )
+    .await;
+    api.ok(
+        "POST",
+        &format!("{rbac}/rolebindings"),
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "jo"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "see"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jo"}]}),
+    )
+    .await;
+    assert_eq!(api.0.call(&user, "GET", WIDGETS, Value::Null).await.0, 200);
+    assert_eq!(api.0.call(&user, "DELETE", &format!("{WIDGETS}/a"), Value::Null).await.0, 403);
 }
