@@ -1,5 +1,10 @@
 //! The one writer: takes what is queued as a group, applies it, makes it durable with one commit, publishes, answers.
 //!
+//! A group costs a commit of the database, a synchronisation of the disk and the waking of all who follow, however small it
+//! is. Left alone, the writer would take each transaction by itself even with hundreds of requests under way: it is woken by
+//! the first, before the cores have got to the next. So it gathers for a moment ([`gather`]) when something was waiting
+//! already before those of the last group were answered. Who writes alone never waits.
+//!
 //! Steps of a group: conditions and writes of each transaction in turn; removal of what has expired; the floor of
 //! history, if it is time; a step of compaction; the reserved ceiling; the log, or a checkpoint; events to the hub;
 //! answers. Nothing is visible in the database before it is durable in the log. An error of the engine ends the store: what was asked is answered `Unavailable`, nothing more is taken.
@@ -26,6 +31,9 @@ use crate::{Condition, Error, Event, EventKind, MAX_TXN_OPS, Op, Outcome, Record
 /// A group takes at most so many transactions, and bytes.
 const GROUP_TXNS: usize = 2048;
 const GROUP_BYTES: usize = 8 << 20;
+/// While changes come from several sides at once, the writer waits for more of them before it makes a group of what it has:
+/// so long at a time, so many times, while each time brings something and the group is smaller than this.
+const GATHER: (Duration, usize, usize) = (Duration::from_micros(400), 3, 32);
 /// At most so many expired records go in one group.
 const EXPIRE_PER_GROUP: usize = 8 * MAX_TXN_OPS;
 /// A step of compaction looks at so many records, or at twice what the group wrote.
@@ -111,6 +119,8 @@ pub(super) struct Writer {
     log_group: log::Group,
     rows_since_checkpoint: usize,
     scratch: Vec<u8>,
+    /// What came while the last group was made durable.
+    waiting: Vec<Job>,
 }
 
 impl Writer {
@@ -133,6 +143,7 @@ impl Writer {
             log_group: log::Group::new(),
             rows_since_checkpoint: 0,
             scratch: Vec::new(),
+            waiting: Vec::new(),
         })
     }
 
@@ -142,7 +153,7 @@ impl Writer {
             match self.next_jobs(queue) {
                 None => break self.finish().err(),
                 Some(jobs) => {
-                    if let Err(error) = self.group(jobs) {
+                    if let Err(error) = self.group(jobs, queue) {
                         break Some(error);
                     }
                 }
@@ -159,7 +170,12 @@ impl Writer {
     }
 
     /// Waits for a transaction or the next expiry; `None` when the store is closed.
-    fn next_jobs(&self, queue: &Receiver<Job>) -> Option<Vec<Job>> {
+    fn next_jobs(&mut self, queue: &Receiver<Job>) -> Option<Vec<Job>> {
+        let mut jobs = std::mem::take(&mut self.waiting);
+        if !jobs.is_empty() {
+            gather(queue, &mut jobs, std::thread::sleep);
+            return Some(jobs);
+        }
         let first = match self.next_deadline {
             None => Some(queue.recv().ok()?),
             Some(deadline) => {
@@ -171,18 +187,15 @@ impl Writer {
                 }
             }
         };
-        let mut jobs: Vec<Job> = first.into_iter().collect();
-        let mut bytes: usize = jobs.iter().map(Job::bytes).sum();
-        while !jobs.is_empty() && jobs.len() < GROUP_TXNS && bytes < GROUP_BYTES {
-            let Ok(job) = queue.try_recv() else { break };
-            bytes += job.bytes();
-            jobs.push(job);
+        if let Some(first) = first {
+            jobs.push(first);
+            take(queue, &mut jobs);
         }
         Some(jobs)
     }
 
     /// Does all of a group, durably.
-    fn group(&mut self, jobs: Vec<Job>) -> Result<(), Error> {
+    fn group(&mut self, jobs: Vec<Job>, queue: &Receiver<Job>) -> Result<(), Error> {
         let is_expiry_due = self.next_deadline.is_some_and(|deadline| deadline <= now_ms());
         if jobs.is_empty() && !is_expiry_due {
             return Ok(());
@@ -238,6 +251,8 @@ impl Writer {
         } else {
             txn.abort().map_err(corrupt)?;
         }
+        // Before anyone is answered: what is there now comes from others.
+        take(queue, &mut self.waiting);
         if !group.commits.is_empty() {
             self.shared.hub.publish(group.commits, self.last);
         }
@@ -458,6 +473,32 @@ impl Writer {
     }
 }
 
+/// Takes what is queued, within the limits of a group.
+fn take(queue: &Receiver<Job>, jobs: &mut Vec<Job>) {
+    let mut bytes: usize = jobs.iter().map(Job::bytes).sum();
+    while jobs.len() < GROUP_TXNS && bytes < GROUP_BYTES {
+        let Ok(job) = queue.try_recv() else { break };
+        bytes += job.bytes();
+        jobs.push(job);
+    }
+}
+
+/// Waits for more while more comes.
+fn gather(queue: &Receiver<Job>, jobs: &mut Vec<Job>, sleep: impl Fn(Duration)) {
+    let (pause, times, enough) = GATHER;
+    for _ in 0..times {
+        let before = jobs.len();
+        if before >= enough {
+            return;
+        }
+        sleep(pause);
+        take(queue, jobs);
+        if jobs.len() == before {
+            return;
+        }
+    }
+}
+
 impl Job {
     fn bytes(&self) -> usize {
         match self {
@@ -497,7 +538,35 @@ fn deadline(now_ms: u64, ttl_seconds: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::deadline;
+    use std::cell::Cell;
+    use std::sync::mpsc::channel;
+
+    use super::{GATHER, Job, deadline, gather, oneshot};
+
+    /// The size of a group that begins with `first` transactions, while each pause brings as many as `then` says; and how
+    /// often there was a pause.
+    #[track_caller]
+    fn check_gathered(first: usize, then: &[usize], expected: (usize, usize)) {
+        let (sender, queue) = channel();
+        let job = || Job::Compact { revision: 1, reply: oneshot::channel().0 };
+        let mut jobs: Vec<Job> = (0..first).map(|_| job()).collect();
+        let pauses = Cell::new(0);
+        gather(&queue, &mut jobs, |_| {
+            (0..then.get(pauses.get()).copied().unwrap_or(0)).for_each(|_| sender.send(job()).expect("it is open"));
+            pauses.set(pauses.get() + 1);
+        });
+        assert_eq!((jobs.len(), pauses.get()), expected);
+    }
+
+    #[test]
+    fn a_group_grows_while_something_comes_and_not_for_ever() {
+        check_gathered(1, &[], (1, 1));
+        check_gathered(1, &[3], (4, 2));
+        check_gathered(1, &[3, 0, 9], (4, 2));
+        check_gathered(1, &[1, 1, 1, 1, 1], (1 + GATHER.1, GATHER.1));
+        check_gathered(GATHER.2, &[9], (GATHER.2, 0));
+        check_gathered(2, &[GATHER.2, 9], (2 + GATHER.2, 1));
+    }
 
     #[track_caller]
     fn check(now_ms: u64, ttl_seconds: u64, expected: u64) {
