@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use jiff::SignedDuration;
 use orkd_base::{BoxError, CancellationToken, Clock, Supervisor, TaskKind};
 use orkd_pki::Authority;
-use orkd_reconcile::{Api, Informers, Queue, QueueKey, RateLimit, Recorder};
+use orkd_reconcile::{Api, Client, Informers, Queue, QueueKey, RateLimit, Recorder};
 
 /// What operators decide about controllers.
 #[derive(Clone, Default)]
@@ -107,7 +107,7 @@ pub struct Composition {
     /// What the operator decided.
     pub config: Config,
     /// A client with the identity of a service account in `kube-system`.
-    pub client: Box<dyn Fn(&str) -> kube::Client + Send + Sync>,
+    pub client: Box<dyn Fn(&str) -> Client + Send + Sync>,
 }
 
 /// As what a controller tells events: mostly by its name, but some of upstream's recorders have others.

@@ -100,7 +100,7 @@ impl World {
                 ..Config::default()
             },
             client: Box::new(move |account| {
-                client_with(&of_server, UserInfo::service_account("kube-system", account), of_metrics.clone())
+                client_with(&of_server, UserInfo::service_account("kube-system", account), of_metrics.clone()).into()
             }),
         });
         World { metrics, api: Api::new(admin, "test"), supervisor, server, _guard: guard, _dir: dir }

@@ -170,7 +170,7 @@ async fn held_with(pods: usize) -> usize {
         supervisor: supervisor.clone(),
         clock: Clock::real(),
         config: Config::default(),
-        client: Box::new(move |_| client.clone()),
+        client: Box::new(move |_| client.clone().into()),
     });
     // The controllers' own cache of pods, and the garbage collector's.
     let limit = tokio::time::Instant::now() + Duration::from_secs(120);

@@ -1,17 +1,20 @@
 //! Clients of loops: in process with an identity, or over HTTPS with a kubeconfig.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
-use http::Request;
+use http::{Request, Response};
+use orkd_apiserver::Body;
 use orkd_apiserver::handler::Router;
 use orkd_apiserver::user::{InProcess, UserInfo};
 use orkd_base::metrics::{Counter, Family};
 use orkd_base::{BoxError, Supervisor, TaskKind, chain};
 use orkd_pki::kubeconfig::{Kubeconfig, Resolved};
+use orkd_reconcile::Client;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{info, warn};
@@ -25,20 +28,27 @@ static REQUESTS: Family<Counter> = Family::counter(
     &["code", "host", "method"],
 );
 
-/// A client whose requests go to the router without a socket, as `user`.
-pub fn in_process(router: Router, user: UserInfo) -> kube::Client {
-    let service = tower::service_fn(move |mut request: Request<kube::client::Body>| {
-        request.extensions_mut().insert(InProcess(user.clone()));
-        let (router, method) = (router.clone(), request.method().clone());
-        async move {
-            let response = router.oneshot(request).await;
-            if let Ok(response) = &response {
-                REQUESTS.with(&[response.status().as_str(), "in-process", method.as_str()]).inc();
-            }
-            response
-        }
+/// A client whose requests go to the router without a socket, as `user`: for loops.
+pub fn in_process(router: Router, user: UserInfo) -> Client {
+    let user = InProcess(user);
+    Client::straight(move |request| serve(router.clone(), user.clone(), request.map(Body::from)))
+}
+
+/// The same for what is written against [`kube::Client`].
+pub fn in_process_kube(router: Router, user: UserInfo) -> kube::Client {
+    let user = InProcess(user);
+    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+        serve(router.clone(), user.clone(), request.map(Body::new))
     });
     kube::Client::new(service, "default")
+}
+
+async fn serve(router: Router, user: InProcess, mut request: Request<Body>) -> Result<Response<Body>, Infallible> {
+    request.extensions_mut().insert(user);
+    let method = request.method().clone();
+    let response = router.oneshot(request).await?;
+    REQUESTS.with(&[response.status().as_str(), "in-process", method.as_str()]).inc();
+    Ok(response)
 }
 
 /// A client that uses the credential and address of a kubeconfig file.

@@ -91,8 +91,8 @@ pub async fn in_server(
     let identity = leaf()?;
     let mut wait = identity.certificate.renew_in(Timestamp::now());
     let trust = async { Ok(ServerTrust { identity, client_ca: control.pki.ca.certificate().clone() }) };
-    let kubelet = control.client(UserInfo::new(format!("system:node:{name}"), &["system:nodes"]));
-    let network = control.client(UserInfo::new("system:kube-proxy", &[]));
+    let kubelet = control.kube_client(UserInfo::new(format!("system:node:{name}"), &["system:nodes"]));
+    let network = control.kube_client(UserInfo::new("system:kube-proxy", &[]));
     let labeller = control.client(UserInfo::new("system:apiserver", &[MASTERS]));
     let own = Informers::new(labeller.clone(), supervisor.clone())
         .informer_with(Options::fields(format!("metadata.name={name}")));

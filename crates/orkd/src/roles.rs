@@ -39,8 +39,8 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> anyhow::Result<(
             clock: Clock::real(),
             config: config.clone(),
             client: Box::new(move |account| match account {
-                orkd_controllers::MANAGER => manager.clone(),
-                account => accounts.client(account),
+                orkd_controllers::MANAGER => manager.clone().into(),
+                account => accounts.client(account).into(),
             }),
         });
     })

@@ -30,7 +30,7 @@ use orkd_base::{BoxError, Clock, Stage, Supervisor, TaskKind};
 use orkd_pki::Authority;
 use orkd_pki::cluster::{ClusterPki, ServerNames};
 use orkd_pki::jwt::{LEGACY_ISSUER, Signer};
-use orkd_reconcile::{Api, Informers, Recorder};
+use orkd_reconcile::{Api, Client, Informers, Recorder};
 use orkd_store::Store;
 use orkd_store::backends::embedded::{self, Embedded};
 use orkd_store::backends::etcd::{Etcd, EtcdOptions};
@@ -64,9 +64,14 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// A client of this process with an identity.
-    pub fn client(&self, user: UserInfo) -> kube::Client {
+    /// A client of this process with an identity, for loops.
+    pub fn client(&self, user: UserInfo) -> Client {
         client::in_process(self.router(), user)
+    }
+
+    /// The same for what is written against [`kube::Client`].
+    pub fn kube_client(&self, user: UserInfo) -> kube::Client {
+        client::in_process_kube(self.router(), user)
     }
 
     fn router(&self) -> Router {
@@ -510,7 +515,8 @@ pub fn scheduler_config(path: Option<&Path>) -> anyhow::Result<Arc<orkd_schedule
 }
 
 /// Starts the scheduler on a client.
-pub fn spawn_scheduler(client: kube::Client, supervisor: &Supervisor, config: Arc<orkd_scheduler::Config>) {
+pub fn spawn_scheduler(client: impl Into<Client>, supervisor: &Supervisor, config: Arc<orkd_scheduler::Config>) {
+    let client = client.into();
     let informers = Informers::new(client.clone(), supervisor.clone());
     let api = Api::new(client, "kube-scheduler");
     let recorder = Recorder::new(api.clone(), supervisor, "default-scheduler", "");
@@ -529,8 +535,9 @@ pub fn cluster_dns(told: Option<IpAddr>, services: IpNet) -> anyhow::Result<IpAd
 }
 
 /// Starts what publishes the Service of the cluster DNS, on a client of [`DNS_ACCOUNT`].
-pub fn spawn_dns_publisher(client: kube::Client, cluster_dns: IpAddr, supervisor: &Supervisor) {
+pub fn spawn_dns_publisher(client: impl Into<Client>, cluster_dns: IpAddr, supervisor: &Supervisor) {
     let config = orkd_dns::publish::Config { cluster_dns };
+    let client = client.into();
     let informers = Informers::new(client.clone(), supervisor.clone());
     let api = Api::new(client, DNS_ACCOUNT);
     supervisor.run(TaskKind::Controller, "dns service", move |stop| {

@@ -1,19 +1,19 @@
 //! Requests to the API in raw JSON.
 //!
-//! An [`Api`] is a [`kube::Client`] and a user agent. Bodies are anything that serializes, answers anything that
+//! An [`Api`] is a [`Client`] and a user agent. Bodies are anything that serializes, answers anything that
 //! deserializes: a [`crate::View`], a [`serde_json::Value`], or [`serde::de::IgnoredAny`] for nothing.
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
-use kube::client::Body;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::client::Body;
 use crate::resource::push_query;
-use crate::{ApiError, Status, Target};
+use crate::{ApiError, Client, Status, Target};
 
 /// The most an answer may weigh; lists are paged far below.
 const MAX_ANSWER: usize = 256 << 20;
@@ -31,7 +31,7 @@ pub fn user_agent(name: &str) -> String {
 /// How to reach the API as one identity. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
-    client: kube::Client,
+    client: Client,
     user_agent: HeaderValue,
 }
 
@@ -164,18 +164,18 @@ pub(crate) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=m
 
 impl Api {
     /// Requests by a client, named in the user agent as [`user_agent`] does.
-    pub fn new(client: kube::Client, name: &str) -> Self {
+    pub fn new(client: impl Into<Client>, name: &str) -> Self {
         Api::with_user_agent(client, &user_agent(name))
     }
 
     /// Requests by a client with a whole user agent.
-    pub fn with_user_agent(client: kube::Client, user_agent: &str) -> Self {
+    pub fn with_user_agent(client: impl Into<Client>, user_agent: &str) -> Self {
         let user_agent = HeaderValue::from_str(user_agent).unwrap_or_else(|_| HeaderValue::from_static("orkd"));
-        Api { client, user_agent }
+        Api { client: client.into(), user_agent }
     }
 
     /// The client beneath.
-    pub fn client(&self) -> &kube::Client {
+    pub fn client(&self) -> &Client {
         &self.client
     }
 
@@ -409,13 +409,13 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         let op = op(&method, path);
         let request = request.method(method).uri(path).header(USER_AGENT, self.user_agent.clone());
-        let request = match request.body(Body::from(body)) {
+        let request = match request.body(body) {
             Ok(request) => request,
             Err(err) => return Err(ApiError::Transport { op, source: err.into() }),
         };
         let answer = match self.client.send(request).await {
             Ok(answer) => answer,
-            Err(err) => return Err(ApiError::Transport { op, source: err.into() }),
+            Err(source) => return Err(ApiError::Transport { op, source }),
         };
         if answer.status().is_success() {
             return Ok(answer);

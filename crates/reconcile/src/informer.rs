@@ -23,7 +23,7 @@ use crate::api::METADATA;
 use crate::resource::push_query;
 use crate::store::Store;
 use crate::watch::{Frame, WatchStream};
-use crate::{Api, ApiError, Key, ListOptions, Resource, Status, View};
+use crate::{Api, ApiError, Client, Key, ListOptions, Resource, Status, View};
 
 /// A change of a cached object.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ struct Shared {
 
 impl Informers {
     /// Informers that read by `client` and run under `supervisor`.
-    pub fn new(client: kube::Client, supervisor: Supervisor) -> Self {
+    pub fn new(client: impl Into<Client>, supervisor: Supervisor) -> Self {
         Informers::with_api(Api::new(client, "informers"), supervisor)
     }
 

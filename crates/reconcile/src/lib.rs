@@ -1,6 +1,6 @@
 //! What every loop is built of: shared informers, a de-duplicating rate-limited work queue, the controller
 //! harness (observe, plan, act), an event recorder and leader election. Everything goes through
-//! [`kube::Client`], in process or over HTTPS alike.
+//! [`Client`], in process or over HTTPS alike.
 //!
 //! Invariant: a loop gets keys, not events; `plan` is pure; a restart and the first run are the same path.
 //!
@@ -82,6 +82,7 @@
 //! Where to start reading: [`Informer`], then [`Queue`], then [`Controller`].
 
 mod api;
+mod client;
 mod controller;
 mod error;
 mod gate;
@@ -98,6 +99,7 @@ mod time;
 mod watch;
 
 pub use api::{Api, DeleteOptions, List, ListMeta, ListOptions, Patch, Propagation, user_agent};
+pub use client::{Body, Client};
 pub use controller::{Controller, Outcome, run, totals, work};
 pub use error::{ApiError, Status, StatusCause, StatusDetails};
 pub use gate::{Gates, PATIENCE};

@@ -2,13 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use kube::client::Body;
 use orkd_base::BoxError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::Status;
+use crate::client::Body;
 
 /// The longest line taken; objects are far below.
 const MAX_LINE: usize = 64 << 20;
@@ -164,7 +164,7 @@ impl WatchStream {
             }
             match self.body.frame().await {
                 None => return Ok(None),
-                Some(Err(err)) => return Err(err.into()),
+                Some(Err(err)) => return Err(err),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.lines.push(data)?;

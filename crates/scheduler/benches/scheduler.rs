@@ -6,11 +6,13 @@
 //! such a machine, and the processor time of the process: scheduler, API server, store and the watch that counts. On two
 //! cores nothing can be faster than half of that, and nothing is slower on a machine that does nothing else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use http_body_util::BodyExt;
 use orkd_apiserver::bootstrap::Facts;
 use orkd_apiserver::cache::Caches;
 use orkd_apiserver::pipeline::ApiServer;
@@ -18,8 +20,7 @@ use orkd_apiserver::security::{self, Guard, Options};
 use orkd_apiserver::user::{InProcess, MASTERS, UserInfo};
 use orkd_base::{Supervisor, TaskKind};
 use orkd_pki::cluster::{ClusterPki, ServerNames};
-use orkd_reconcile::{Api, Informer, Informers, Recorder, Target};
-use orkd_scheduler::pod::PodInfo;
+use orkd_reconcile::{Api, Client, Informers, ListOptions, Recorder, Target};
 use orkd_store::backends::embedded;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -108,14 +109,13 @@ impl World {
         World { server, supervisor: Supervisor::new(), _guard: guard, _dir: dir }
     }
 
-    fn client(&self, user: UserInfo) -> kube::Client {
-        let router = self.server.router();
-        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-            let mut request = request.map(orkd_apiserver::Body::new);
-            request.extensions_mut().insert(InProcess(user.clone()));
+    fn client(&self, user: UserInfo) -> Client {
+        let (router, user) = (self.server.router(), InProcess(user));
+        Client::straight(move |request| {
+            let mut request = request.map(orkd_apiserver::Body::from);
+            request.extensions_mut().insert(user.clone());
             tower::ServiceExt::oneshot(router.clone(), request)
-        });
-        kube::Client::new(service, "default")
+        })
     }
 }
 
@@ -150,6 +150,51 @@ fn load() -> String {
     text.split(' ').next().unwrap_or_default().to_owned()
 }
 
+/// What was asked of the API server so far: how often, by verb, resource and answer.
+fn requests() -> BTreeMap<String, u64> {
+    let mut text = String::new();
+    orkd_base::metrics::render(&mut text);
+    let label = |line: &str, name: &str| {
+        let rest = line.split_once(&format!("{name}=\"")).map_or("", |(_, rest)| rest);
+        rest.split('"').next().unwrap_or_default().to_owned()
+    };
+    let counted = text.lines().filter(|l| l.starts_with("apiserver_request_total{"));
+    let mut all = BTreeMap::new();
+    for line in counted {
+        let [verb, resource, subresource, code] =
+            ["verb", "resource", "subresource", "code"].map(|name| label(line, name));
+        let count = line.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        *all.entry(format!("{verb} {resource}/{subresource} {code}")).or_default() += count;
+    }
+    all
+}
+
+/// Counts the pods that are bound from now on. It reads no more of an object than it must: what it costs is not what is
+/// measured.
+async fn count_bound(api: &Api, bound: Arc<AtomicUsize>) {
+    const PODS: &str = "/api/v1/pods";
+    let list = api.list::<IgnoredAny>(&Target::path(PODS), &ListOptions { limit: 1, ..ListOptions::default() }).await;
+    let version = list.expect("a list").metadata.resource_version;
+    // Those that have a node: a pod is added when it gets one.
+    let path = format!("{PODS}?watch=true&fieldSelector=spec.nodeName!%3D&resourceVersion={version}");
+    let answer = api.stream(http::Method::GET, &path, "application/json").await.expect("a watch");
+    tokio::spawn(async move {
+        let mut body = answer.into_body();
+        // A line of a change begins so; in an object a quote would be escaped.
+        const ADDED: &[u8] = br#"{"type":"ADDED","object""#;
+        let mut is_new_line = true;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            for line in data.split_inclusive(|b| *b == b'\n') {
+                if is_new_line && line.starts_with(ADDED) {
+                    bound.fetch_add(1, Ordering::Relaxed);
+                }
+                is_new_line = line.ends_with(b"\n");
+            }
+        }
+    });
+}
+
 async fn measure(workload: &Workload, share: f64) {
     let part = |n: usize| ((n as f64 * share) as usize).max(1);
     let (nodes, pods) = (part(workload.nodes), part(workload.pods));
@@ -175,15 +220,8 @@ async fn measure(workload: &Workload, share: f64) {
     make(&admin, "/api/v1/namespaces/default/pods", (0..pods).map(pod)).await;
     // A watch of its own sees what is bound.
     let bound = Arc::new(AtomicUsize::new(0));
-    let seen: Informer<PodInfo> = Informers::new(admin.client().clone(), world.supervisor.clone()).informer();
-    let counter = bound.clone();
-    seen.subscribe(move |event| {
-        let had = event.old().is_some_and(|o| !o.node_name.is_empty());
-        if !had && !event.object().node_name.is_empty() {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-    });
-    seen.synced().await;
+    count_bound(&admin, bound.clone()).await;
+    let asked = requests();
     let (start, before) = (Instant::now(), processor_time());
     let client = world.client(UserInfo::new("system:kube-scheduler", &[]));
     let informers = Informers::new(client.clone(), world.supervisor.clone());
@@ -212,6 +250,9 @@ async fn measure(workload: &Workload, share: f64) {
         load(),
         workload.stock
     );
+    let now = requests();
+    let more = now.iter().map(|(what, n)| (what, n - asked.get(what).copied().unwrap_or(0))).filter(|(_, n)| *n > 1);
+    println!("    {}", more.map(|(what, n)| format!("{what}: {n}")).collect::<Vec<_>>().join(", "));
     world.supervisor.token(orkd_base::Stage::Loops).cancel();
 }
 

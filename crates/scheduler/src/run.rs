@@ -34,8 +34,9 @@ use crate::queue::Queue;
 use crate::status::{Nomination, Writer};
 use crate::waiting::{Rejection, WaitingPod};
 
-/// How many bindings may be on their way.
-const BINDINGS: usize = 256;
+/// How many bindings may be on their way. More of them keep no core busier, and an API server lets no more than 200 changes
+/// in at once (`--max-mutating-requests-inflight`), of whomever: what is beyond it comes back with 429.
+const BINDINGS: usize = 64;
 
 /// A decision that no informer has confirmed for so long after it was written is forgotten.
 const ASSUMED_MOST: Duration = Duration::from_secs(900);

@@ -257,7 +257,7 @@ impl World {
                     MANAGER => UserInfo::new(MANAGER, &[]),
                     account => UserInfo::service_account("kube-system", account),
                 };
-                client(&server, user, fate.clone(), stubs.clone())
+                client(&server, user, fate.clone(), stubs.clone()).into()
             }),
         };
         run_some(composition, |name| names.contains(&name));
