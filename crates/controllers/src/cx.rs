@@ -72,13 +72,13 @@ pub struct Cx {
 
 impl Cx {
     /// A queue whose waits are by the controller's clock. The name stands in logs and metrics.
-    pub fn queue<K: QueueKey>(&self, name: impl Into<String>) -> Queue<K> {
+    pub fn queue<K: QueueKey>(&self, name: &'static str) -> Queue<K> {
         self.queue_with(name, RateLimit::default())
     }
 
     /// The same with limits other than client-go's.
-    pub fn queue_with<K: QueueKey>(&self, name: impl Into<String>, limit: RateLimit) -> Queue<K> {
-        Queue::by(self.clock.clone(), name, limit)
+    pub fn queue_with<K: QueueKey>(&self, name: &'static str, limit: RateLimit) -> Queue<K> {
+        Queue::by(self.clock.clone(), queue_name(name), limit)
     }
 }
 
@@ -88,7 +88,7 @@ pub type Run = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 /// One controller, as [`crate::all`] lists it.
 #[derive(Clone, Copy)]
 pub struct ControllerSpec {
-    /// Name: of the task, the user agent, the queue and, with few exceptions, the source of events.
+    /// Name: of the task, the user agent and, with few exceptions, the source of events.
     pub name: &'static str,
     /// Name of its service account in `kube-system`.
     pub service_account: &'static str,
@@ -108,6 +108,52 @@ pub struct Composition {
     pub config: Config,
     /// A client with the identity of a service account in `kube-system`.
     pub client: Box<dyn Fn(&str) -> Client + Send + Sync>,
+}
+
+/// The queues of upstream's controllers, by which dashboards know them (the label `name` of `workqueue_*`; `pkg/controller`).
+/// Where upstream has several and here is one, it is that of the controller's main work.
+const QUEUES: [(&str, &str); 36] = [
+    ("attachdetach-controller", "pvcs"),
+    ("bootstrap-signer-controller", "bootstrap_signer_queue"),
+    ("certificatesigningrequest-approving-controller", "certificate"),
+    ("certificatesigningrequest-signing-controller", "certificate"),
+    ("clusterrole-aggregation-controller", "ClusterRoleAggregator"),
+    ("cronjob-controller", "cronjob"),
+    ("daemonset-controller", "daemonset"),
+    ("deployment-controller", "deployment"),
+    ("disruption-controller", "disruption"),
+    ("endpoints-controller", "endpoint"),
+    ("endpointslice-controller", "endpoint_slice"),
+    ("endpointslice-mirroring-controller", "endpoint_slice_mirroring"),
+    ("ephemeral-volume-controller", "ephemeral_volume"),
+    ("garbage-collector-controller", "garbage_collector_attempt_to_delete"),
+    ("horizontal-pod-autoscaler-controller", "horizontalpodautoscaler"),
+    ("job-controller", "job"),
+    ("namespace-controller", "namespace"),
+    ("node-ipam-controller", "cidrallocator_node"),
+    ("node-lifecycle-controller", "node_lifecycle_controller"),
+    ("persistentvolume-controller", "claims"),
+    ("persistentvolume-protection-controller", "pvprotection"),
+    ("persistentvolumeclaim-protection-controller", "pvcprotection"),
+    ("pod-garbage-collector-controller", "orphaned_pods_nodes"),
+    ("replicaset-controller", "replicaset"),
+    ("replication-controller", "replicationmanager"),
+    ("resourceclaim-controller", "resource_claim"),
+    ("resourcequota-controller", "resourcequota_primary"),
+    ("root-ca-certificate-publisher-controller", "root_ca_cert_publisher"),
+    ("serviceaccount-controller", "serviceaccount"),
+    ("serviceaccount-token-controller", "serviceaccount_tokens_secret"),
+    ("statefulset-controller", "statefulset"),
+    ("taint-eviction-controller", "noexec_taint_pod"),
+    ("token-cleaner-controller", "token_cleaner"),
+    ("ttl-after-finished-controller", "ttl_jobs_to_delete"),
+    ("ttl-controller", "ttlcontroller"),
+    ("volume-expand-controller", "volume_expand"),
+];
+
+/// A queue's name in metrics and logs: upstream's, where it has such a queue.
+fn queue_name(name: &'static str) -> &'static str {
+    QUEUES.iter().find(|(ours, _)| *ours == name).map_or(name, |(_, upstreams)| upstreams)
 }
 
 /// As what a controller tells events: mostly by its name, but some of upstream's recorders have others.
@@ -156,6 +202,16 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn queues_are_named_as_upstream_names_them() {
+        assert_eq!(queue_name("replication-controller"), "replicationmanager");
+        assert_eq!(queue_name("local-path-provisioner"), "local-path-provisioner");
+        let names: BTreeSet<&str> = crate::all().into_iter().map(|c| c.name).collect();
+        for (ours, _) in QUEUES {
+            assert!(names.contains(ours), "no controller is called {ours}");
+        }
+    }
 
     #[test]
     fn events_come_from_whom_upstream_names() {

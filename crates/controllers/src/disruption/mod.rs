@@ -101,7 +101,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         served: Mutex::default(),
     });
     let queue: Queue<Key> = cx.queue(SPEC.name);
-    let stale: Queue<Key> = cx.queue("stale-pod-disruption");
+    let stale: Queue<Key> = cx.queue("stale_pod_disruption");
     {
         let queue = queue.clone();
         budgets.subscribe(move |event| {

@@ -51,7 +51,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let pods: Informer<Pod> = cx.informers.informer();
     add_owner_indexes(&pods);
     let queue = cx.queue(SPEC.name);
-    let orphans: Queue<Key> = cx.queue("job-controller-orphans");
+    let orphans: Queue<Key> = cx.queue("job_orphan_pod");
     {
         let (queue, orphans, pods) = (queue.clone(), orphans.clone(), pods.clone());
         jobs.subscribe(move |event| {
