@@ -1,8 +1,8 @@
 //! The controllers: one file each, listed once in [`all`].
 //!
 //! A controller reads shared informers, decides in a pure `plan`, and writes with its own identity
-//! (`system:serviceaccount:kube-system:<service account>`). Composition gives a [`Client`](orkd_reconcile::Client) for each identity
-//! ([`Composition::client`]); all controllers read by one more.
+//! (`system:serviceaccount:kube-system:<service account>`). Composition gives a [`Client`](orkd_reconcile::Client) for
+//! each identity ([`Composition::client`]); all controllers read by one more.
 //!
 //! Invariant: controllers do not know each other; they meet in objects only. They depend neither on the API
 //! server's crate nor on the store.
