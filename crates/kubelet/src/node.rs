@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
 use orkd_cri::{Runtime, v1};
 use orkd_reconcile::{Api, ApiError, Event, Informer, Patch, Recorder, Resource, micro_time, time};
@@ -139,6 +140,34 @@ pub struct Seen {
     pub volumes_in_use: Vec<String>,
     /// What is short.
     pub pressures: Vec<Pressure>,
+    /// Extended resources that somebody else gave the node, and how much of them can be allocated; `None` for those that
+    /// are to go.
+    pub extended: BTreeMap<String, Option<String>>,
+}
+
+/// Whether a resource is one that a cluster made up (`IsExtendedResourceName`).
+fn is_extended(name: &str) -> bool {
+    name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
+}
+
+/// What follows from the capacity that a node's object says it has: extended resources are put there by administrators, and
+/// all of them can be allocated (`MachineInfo` of `pkg/kubelet/nodestatus/setters.go`).
+fn extended(node: &Node) -> BTreeMap<String, Option<String>> {
+    let resources = |said: Option<&BTreeMap<String, Quantity>>| {
+        let all = said.into_iter().flatten().filter(|(name, _)| is_extended(name));
+        all.map(|(name, amount)| (name.clone(), amount.0.clone())).collect::<BTreeMap<_, _>>()
+    };
+    let status = node.status.as_ref();
+    let gone = resources(status.and_then(|s| s.allocatable.as_ref())).into_keys().map(|name| (name, None));
+    let there = resources(status.and_then(|s| s.capacity.as_ref()));
+    gone.chain(there.into_iter().map(|(name, amount)| (name, Some(amount)))).collect()
+}
+
+/// Whether what can be allocated of extended resources is not what there is.
+fn lacks(node: &Node) -> bool {
+    let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
+    let said = |name: &String| allocatable.and_then(|all| all.get(name)).map(|amount| &amount.0);
+    extended(node).iter().any(|(name, amount)| said(name) != amount.as_ref())
 }
 
 /// The status (pure), without times.
@@ -199,6 +228,9 @@ pub fn status(settings: &NodeSettings, seen: &Seen) -> Value {
             ready,
         ],
     });
+    for (name, amount) in &seen.extended {
+        status["allocatable"][name] = json!(amount);
+    }
     if !seen.volumes_in_use.is_empty() {
         status["volumesInUse"] = json!(seen.volumes_in_use);
     }
@@ -325,8 +357,8 @@ fn contradicts(told: &Value, node: &Node) -> bool {
     })
 }
 
-/// Waits until something of the node's object asks for an answer: a condition that is not what was `told`. Tells in an
-/// event when the node is cordoned.
+/// Waits until something of the node's object asks for an answer: a condition that is not what was `told`, extended resources
+/// that were put there or taken away. Tells in an event when the node is cordoned.
 async fn asked(
     changes: &mut tokio::sync::mpsc::UnboundedReceiver<Event<NodeView>>,
     told: Option<&Value>,
@@ -339,7 +371,7 @@ async fn asked(
         if cordoned(old) != cordoned(new) {
             tell(vec![node_events::schedulable(name, cordoned(new))]);
         }
-        if told.is_some_and(|told| contradicts(told, &new.object)) {
+        if lacks(&new.object) || told.is_some_and(|told| contradicts(told, &new.object)) {
             return;
         }
     }
@@ -404,6 +436,7 @@ pub async fn run(api: Api, settings: NodeSettings, sources: Sources, recorder: R
             seen.images.clone_from(&images);
         }
         seen.pressures.clone_from(&pressures.borrow_and_update());
+        seen.extended = own.get_named("", &settings.name).map(|node| extended(&node.object)).unwrap_or_default();
         let ready = seen.not_ready.is_none();
         let now_status = status(&settings, &seen);
         let there = own.get_named("", &settings.name).filter(|_| told.is_some());
@@ -457,6 +490,30 @@ pub async fn run(api: Api, settings: NodeSettings, sources: Sources, recorder: R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn resources_that_a_cluster_made_up_can_be_allocated() {
+        let node = |capacity: Value, allocatable: Value| -> Node {
+            let status = json!({"capacity": capacity, "allocatable": allocatable});
+            serde_json::from_value(json!({"metadata": {"name": "n"}, "status": status})).expect("a node")
+        };
+        let check = |capacity: Value, allocatable: Value, expected: Value| {
+            let node = node(capacity, allocatable);
+            assert_eq!(json!(extended(&node)), expected);
+            let shown = status(&NodeSettings::default(), &Seen { extended: extended(&node), ..Seen::default() });
+            assert_eq!(shown["allocatable"].get("example.com/x"), expected.get("example.com/x"));
+            lacks(&node)
+        };
+        assert!(check(json!({"example.com/x": "3", "cpu": "2"}), json!({"cpu": "1"}), json!({"example.com/x": "3"})));
+        assert!(check(json!({"example.com/x": "3"}), json!({"example.com/x": "5"}), json!({"example.com/x": "3"})));
+        assert!(!check(json!({"example.com/x": "3"}), json!({"example.com/x": "3"}), json!({"example.com/x": "3"})));
+        assert!(check(json!({"cpu": "2"}), json!({"example.com/x": "3"}), json!({"example.com/x": null})));
+        let native = json!({"hugepages-2Mi": "0", "kubernetes.io/x": "1", "requests.example.com/x": "1"});
+        assert!(!check(native, json!({}), json!({})));
+        assert!(!check(json!({}), json!({}), json!({})));
+        // The word of this group that tests of upstream use.
+        assert!(check(json!({"scheduling.k8s.io/foo": "5"}), json!({}), json!({"scheduling.k8s.io/foo": "5"})));
+    }
 
     #[test]
     fn readiness_follows_the_runtime() {
