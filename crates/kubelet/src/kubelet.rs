@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::admit::Admission;
 use crate::cgroup::Cgroups;
 use crate::containerd::{self, Supervised};
 use crate::csi;
@@ -168,6 +169,7 @@ impl Kubelet {
             handle.update(pod);
             if gone {
                 handle.gone();
+                self.context.admission.release(&uid);
             }
             return;
         }
@@ -404,6 +406,7 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
             storage: bytes(allocatable.storage),
         }),
         pressures: Pressures::default(),
+        admission: Admission::of(own.clone()),
         owners: RwLock::default(),
         runtime_name: version.runtime_name,
         runtime: runtime.clone(),

@@ -9,10 +9,10 @@
 //! Invariant: the runtime's labels and annotations hold all that a restarted kubelet needs; containers keep running
 //! over its restarts.
 //!
-//! Missing, against upstream: device plugins, in-place resize, user namespaces, and of the kubelet's own admission of pods
-//! all but that of a node under pressure.
+//! Missing, against upstream: device plugins, in-place resize, user namespaces.
 
 pub mod act;
+pub mod admit;
 pub mod cgroup;
 pub mod containerd;
 pub mod csi;

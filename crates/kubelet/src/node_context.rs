@@ -9,6 +9,7 @@ use orkd_cri::{Runtime, v1};
 use orkd_reconcile::{EventType, ObjectRef, Recorder};
 use parking_lot::RwLock;
 
+use crate::admit::Admission;
 use crate::cgroup::Cgroups;
 use crate::dra;
 use crate::env::Facts;
@@ -79,6 +80,8 @@ pub struct NodeContext {
     pub facts: RwLock<NodeFacts>,
     /// What the node is short of.
     pub pressures: Pressures,
+    /// Whom the node takes.
+    pub admission: Admission,
     /// Which pod a container or sandbox belongs to.
     pub owners: RwLock<HashMap<String, String>>,
 }

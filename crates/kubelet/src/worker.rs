@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::act::{self, Memory};
+use crate::admit::Refusal;
 use crate::eviction;
 use crate::node_context::NodeContext;
 use crate::plan;
@@ -176,22 +177,41 @@ impl Worker {
             });
         }
         self.terminate().await;
+        self.cx.admission.release(pod::uid(&self.handle.pod()));
         self.terminated().await;
     }
 
-    /// Turns a pod away that the node has no room for now, unless it was here before.
+    /// Turns a pod away that the node has no room for now, or that is none for it, unless it was here before.
     async fn admit(&mut self) {
         let pod = self.handle.pod();
-        let Some(message) = eviction::admit::refusal(&pod, &self.cx.pressures.conditions()) else { return };
-        let is_new =
-            self.cx.observe(pod::uid(&pod)).await.is_ok_and(|o| o.containers.is_empty() && o.sandboxes.is_empty());
-        if self.should_end() || !is_new {
+        if self.should_end() {
             return;
         }
-        self.cx.event(&pod, EventType::Warning, eviction::REASON, message.clone());
+        let short = eviction::admit::refusal(&pod, &self.cx.pressures.conditions());
+        let refused = match short {
+            Some(message) => Err(Refusal { reason: eviction::REASON.to_owned(), message }),
+            None => {
+                let has_ended = |other: &Pod| {
+                    let shown = self.cx.status.get(other).phase.unwrap_or_default();
+                    pod::is_terminal_phase(&shown) || pod::is_terminal_phase(pod::phase(other))
+                };
+                self.cx.admission.take(&pod, has_ended)
+            }
+        };
+        let Err(Refusal { reason, message }) = refused else { return };
+        let is_new =
+            self.cx.observe(pod::uid(&pod)).await.is_ok_and(|o| o.containers.is_empty() && o.sandboxes.is_empty());
+        if !is_new {
+            self.cx.admission.keep(&pod);
+            return;
+        }
+        if self.should_end() {
+            return;
+        }
+        self.cx.event(&pod, EventType::Warning, &reason, message.clone());
         self.forced = Some(Forced {
             phase: "Failed".to_owned(),
-            reason: eviction::REASON.to_owned(),
+            reason,
             message: format!("Pod was rejected: {message}"),
             disrupted: false,
             rejected: true,

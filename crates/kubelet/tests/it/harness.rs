@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret};
 use k8s_openapi::jiff::Timestamp;
 use orkd_base::Supervisor;
 use orkd_cri::Runtime;
+use orkd_kubelet::admit::Admission;
 use orkd_kubelet::cgroup::Cgroups;
 use orkd_kubelet::dra::{Drivers, Manager};
 use orkd_kubelet::eviction::Pressures;
@@ -67,6 +68,7 @@ pub fn node(runtime: Arc<dyn Runtime>, dir: Option<&Path>, cgroups: Option<Cgrou
         resolv_conf: "/etc/resolv.conf".into(),
         facts: RwLock::new(NodeFacts { host_ips: vec!["127.0.0.1".to_owned()], ..NodeFacts::default() }),
         pressures: Pressures::default(),
+        admission: Admission::default(),
         owners: RwLock::default(),
         runtime,
     })

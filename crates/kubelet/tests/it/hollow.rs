@@ -25,6 +25,26 @@ async fn a_pod_starts_and_ends() {
 }
 
 #[tokio::test]
+async fn a_pod_whose_port_is_taken_is_turned_away() {
+    let cx = node(Arc::new(Fake::new()), None, None);
+    let spec = json!({"containers": [
+        {"name": "c", "image": "app:1", "ports": [{"containerPort": 80, "hostPort": 21017}]}]});
+    let first = run(&cx, "h1", spec.clone()).await;
+    first.ready().await;
+    let second = run(&cx, "h2", spec.clone()).await;
+    let status = second.until("turned away", |s| s.phase.as_deref() == Some("Failed")).await;
+    assert_eq!(status.reason.as_deref(), Some("NodePorts"));
+    let text =
+        "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+    assert_eq!(status.message.as_deref(), Some(text));
+    second.delete(0).await;
+    first.delete(0).await;
+    let third = run(&cx, "h3", spec).await;
+    third.ready().await;
+    third.delete(0).await;
+}
+
+#[tokio::test]
 async fn a_container_that_fails_again_waits() {
     let fake = Arc::new(Fake::new());
     let cx = node(fake.clone(), None, None);
