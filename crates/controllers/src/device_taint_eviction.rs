@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{Event, Informer, Key, Meta, ObjectRef, Outcome, Queue, View, null_default, work};
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::resource_claim::{BY_CLAIM, ResourceClaim, add_claim_index, is_reserved_for};
@@ -29,7 +29,7 @@ pub const SPEC: ControllerSpec = ControllerSpec {
     run: |cx| Box::pin(start(cx)),
 };
 
-/// The devices of a part of a pool, and which of them are tainted.
+/// The devices of a part of a pool that have a taint which evicts; the others, mostly all, are not kept.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct TaintedSlice {
@@ -43,8 +43,18 @@ view!(TaintedSlice, "resource.k8s.io", "v1", "ResourceSlice", "resourceslices");
 struct SliceSpec {
     driver: String,
     pool: Pool,
-    #[serde(deserialize_with = "null_default")]
+    #[serde(deserialize_with = "tainted")]
     devices: Vec<Device>,
+}
+
+fn tainted<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Device>, D::Error> {
+    let mut devices: Vec<Device> = null_default(d)?;
+    for device in &mut devices {
+        device.taints.retain(|taint| taint.effect == NO_EXECUTE);
+    }
+    devices.retain(|device| !device.taints.is_empty());
+    devices.shrink_to_fit();
+    Ok(devices)
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -86,10 +96,8 @@ impl TaintedSlice {
         pool_of(&self.spec.driver, &self.spec.pool.name)
     }
 
-    fn executes(&self) -> impl Iterator<Item = (&str, &Taint)> {
-        let of = |d: &'_ Device| d.taints.iter().any(|t| t.effect == NO_EXECUTE);
-        let tainted = self.spec.devices.iter().filter(move |d| of(d));
-        tainted.flat_map(|d| d.taints.iter().filter(|t| t.effect == NO_EXECUTE).map(move |t| (d.name.as_str(), t)))
+    fn taints(&self) -> impl Iterator<Item = (&str, &Taint)> {
+        self.spec.devices.iter().flat_map(|d| d.taints.iter().map(move |t| (d.name.as_str(), t)))
     }
 }
 
@@ -198,7 +206,7 @@ fn matters(event: &Event<TaintedSlice>) -> bool {
         Some(old) => {
             old.spec.pool.generation != slice.spec.pool.generation
                 || old.pool() != slice.pool()
-                || !old.executes().eq(slice.executes())
+                || old.spec.devices != slice.spec.devices
         }
     }
 }
@@ -222,7 +230,7 @@ fn ends<S: AsRef<TaintedSlice>>(
         let slices = slices_of(&pool_of(&given.driver, &given.pool));
         let newest = slices.iter().map(|s| s.as_ref().spec.pool.generation).max();
         let current = slices.iter().map(AsRef::as_ref).filter(|s| Some(s.spec.pool.generation) == newest);
-        for (_, taint) in current.flat_map(TaintedSlice::executes).filter(|(device, _)| *device == given.device) {
+        for (_, taint) in current.flat_map(TaintedSlice::taints).filter(|(device, _)| *device == given.device) {
             let tolerated = tolerated(&given.tolerations, taint);
             let Tolerated::For(seconds) = tolerated else { continue };
             let since = taint.time_added.unwrap_or(now);
