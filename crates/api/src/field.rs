@@ -3,73 +3,118 @@
 //! Follows `k8s.io/apimachinery/pkg/util/validation/field`: texts and reasons are what clients see in
 //! `Status.details.causes`.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use regex::Regex;
 use serde_json::Value;
 
 /// The path of a field inside an object, such as `spec.containers[0].ports[1].containerPort`.
 ///
-/// Cheap to extend by reference: a child borrows nothing, the text is only as long as the path.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Path(String);
+/// Cheap to extend and to copy: a step and what is before it. Nearly all paths are made in vain, of objects that are good,
+/// so the text is made when it is asked for.
+#[derive(Clone, Default)]
+pub struct Path(Option<Arc<Link>>);
+
+struct Link {
+    before: Path,
+    step: Step,
+}
+
+/// One step of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A field, after a dot where something is before it.
+    Field(Cow<'static, str>),
+    /// An element of a list.
+    Index(usize),
+    /// An entry of a map.
+    Key(Box<str>),
+}
 
 impl Path {
     /// The object itself where upstream starts from a path without a name (`field.NewPath("")`), which reads `[]`.
     pub fn unnamed() -> Self {
-        Path("[]".into())
+        Path::root().then(Step::Field("[]".into()))
     }
 
     /// The path of a top-level field.
     pub fn new(name: &str) -> Self {
-        Path(name.to_owned())
+        Path::root().child(name)
     }
 
     /// The empty path: the object itself.
-    pub fn root() -> Self {
-        Path(String::new())
+    pub const fn root() -> Self {
+        Path(None)
+    }
+
+    pub(crate) fn then(&self, step: Step) -> Self {
+        Path(Some(Arc::new(Link { before: self.clone(), step })))
     }
 
     /// The path of a field of this one.
-    #[inline]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() {
-            return Path(name.to_owned());
-        }
-        // Validation makes hundreds of these for an object: no formatting machinery.
-        let mut text = String::with_capacity(self.0.len() + 1 + name.len());
-        text.push_str(&self.0);
-        text.push('.');
-        text.push_str(name);
-        Path(text)
+        self.then(Step::Field(name.to_owned().into()))
     }
 
     /// The path of a list element of this one.
     pub fn index(&self, i: usize) -> Self {
-        Path(format!("{}[{i}]", self.0))
+        self.then(Step::Index(i))
     }
 
     /// The path of a map entry of this one.
     pub fn key(&self, key: &str) -> Self {
-        Path(format!("{}[{key}]", self.0))
+        self.then(Step::Key(key.into()))
     }
 
     /// The text of the path; empty for the object itself.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub fn text(&self) -> String {
+        let mut links: Vec<&Link> = Vec::new();
+        let mut here = self.0.as_deref();
+        while let Some(link) = here {
+            links.push(link);
+            here = link.before.0.as_deref();
+        }
+        let mut text = String::new();
+        for link in links.into_iter().rev() {
+            match &link.step {
+                Step::Field(name) => {
+                    if !text.is_empty() {
+                        text.push('.');
+                    }
+                    text.push_str(name);
+                }
+                Step::Index(i) => text.push_str(&format!("[{i}]")),
+                Step::Key(key) => {
+                    text.push('[');
+                    text.push_str(key);
+                    text.push(']');
+                }
+            }
+        }
+        text
     }
 }
 
+impl PartialEq for Path {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl Eq for Path {}
+
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "<nil>" } else { &self.0 })
+        let text = self.text();
+        f.write_str(if text.is_empty() { "<nil>" } else { &text })
     }
 }
 
 impl fmt::Debug for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text())
     }
 }
 

@@ -3,34 +3,48 @@
 //! Objects come from outside, so nothing here panics: what is missing or has another type reads as nothing, and an
 //! edit below something that is not a map does nothing. `null` is the same as missing, as in Go's decoding.
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
+
 use serde_json::Value;
 
 use crate::Map;
-use crate::field::Path;
+use crate::field::{Path, Step};
 
 static NULL: Value = Value::Null;
 
 /// A part of an object together with its path, for validation that reads like the field names.
 #[derive(Clone, Debug)]
 pub struct View<'a> {
-    path: Path,
+    /// The path of what this is a part of, and the step from there; none where the path was given.
+    before: Path,
+    step: Option<Step>,
+    /// The whole path, from when it was first asked for.
+    path: OnceCell<Path>,
     value: &'a Value,
 }
 
 impl<'a> View<'a> {
     /// The object itself.
     pub fn root(value: &'a Value) -> Self {
-        View { path: Path::root(), value }
+        View::at(Path::root(), value)
     }
 
     /// A part whose path is known.
     pub fn at(path: Path, value: &'a Value) -> Self {
-        View { path, value }
+        View { before: path, step: None, path: OnceCell::new(), value }
+    }
+
+    fn below(&self, step: Step, value: &'a Value) -> Self {
+        View { before: self.path().clone(), step: Some(step), path: OnceCell::new(), value }
     }
 
     /// Where this is.
     pub fn path(&self) -> &Path {
-        &self.path
+        match &self.step {
+            None => &self.before,
+            Some(step) => self.path.get_or_init(|| self.before.then(step.clone())),
+        }
     }
 
     /// What this is.
@@ -39,24 +53,29 @@ impl<'a> View<'a> {
     }
 
     /// A field; reads as `null` where there is none.
-    pub fn get(&self, name: &str) -> View<'a> {
-        View { path: self.path.child(name), value: self.value.get(name).unwrap_or(&NULL) }
+    pub fn get(&self, name: &'static str) -> View<'a> {
+        self.below(Step::Field(Cow::Borrowed(name)), self.value.get(name).unwrap_or(&NULL))
+    }
+
+    /// [`View::get`] of a field whose name is not known beforehand.
+    pub fn get_named(&self, name: &str) -> View<'a> {
+        self.below(Step::Field(Cow::Owned(name.to_owned())), self.value.get(name).unwrap_or(&NULL))
     }
 
     /// A field of a field, by a dotted path of names.
-    pub fn dig(&self, names: &str) -> View<'a> {
+    pub fn dig(&self, names: &'static str) -> View<'a> {
         names.split('.').fold(self.clone(), |v, name| v.get(name))
     }
 
     /// The elements of the list in the field `name`.
-    pub fn items(&self, name: &str) -> Vec<View<'a>> {
+    pub fn items(&self, name: &'static str) -> Vec<View<'a>> {
         self.get(name).list()
     }
 
     /// The elements of this list.
     pub fn list(&self) -> Vec<View<'a>> {
         match self.value.as_array() {
-            Some(list) => list.iter().enumerate().map(|(i, value)| View { path: self.path.index(i), value }).collect(),
+            Some(list) => list.iter().enumerate().map(|(i, value)| self.below(Step::Index(i), value)).collect(),
             None => Vec::new(),
         }
     }
@@ -64,9 +83,10 @@ impl<'a> View<'a> {
     /// The entries of this map, in the order of the keys; their paths are `path[key]`.
     pub fn entries(&self) -> Vec<(&'a str, View<'a>)> {
         match self.value.as_object() {
-            Some(map) => {
-                map.iter().map(|(key, value)| (key.as_str(), View { path: self.path.key(key), value })).collect()
-            }
+            Some(map) => map
+                .iter()
+                .map(|(key, value)| (key.as_str(), self.below(Step::Key(key.as_str().into()), value)))
+                .collect(),
             None => Vec::new(),
         }
     }

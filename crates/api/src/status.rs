@@ -132,7 +132,7 @@ impl Status {
             details.causes = errors
                 .0
                 .iter()
-                .map(|e| Cause { reason: e.kind.reason().into(), message: e.body(), field: e.path.as_str().into() })
+                .map(|e| Cause { reason: e.kind.reason().into(), message: e.body(), field: e.path.text() })
                 .collect();
         }
         status

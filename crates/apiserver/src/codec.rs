@@ -119,15 +119,26 @@ pub fn decode(
             Some(Type::of_kind(group, version, kind).ok_or_else(|| Status::internal(format!("no schema of {kind}")))?)
         }
     };
-    let meta = match format {
-        Format::Json => codec::json::identify(bytes),
-        Format::Yaml => codec::yaml::identify(bytes),
-        Format::Protobuf => {
-            return match ty {
-                Some(ty) => decode_protobuf(bytes, ty, door),
-                None => Err(refuse_protobuf(bytes, door)),
-            };
+    if format == Format::Protobuf {
+        return match ty {
+            Some(ty) => decode_protobuf(bytes, ty, door),
+            None => Err(refuse_protobuf(bytes, door)),
+        };
+    }
+    let decoded = match (ty, custom) {
+        (None, Some(custom)) => custom.decode(bytes, format == Format::Yaml, validation.into()),
+        (Some(ty), _) if format == Format::Yaml => codec::yaml::decode(bytes, ty, validation.into()),
+        (Some(ty), _) => codec::json::decode(bytes, ty, validation.into()),
+        (None, None) => return Err(Status::internal(format!("no schema of {kind}"))),
+    };
+    // What a good body of a built-in kind says of itself is read on the way; of a bad one, that is told first.
+    let meta = match (format, &decoded) {
+        (Format::Json, Ok((value, _))) if ty.is_some() => {
+            let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+            Ok(codec::TypeMeta { api_version: text("apiVersion"), kind: text("kind") })
         }
+        (Format::Yaml, _) => codec::yaml::identify(bytes),
+        _ => codec::json::identify(bytes),
     };
     let meta = meta.map_err(|e| bad(codec::unrecognized(kind, &e.message, bytes)))?;
     let wanted = crate::resources::api_version(group, version);
@@ -136,12 +147,6 @@ pub fn decode(
         if meta.kind.is_empty() { kind } else { meta.kind.as_str() },
     );
     check_type(door, &wanted, have_version, have_kind)?;
-    let decoded = match (ty, custom, format) {
-        (None, Some(custom), _) => custom.decode(bytes, format == Format::Yaml, validation.into()),
-        (Some(ty), _, Format::Yaml) => codec::yaml::decode(bytes, ty, validation.into()),
-        (Some(ty), ..) => codec::json::decode(bytes, ty, validation.into()),
-        (None, None, _) => return Err(Status::internal(format!("no schema of {kind}"))),
-    };
     let (mut value, strict) = decoded.map_err(|e| bad(codec::cannot_be_handled(kind, version, kind, &e.message)))?;
     if !strict.is_empty() {
         match validation {

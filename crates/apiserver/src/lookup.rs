@@ -23,6 +23,14 @@ pub trait Objects: Send + Sync + 'static {
         Some(object["metadata"]["labels"].get(label).and_then(Value::as_str).map(str::to_owned))
     }
 
+    /// A field that objects are selected by, without reading the rest of the object; empty where it is unset. `None`: there
+    /// is no such object.
+    fn field(&self, group: &str, resource: &str, namespace: &str, name: &str, field: &str) -> Option<String> {
+        let object = self.get(group, resource, namespace, name)?;
+        let found = field.split('.').try_fold(&*object, |value, name| value.get(name));
+        Some(found.and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
     /// All objects of a resource, or those of one namespace, ordered by key.
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>>;
 
@@ -42,6 +50,11 @@ impl Objects for Reader {
     fn label(&self, group: &str, resource: &str, namespace: &str, name: &str, label: &str) -> Option<Option<String>> {
         let entry = Reader::get(self, group, resource, namespace, name)?;
         Some(entry.label(label).map(str::to_owned))
+    }
+
+    fn field(&self, group: &str, resource: &str, namespace: &str, name: &str, field: &str) -> Option<String> {
+        let entry = Reader::get(self, group, resource, namespace, name)?;
+        Some(entry.field(field).unwrap_or_default().to_owned())
     }
 
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Value>> {

@@ -63,7 +63,7 @@ fn walk(errs: &mut ErrorList, s: &View<'_>, place: &Place, costs: &mut Costs) {
     for (_, property) in s.get("properties").entries() {
         walk(errs, &property, &below, costs);
     }
-    let many = |most: &str| Some(place.count?.saturating_mul(s.get(most).value().as_u64()?));
+    let many = |most: &str| Some(place.count?.saturating_mul(s.get_named(most).value().as_u64()?));
     let additional = s.get("additionalProperties");
     if additional.value().is_object() {
         walk(errs, &additional, &Place { count: many("maxProperties"), ..below.clone() }, costs);

@@ -31,11 +31,11 @@ fn properties<'a>(schema: &View<'a>) -> Vec<(&'a str, View<'a>)> {
 
 /// A part that is a schema; a list of schemas (of items) is not, nor a boolean.
 fn subschema<'a>(schema: &View<'a>, field: &str) -> Option<View<'a>> {
-    Some(schema.get(field)).filter(|v| v.value().is_object())
+    Some(schema.get_named(field)).filter(|v| v.value().is_object())
 }
 
 fn flag(schema: &View<'_>, extension: &str) -> bool {
-    schema.get(&format!("x-kubernetes-{extension}")).is_true()
+    schema.get_named(&format!("x-kubernetes-{extension}")).is_true()
 }
 
 fn int_or_string() -> Value {

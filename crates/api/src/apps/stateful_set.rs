@@ -217,7 +217,7 @@ fn status(new: &Value, old: &Value) -> ErrorList {
     ] {
         non_negative(&mut errs, &status.get(field));
     }
-    let count = |field: &str| status.get(field).int().unwrap_or_default();
+    let count = |field: &str| status.get_named(field).int().unwrap_or_default();
     for field in ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"] {
         if count(field) > count("replicas") {
             errs.invalid(status.get(field).path(), count(field), "cannot be greater than status.replicas");

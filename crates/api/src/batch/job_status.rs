@@ -33,7 +33,7 @@ impl<'a> Job<'a> {
     }
 
     fn number(&self, field: &str) -> i64 {
-        self.status.get(field).int().unwrap_or_default()
+        self.status.get_named(field).int().unwrap_or_default()
     }
 
     fn is_indexed(&self) -> bool {
@@ -58,7 +58,7 @@ pub(super) fn update(new: &Value, old: &Value) -> ErrorList {
 }
 
 fn changed(now: &Job<'_>, before: &Job<'_>, fields: &[&str]) -> bool {
-    fields.iter().any(|f| !same(now.status.get(f).value(), before.status.get(f).value()))
+    fields.iter().any(|f| !same(now.status.get_named(f).value(), before.status.get_named(f).value()))
 }
 
 fn numbers(errs: &mut ErrorList, now: &Job<'_>) {
@@ -177,7 +177,7 @@ fn indexes(errs: &mut ErrorList, now: &Job<'_>, before: &Job<'_>) {
     let mut parsed = |v: &View<'_>, looked_at: bool| {
         let intervals = intervals(v.str(), completions);
         if let (Err(why), true) = (&intervals, looked_at) {
-            let field = v.path().as_str().trim_start_matches("status.").to_owned();
+            let field = v.path().text().trim_start_matches("status.").to_owned();
             errs.invalid(v.path(), v.str(), format!("error parsing {field}: {why}"));
         }
         intervals.unwrap_or_default()

@@ -48,29 +48,30 @@ impl Walker {
         None
     }
 
-    fn structure(&mut self, ty: Type, map: Map) -> Value {
+    fn structure(&mut self, ty: Type, mut map: Map) -> Value {
         let stored_as_json = rules::stored_as_json(ty);
-        let mut out = Map::new();
-        for (key, value) in map {
-            match ty.field(&key) {
-                Some(field) => {
-                    let value = self.field(ty, field, value).and_then(|v| rules::keep(field, v, stored_as_json));
-                    if let Some(value) = value {
-                        out.insert(key, value);
-                    }
+        // In place: nearly every field stays.
+        map.retain(|key, slot| {
+            let Some(field) = ty.field(key) else {
+                if self.cx.on {
+                    self.cx.report("unknown", key);
                 }
-                None if self.cx.on => self.cx.report("unknown", &key),
-                None => {}
+                return false;
+            };
+            match self.field(ty, field, slot.take()).and_then(|v| rules::keep(field, v, stored_as_json)) {
+                Some(value) => *slot = value,
+                None => return false,
             }
-        }
+            true
+        });
         for field in ty.fields_by_name() {
             if let Some(value) = rules::absent(field)
-                && !out.contains_key(field.name())
+                && !map.contains_key(field.name())
             {
-                out.insert(field.name().to_owned(), value);
+                map.insert(field.name().to_owned(), value);
             }
         }
-        Value::Object(out)
+        Value::Object(map)
     }
 
     fn field(&mut self, ty: Type, field: &'static Field, value: Value) -> Option<Value> {

@@ -77,7 +77,7 @@ pub(crate) fn immutable(errs: &mut ErrorList, new: &Value, old: &Value, fields: 
     }
     for field in fields {
         if !same(at(new, &[field]), at(old, &[field])) {
-            errs.forbidden(root.get(field).path(), DETAIL);
+            errs.forbidden(root.get_named(field).path(), DETAIL);
         }
     }
 }

@@ -75,7 +75,7 @@ fn type_name(errs: &mut ErrorList, ty: &View<'_>) {
 fn limit(errs: &mut ErrorList, item: &View<'_>) {
     let ty = item.get("type").str();
     let named = |errs: &mut ErrorList, field: &str| {
-        for (name, amount) in item.get(field).entries() {
+        for (name, amount) in item.get_named(field).entries() {
             match ty {
                 "Pod" | "Container" => container_resource_name(errs, name, amount.path()),
                 _ => {
@@ -107,14 +107,14 @@ fn limit(errs: &mut ErrorList, item: &View<'_>) {
     named(errs, "maxLimitRequestRatio");
     let mut names = std::collections::BTreeSet::new();
     for field in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
-        names.extend(item.get(field).map().into_iter().flatten().map(|(k, _)| k.as_str()));
+        names.extend(item.get_named(field).map().into_iter().flatten().map(|(k, _)| k.as_str()));
     }
     for name in names {
         let of = |field: &str| -> Option<(String, Quantity)> {
             if ty == "Pod" && field.starts_with("default") {
                 return None;
             }
-            let v = item.get(field).get(name);
+            let v = item.get_named(field).get_named(name);
             let text = v.opt_str()?.to_owned();
             Some((text.clone(), text.parse().ok()?))
         };
@@ -125,7 +125,7 @@ fn limit(errs: &mut ErrorList, item: &View<'_>) {
             {
                 let value = if shown == low { &a } else { &b };
                 let detail = detail.replace("{low}", &a).replace("{high}", &b);
-                errs.invalid(&item.get(at).path().key(name), value, detail);
+                errs.invalid(&item.get_named(at).path().key(name), value, detail);
             }
         };
         const REQUEST: &str = "defaultRequest";

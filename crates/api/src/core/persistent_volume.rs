@@ -211,7 +211,7 @@ pub fn spec(errs: &mut ErrorList, spec: &View<'_>, name: Option<&str>) {
     let (modes, capacity, policy) =
         (spec.get("accessModes"), spec.get("capacity"), spec.get("persistentVolumeReclaimPolicy"));
     let not_inline = |errs: &mut ErrorList, field: &str| {
-        errs.forbidden(spec.get(field).path(), "may not be specified in the context of inline volumes");
+        errs.forbidden(spec.get_named(field).path(), "may not be specified in the context of inline volumes");
     };
     if inline {
         for field in ["claimRef", "capacity"] {

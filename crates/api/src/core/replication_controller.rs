@@ -77,7 +77,7 @@ impl Kind for ReplicationController {
             return errs;
         }
         let labels = template.dig("metadata.labels");
-        if selector.entries().iter().any(|(key, v)| labels.get(key).value() != v.value()) {
+        if selector.entries().iter().any(|(key, v)| labels.get_named(key).value() != v.value()) {
             errs.invalid(labels.path(), labels.value(), "`selector` does not match template `labels`");
         }
         pod_spec::template(&mut errs, cx, &template, false);

@@ -53,7 +53,7 @@ impl Kind for Secret {
             errs.too_long(data.path(), MAX_DATA);
         }
         let require = |errs: &mut ErrorList, key: &str| {
-            if !data.get(key).is_set() {
+            if !data.get_named(key).is_set() {
                 errs.required(&data.path().key(key), "");
             }
         };
@@ -103,7 +103,7 @@ impl Kind for Secret {
 
 fn docker_config(errs: &mut ErrorList, data: &View<'_>, key: &str) {
     let path = data.path().key(key);
-    let value = data.get(key);
+    let value = data.get_named(key);
     if !value.is_set() {
         errs.required(&path, "");
         return;

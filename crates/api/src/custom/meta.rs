@@ -103,7 +103,7 @@ fn walk(
                     let metadata = map.get("metadata").unwrap_or(&Value::Null);
                     refused(path.child("metadata"), metadata, &error.message)
                 })?;
-                unknown.extend(below.iter().map(|name| path.child(name).as_str().to_owned()));
+                unknown.extend(below.iter().map(|name| path.child(name).text()));
             }
             for (key, value) in map {
                 let (path, below) = match (schema.property(key), schema.additional()) {

@@ -199,7 +199,7 @@ fn entropy_bits(deck: i64, hand: i64) -> i64 {
 }
 
 fn validate_queuing(errs: &mut ErrorList, queuing: &View<'_>) {
-    let number = |field: &str| queuing.get(field).int().unwrap_or_default();
+    let number = |field: &str| queuing.get_named(field).int().unwrap_or_default();
     let (limit, queues, hand) = (number("queueLengthLimit"), number("queues"), number("handSize"));
     if limit <= 0 {
         errs.invalid(queuing.get("queueLengthLimit").path(), limit, "must be positive");

@@ -42,7 +42,7 @@ impl Kind for DeviceClass {
 fn validate(obj: &Value, old: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
     let spec = View::root(obj).get("spec");
-    let stored = |field: &str| old.is_object() && same(at(old, &["spec", field]), spec.get(field).value());
+    let stored = |field: &str| old.is_object() && same(at(old, &["spec", field]), spec.get_named(field).value());
     selectors(&mut errs, &spec.get("selectors"), stored("selectors"));
     let known = stored("config");
     each(&mut errs, &spec.get("config"), 32, |errs, config| configuration(errs, config, known));

@@ -65,7 +65,7 @@ pub(super) fn device(errs: &mut ErrorList, device: &View<'_>, old: &Value, per_d
 
 /// A set of counters, or what a device takes of one. `name` is the field with the name of the set.
 pub(super) fn counters(errs: &mut ErrorList, v: &View<'_>, name: &str) {
-    let (set, counters) = (v.get(name), v.get("counters"));
+    let (set, counters) = (v.get_named(name), v.get("counters"));
     if set.is_empty() {
         errs.required(set.path(), "");
     } else {

@@ -86,10 +86,10 @@ pub fn template(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, old: Option<
 /// The counts of a status: some of all replicas cannot be more than all, and what is available is ready.
 /// Upstream: `ValidateReplicaSetStatus`, `ValidateReplicationControllerStatus`, `ValidateDeploymentStatus`.
 pub fn status_replicas(errs: &mut ErrorList, status: &View<'_>, of: &str) {
-    let number = |field: &str| status.get(field).int().unwrap_or_default();
+    let number = |field: &str| status.get_named(field).int().unwrap_or_default();
     let mut at_most = |field: &str, most: i64, name: &str| {
         if number(field) > most {
-            errs.invalid(status.get(field).path(), number(field), format!("cannot be greater than {name}"));
+            errs.invalid(status.get_named(field).path(), number(field), format!("cannot be greater than {name}"));
         }
     };
     for field in ["fullyLabeledReplicas", "updatedReplicas", "readyReplicas", "availableReplicas"] {

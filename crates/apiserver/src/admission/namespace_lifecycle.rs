@@ -6,7 +6,7 @@ use orkd_api::status::{Cause, Status};
 use serde_json::Value;
 
 use super::{Operation, Plugin, Request};
-use crate::lookup::{Lookup, get_fresh};
+use crate::lookup::Lookup;
 
 /// Namespaces that cannot be deleted.
 pub const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -47,9 +47,15 @@ impl Plugin for NamespaceLifecycle {
             return Ok(());
         }
         let name = request.namespace;
-        let found = get_fresh(&*self.objects, "", "namespaces", "", name).await?;
-        let Some(namespace) = found else { return Err(Status::not_found("", "namespaces", name)) };
-        if request.operation == Operation::Create && namespace["status"]["phase"] == "Terminating" {
+        // Every write asks: the namespace is not decoded for it.
+        let phase = || self.objects.field("", "namespaces", "", name, "status.phase");
+        let mut found = phase();
+        if found.is_none() {
+            self.objects.fresh().await?;
+            found = phase();
+        }
+        let Some(phase) = found else { return Err(Status::not_found("", "namespaces", name)) };
+        if request.operation == Operation::Create && phase == "Terminating" {
             let why = format!("unable to create new content in namespace {name} because it is being terminated");
             let mut status = request.forbidden(object, &why);
             if let Some(details) = &mut status.details {

@@ -1,7 +1,8 @@
 //! Decodes what selectors look at and passes over the rest.
 //!
-//! Of most objects that is nearly everything: containers, volumes, managed fields and conditions stand in lists, and no
-//! selector looks into a list but by its name ([`Kind::selectable_lists`](orkd_api::kind::Kind::selectable_lists)).
+//! Of most objects that is nearly everything: containers, volumes and conditions stand in lists, and no selector looks into a
+//! list but by its name ([`Kind::selectable_lists`](orkd_api::kind::Kind::selectable_lists)). Of the metadata it is the
+//! labels: name and namespace are the key's.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use serde_json::{Map, Value};
 /// Decodes JSON; lists are empty that are not of one of these fields. `None` for what is no JSON.
 pub(super) fn decode(json: &[u8], lists: &[&str]) -> Option<Value> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let value = Sparse { lists, is_wanted: false }.deserialize(&mut deserializer).ok()?;
+    let value = Sparse { lists, is_wanted: false, place: Place::Object }.deserialize(&mut deserializer).ok()?;
     deserializer.end().ok()?;
     Some(value)
 }
@@ -21,6 +22,18 @@ struct Sparse<'l> {
     lists: &'l [&'l str],
     /// Whether a list that stands here is wanted.
     is_wanted: bool,
+    place: Place,
+}
+
+/// What stands here.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// The object itself.
+    Object,
+    /// Its metadata.
+    Metadata,
+    /// Anything below.
+    Below,
 }
 
 impl<'de> DeserializeSeed<'de> for Sparse<'_> {
@@ -64,7 +77,7 @@ impl<'de> Visitor<'de> for Sparse<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         if self.is_wanted {
-            while let Some(value) = seq.next_element_seed(self)? {
+            while let Some(value) = seq.next_element_seed(Sparse { place: Place::Below, ..self })? {
                 list.push(value);
             }
         } else {
@@ -76,8 +89,13 @@ impl<'de> Visitor<'de> for Sparse<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(name) = fields.next_key::<String>()? {
+            if self.place == Place::Metadata && name != "labels" {
+                fields.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let place = if self.place == Place::Object && name == "metadata" { Place::Metadata } else { Place::Below };
             let is_wanted = self.is_wanted || self.lists.contains(&name.as_str());
-            let value = fields.next_value_seed(Sparse { is_wanted, ..self })?;
+            let value = fields.next_value_seed(Sparse { is_wanted, place, ..self })?;
             map.insert(name, value);
         }
         Ok(Value::Object(map))
@@ -96,6 +114,10 @@ mod tests {
         let expected = json!({"a": [], "c": {"ips": [{"ip": "x", "d": [true]}], "e": []}, "f": [], "g": -1.5, "h": null,
             "i": false, "j": "A", "k": -7, "l": u64::MAX});
         assert_eq!(decode(text.as_bytes(), &["ips"]), Some(expected));
+        let metadata =
+            br#"{"metadata": {"name": "n", "labels": {"a": "b"}, "uid": 1}, "spec": {"metadata": {"name": "n"}}}"#;
+        let expected = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"metadata": {"name": "n"}}});
+        assert_eq!(decode(metadata, &[]), Some(expected));
         assert_eq!(decode(br#"{"a": [1,]}"#, &[]), None);
         assert_eq!(decode(br#"{} {}"#, &[]), None);
     }

@@ -4,6 +4,7 @@
 //! a record enters the cache. The scanner trusts nothing: on any surprise it says `None` and the caller decodes.
 
 use bytes::{Bytes, BytesMut};
+use orkd_api::codec::json::plain;
 
 /// Where things are in an encoded object that has a resourceVersion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,6 +158,7 @@ fn string(json: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let start = expect(json, at, b'"')?;
     let mut i = start;
     loop {
+        i += plain(json.get(i..)?);
         match json.get(i)? {
             b'"' => return Some((&json[start..i], i + 1)),
             b'\\' => i += 2,

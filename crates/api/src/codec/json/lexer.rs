@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::super::rules::{self, MAX_DEPTH};
 use super::super::{DecodeError, StrictErrors};
+use super::scan;
 use crate::Map;
 
 pub(super) type Result<T> = std::result::Result<T, DecodeError>;
@@ -204,24 +205,20 @@ impl<'a> Lexer<'a> {
         let bytes = self.bytes();
         self.at += 1;
         let start = self.at;
-        loop {
-            match bytes.get(self.at) {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(Cow::Borrowed(&self.text[start..self.at - 1]));
-                }
-                Some(b'\\') => break,
-                Some(0x20..) => self.at += 1,
-                _ => return self.unexpected("in string literal"),
+        self.run();
+        match bytes.get(self.at) {
+            Some(b'"') => {
+                self.at += 1;
+                return Ok(Cow::Borrowed(&self.text[start..self.at - 1]));
             }
+            Some(b'\\') => {}
+            _ => return self.unexpected("in string literal"),
         }
         let mut out = String::with_capacity(self.at - start + 16);
         out.push_str(&self.text[start..self.at]);
         loop {
             let run = self.at;
-            while matches!(bytes.get(self.at), Some(b) if *b >= 0x20 && *b != b'"' && *b != b'\\') {
-                self.at += 1;
-            }
+            self.run();
             out.push_str(&self.text[run..self.at]);
             match bytes.get(self.at) {
                 Some(b'"') => {
@@ -237,12 +234,18 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// Passes over what means itself inside a string.
+    #[inline]
+    fn run(&mut self) {
+        self.at += scan::plain(self.bytes().get(self.at..).unwrap_or_default());
+    }
+
     /// Passes over a string; the next byte is its quote.
     fn skip_string(&mut self) -> Result<()> {
-        let bytes = self.bytes();
         self.at += 1;
         loop {
-            match bytes.get(self.at) {
+            self.run();
+            match self.bytes().get(self.at) {
                 Some(b'"') => {
                     self.at += 1;
                     return Ok(());
@@ -251,7 +254,6 @@ impl<'a> Lexer<'a> {
                     self.at += 1;
                     self.escape()?;
                 }
-                Some(0x20..) => self.at += 1,
                 _ => return self.unexpected("in string literal"),
             }
         }
@@ -341,12 +343,50 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// Passes over a value: its text.
+    /// Passes over a value that was encoded here: its text. Brackets and strings are looked at, and nothing else.
     pub fn pass(&mut self) -> Result<&'a str> {
         self.peek();
-        let start = self.at;
-        self.skip()?;
-        Ok(&self.text[start..self.at])
+        let (start, bytes) = (self.at, self.bytes());
+        let mut depth = 0usize;
+        loop {
+            match bytes.get(self.at) {
+                Some(b'"') => {
+                    self.at += 1;
+                    self.run();
+                    while bytes.get(self.at) == Some(&b'\\') {
+                        self.at += 2;
+                        self.run();
+                    }
+                    if bytes.get(self.at) != Some(&b'"') {
+                        return self.unexpected("in string literal");
+                    }
+                    self.at += 1;
+                }
+                Some(b'{' | b'[') => {
+                    depth += 1;
+                    self.at += 1;
+                    continue;
+                }
+                Some(b'}' | b']') if depth > 0 => {
+                    depth -= 1;
+                    self.at += 1;
+                }
+                // A word or number ends before what follows it.
+                Some(b',' | b'}' | b']') if depth == 0 && self.at > start => {}
+                Some(b'}' | b']' | b',') if depth == 0 => {
+                    return self.unexpected("looking for beginning of value");
+                }
+                Some(_) => {
+                    self.at += 1;
+                    continue;
+                }
+                None if depth == 0 && self.at > start => {}
+                None => return self.unexpected(""),
+            }
+            if depth == 0 {
+                return Ok(&self.text[start..self.at]);
+            }
+        }
     }
 
     /// A value of any kind. Keys that occur twice are reported below `path`, where there is one.

@@ -6,9 +6,11 @@
 mod decode;
 mod lexer;
 mod outline;
+mod scan;
 mod write;
 
 pub(in crate::codec) use decode::schema_type;
 pub use decode::{decode, decode_untyped, identify};
 pub use outline::Outline;
+pub use scan::plain;
 pub use write::{encode, encode_untyped, pretty, to_string, to_vec};

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::lexer::{Lexer, Result};
 use super::write;
-use crate::schema::Type;
+use crate::schema::{Field, Type};
 
 /// An object of a built-in type as text, of which some parts are opened or replaced.
 pub struct Outline<'t> {
@@ -40,25 +40,38 @@ enum Body<'t> {
 }
 
 impl<'t> Outline<'t> {
-    /// Reads an object of a type. An error is Go's about bytes that are no JSON object.
+    /// Reads an object of a type that was encoded here. An error is Go's about bytes that are no JSON object; what is
+    /// wrong inside of a part is found by whoever looks into it.
     pub fn read(bytes: &'t [u8], ty: Type) -> Result<Outline<'t>> {
         let text = std::str::from_utf8(bytes).map_err(|e| super::super::DecodeError::syntax(e.to_string()))?;
-        Outline::of(text, Shape::Struct(ty))
+        // Metadata, spec and status are what changes are about: opened on the way, they are passed over once.
+        Outline::whole(text, Shape::Struct(ty), 1)
     }
 
-    fn of(text: &'t str, shape: Shape) -> Result<Outline<'t>> {
+    fn whole(text: &'t str, shape: Shape, levels: usize) -> Result<Outline<'t>> {
         let mut lexer = Lexer::new(text, text.as_bytes());
         if lexer.peek() != Some(b'{') {
             return lexer.unexpected("looking for beginning of object");
         }
-        let mut parts = Vec::with_capacity(8);
+        let outline = Outline::parse(&mut lexer, shape, levels)?;
+        lexer.end()?;
+        Ok(outline)
+    }
+
+    /// An object, from its brace; the structs of so many levels are opened.
+    fn parse(lexer: &mut Lexer<'t>, shape: Shape, levels: usize) -> Result<Outline<'t>> {
+        let mut parts = Vec::with_capacity(16);
         let mut more = lexer.begin_object()?;
         while more {
             let name = lexer.key()?;
-            parts.push(Part { name, body: Body::Text(lexer.pass()?) });
+            let is_object = levels > 0 && lexer.peek() == Some(b'{');
+            let body = match shape.below(&name) {
+                below @ Shape::Struct(_) if is_object => Body::Open(Outline::parse(lexer, below, levels - 1)?),
+                _ => Body::Text(lexer.pass()?),
+            };
+            parts.push(Part { name, body });
             more = lexer.more_object()?;
         }
-        lexer.end()?;
         Ok(Outline { shape, parts })
     }
 
@@ -66,12 +79,17 @@ impl<'t> Outline<'t> {
         self.parts.iter().position(|part| part.name == name)
     }
 
-    /// A field, decoded; null where there is none, and for one that is open.
+    /// A field, decoded; null where there is none.
     pub fn get(&self, name: &str) -> Value {
         match self.find(name).map(|at| &self.parts[at].body) {
             Some(Body::Text(text)) => serde_json::from_str(text).unwrap_or_default(),
             Some(Body::Value(value)) => value.clone(),
-            Some(Body::Open(_)) | None => Value::Null,
+            Some(Body::Open(outline)) => {
+                let mut text = Vec::new();
+                outline.write(&mut text);
+                serde_json::from_slice(&text).unwrap_or_default()
+            }
+            None => Value::Null,
         }
     }
 
@@ -98,7 +116,7 @@ impl<'t> Outline<'t> {
         let opened = match &part.body {
             Body::Open(_) => None,
             Body::Text("null") | Body::Value(Value::Null) => Some(Outline { shape, parts: Vec::new() }),
-            Body::Text(text) => Some(Outline::of(text, shape).ok()?),
+            Body::Text(text) => Some(Outline::whole(text, shape, 0).ok()?),
             // What was set is not looked into.
             Body::Value(_) => return None,
         };
@@ -127,7 +145,17 @@ impl<'t> Outline<'t> {
         if let Some(at) = self.find(name) {
             return at;
         }
-        let at = self.parts.iter().position(|part| self.shape.is_before(name, &part.name)).unwrap_or(self.parts.len());
+        let at = match self.shape {
+            Shape::Struct(ty) if ty.field(name).is_some() => {
+                let before = ty.fields().take_while(|field| field.name() != name);
+                before.fold(0, |at, field| at + usize::from(self.parts.get(at).is_some_and(|p| p.name == field.name())))
+            }
+            // What the type does not know follows, sorted, as keys are.
+            shape => {
+                let is_after = |p: &Part<'_>| *p.name > *name && shape.field_of(&p.name).is_none();
+                self.parts.iter().position(is_after).unwrap_or(self.parts.len())
+            }
+        };
         self.parts.insert(at, Part { name: Cow::Owned(name.to_owned()), body: Body::Value(Value::Null) });
         at
     }
@@ -144,12 +172,11 @@ impl<'t> Outline<'t> {
             match (&part.body, self.shape) {
                 (Body::Text(text), _) => out.extend_from_slice(text.as_bytes()),
                 (Body::Open(outline), _) => outline.write(out),
-                (Body::Value(value), Shape::Struct(ty)) => match ty.field(&part.name) {
+                (Body::Value(value), Shape::Map(ty)) => write::encode(value, ty, out),
+                (Body::Value(value), shape) => match shape.field_of(&part.name) {
                     Some(field) => write::encode_field(value, field, out),
                     None => write::encode_untyped(value, out),
                 },
-                (Body::Value(value), Shape::Map(ty)) => write::encode(value, ty, out),
-                (Body::Value(value), Shape::Any) => write::encode_untyped(value, out),
             }
         }
         out.push(b'}');
@@ -170,14 +197,12 @@ impl Shape {
         }
     }
 
-    /// Whether a field is written before another.
-    fn is_before(self, name: &str, other: &str) -> bool {
-        let place = |name: &str| match self {
-            // What the type does not know follows, sorted.
-            Shape::Struct(ty) => ty.find(name).map_or(usize::MAX, |(at, _)| ty.rank(at)),
-            Shape::Map(_) | Shape::Any => 0,
-        };
-        (place(name), name) < (place(other), other)
+    /// The field of a type that a name stands for.
+    fn field_of(self, name: &str) -> Option<&'static Field> {
+        match self {
+            Shape::Struct(ty) => ty.field(name),
+            Shape::Map(_) | Shape::Any => None,
+        }
     }
 }
 
@@ -185,7 +210,7 @@ impl Shape {
 mod tests {
     use serde_json::json;
 
-    use super::super::{to_string, to_vec};
+    use super::super::to_vec;
     use super::*;
 
     fn pod() -> Type {
@@ -244,12 +269,27 @@ mod tests {
         assert_eq!((&*meta.text("name"), &*meta.text("uid"), &*meta.text("generation")), ("aA", "u", ""));
         assert_eq!(meta.get("generation"), 3);
         meta.open("labels").expect("null is empty").set("a", "b".into());
-        assert_eq!(to_string(&meta.get("labels")), "null", "it is open");
+        assert_eq!(meta.get("labels"), json!({"a": "b"}));
+        let odd = br#"{"metadata": {"name": tru}, "spec": {"a": "\"}", "b": [{"c": "]"}]}, "status": 1 }"#;
+        let mut pod = Outline::read(odd, self::pod()).expect("an object");
+        assert_eq!(pod.open("metadata").map(|meta| meta.get("name")), Some(Value::Null));
+        assert_eq!((pod.get("spec"), pod.get("status")), (json!({"a": "\"}", "b": [{"c": "]"}]}), json!(1)));
     }
 
     #[test]
     fn what_is_no_object_is_refused() {
-        for bad in [&b"[]"[..], b"", b"{", b"{\"a\"}", b"{\"a\":1,}", b"{} {}", b"{\"a\":\"\xff\"}"] {
+        for bad in [
+            &b"[]"[..],
+            b"",
+            b"{",
+            b"{\"a\"}",
+            b"{\"a\":1,}",
+            b"{\"a\":}",
+            b"{\"a\":[}",
+            b"{\"a\":\"\\",
+            b"{} {}",
+            b"{\"a\":\"\xff\"}",
+        ] {
             assert!(Outline::read(bad, pod()).is_err(), "{}", String::from_utf8_lossy(bad));
         }
     }

@@ -6,6 +6,7 @@
 use serde_json::{Number, Value};
 
 use super::decode::schema_type;
+use super::scan;
 use crate::Map;
 use crate::schema::{Builtin, Field, Type};
 
@@ -125,11 +126,10 @@ pub(in crate::codec) fn string(s: &str, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
     let bytes = s.as_bytes();
-    let mut start = 0;
-    for (i, &b) in bytes.iter().enumerate() {
-        if b >= 0x20 && !matches!(b, b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2) {
-            continue;
-        }
+    let (mut start, mut i) = (0, 0);
+    loop {
+        i += scan::verbatim(&bytes[i..]);
+        let Some(&b) = bytes.get(i) else { break };
         if b == 0xe2 {
             // U+2028 and U+2029, which JavaScript takes for line ends.
             if bytes.get(i + 1) == Some(&0x80) && matches!(bytes.get(i + 2), Some(0xa8 | 0xa9)) {
@@ -137,10 +137,12 @@ pub(in crate::codec) fn string(s: &str, out: &mut Vec<u8>) {
                 out.extend_from_slice(if bytes[i + 2] == 0xa8 { b"\\u2028" } else { b"\\u2029" });
                 start = i + 3;
             }
+            i += 1;
             continue;
         }
         out.extend_from_slice(&bytes[start..i]);
-        start = i + 1;
+        i += 1;
+        start = i;
         match b {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
@@ -186,7 +188,13 @@ impl<'v> Writer<'_, 'v> {
         let mut separator = false;
         for i in first..end {
             let (_, field, value) = self.entries[i];
-            self.name(&mut separator, field.name());
+            if std::mem::replace(&mut separator, true) {
+                self.out.push(b',');
+            }
+            // Names of fields have nothing in them that is escaped.
+            self.out.push(b'"');
+            self.out.extend_from_slice(field.name().as_bytes());
+            self.out.extend_from_slice(b"\":");
             self.field(field, value);
         }
         if map.len() != end - first {

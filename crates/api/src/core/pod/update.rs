@@ -23,12 +23,12 @@ fn annotations(errs: &mut ErrorList, new: &View<'_>, old: &Value) {
     let annotations = new.dig("metadata.annotations");
     let before = View::root(old).dig("metadata.annotations");
     for (key, v) in before.entries() {
-        if let Some(what) = what(key).filter(|_| annotations.get(key).value() != v.value()) {
+        if let Some(what) = what(key).filter(|_| annotations.get_named(key).value() != v.value()) {
             errs.forbidden(&annotations.path().key(key), format!("may not remove or update {what}"));
         }
     }
     for (key, _) in annotations.entries() {
-        if let Some(what) = what(key).filter(|_| !before.get(key).is_set()) {
+        if let Some(what) = what(key).filter(|_| !before.get_named(key).is_set()) {
             errs.forbidden(&annotations.path().key(key), format!("may not add {what}"));
         }
     }
@@ -150,7 +150,7 @@ fn tolerations(errs: &mut ErrorList, spec: &View<'_>, old: &Value) {
 fn narrower_nodes(errs: &mut ErrorList, spec: &View<'_>, old: &Value, munged: &mut Value) {
     let selector = spec.get("nodeSelector");
     for (key, before) in at(old, &["nodeSelector"]).as_object().into_iter().flatten() {
-        if selector.get(key).value() != before {
+        if selector.get_named(key).value() != before {
             errs.invalid(
                 selector.path(),
                 selector.value(),

@@ -53,7 +53,7 @@ pub fn env(errs: &mut ErrorList, list: &View<'_>) {
 fn value_from(errs: &mut ErrorList, source: &View<'_>, has_value: bool) {
     let mut count = 0;
     let mut given = |field: &str| {
-        let v = source.get(field);
+        let v = source.get_named(field);
         count += usize::from(v.is_set());
         v.is_set().then_some(v)
     };

@@ -102,7 +102,7 @@ pub fn template(errs: &mut ErrorList, _cx: &Cx<'_>, template: &View<'_>, unchang
 /// Labels and annotations of a template; upstream's paths have no `metadata` here.
 pub fn template_meta(errs: &mut ErrorList, template: &View<'_>) {
     let meta = template.get("metadata");
-    let here = |field: &str| View::at(template.path().child(field), meta.get(field).value());
+    let here = |field: &str| View::at(template.path().child(field), meta.get_named(field).value());
     labels::labels(errs, &here("labels"));
     super::meta::annotations(errs, &here("annotations"));
     annotations(errs, &here("annotations"), &template.get("spec"));

@@ -249,7 +249,7 @@ pub fn of_pod(errs: &mut ErrorList, spec: &View<'_>) {
     named_requirements(errs, &v, &[], pod_resource_name);
     let requests = v.get("requests");
     for (name, together) in defaults::container_requests(spec.value()) {
-        let asked = requests.get(&name);
+        let asked = requests.get_named(&name);
         if parsed(&asked).is_some_and(|asked| asked < together) {
             errs.invalid(
                 &requests.path().key(&name),
@@ -260,7 +260,7 @@ pub fn of_pod(errs: &mut ErrorList, spec: &View<'_>) {
     }
     for (i, container) in spec.items("containers").iter().enumerate() {
         for (name, limit) in container.dig("resources.limits").entries() {
-            let of_pod = v.get("limits").get(name);
+            let of_pod = v.get("limits").get_named(name);
             if parsed(&of_pod).zip(parsed(&limit)).is_some_and(|(pod, container)| container > pod) {
                 errs.invalid(
                     &v.path().child("containers").index(i).key(name).child("limits"),

@@ -104,7 +104,7 @@ fn spread_label_keys(errs: &mut ErrorList, c: &View<'_>) {
     }
     for key in keys.list() {
         labels::name(errs, key.str(), key.path());
-        if chosen.get("matchLabels").get(key.str()).is_set() {
+        if chosen.get("matchLabels").get_named(key.str()).is_set() {
             errs.invalid(key.path(), key.str(), "exists in both matchLabelKeys and labelSelector");
         }
     }

@@ -185,7 +185,7 @@ pub fn annotations_match(errs: &mut ErrorList, annotations: &View<'_>, spec: &Vi
     let of_pod = spec.get("securityContext");
     one_matches(errs, "seccomp", &annotations.get(SECCOMP_POD), &of_pod.get(SECCOMP), of_pod.get(SECCOMP).path());
     for container in os::containers(spec) {
-        let annotation = annotations.get(&format!("{SECCOMP_CONTAINER}{}", container.get("name").str()));
+        let annotation = annotations.get_named(&format!("{SECCOMP_CONTAINER}{}", container.get("name").str()));
         let field = container.get("securityContext").get(SECCOMP);
         one_matches(errs, "seccomp", &annotation, &field, field.path());
     }
@@ -193,7 +193,7 @@ pub fn annotations_match(errs: &mut ErrorList, annotations: &View<'_>, spec: &Vi
         return;
     }
     for container in os::containers(spec) {
-        let annotation = annotations.get(&format!("{APP_ARMOR}{}", container.get("name").str()));
+        let annotation = annotations.get_named(&format!("{APP_ARMOR}{}", container.get("name").str()));
         let own = container.dig("securityContext.appArmorProfile");
         let field = if own.is_set() { own.clone() } else { of_pod.get("appArmorProfile") };
         one_matches(errs, "apparmor", &annotation, &field, own.path());

@@ -85,7 +85,7 @@ pub fn volumes<'a>(errs: &mut ErrorList, list: &View<'a>, pod_name: Option<&str>
     found
 }
 
-fn required(errs: &mut ErrorList, v: &View<'_>, fields: &[&str]) {
+fn required(errs: &mut ErrorList, v: &View<'_>, fields: &[&'static str]) {
     for field in fields {
         if v.get(field).is_empty() {
             errs.required(v.get(field).path(), "");
@@ -316,13 +316,13 @@ pub fn persistent_source(errs: &mut ErrorList, kind: &str, v: &View<'_>, volume:
     }
 }
 
-fn secret_reference(errs: &mut ErrorList, v: &View<'_>, fields: &[&str]) {
+fn secret_reference(errs: &mut ErrorList, v: &View<'_>, fields: &[&'static str]) {
     if v.get("secretRef").is_set() {
         required(errs, &v.get("secretRef"), fields);
     }
 }
 
-fn storage_os(errs: &mut ErrorList, v: &View<'_>, secret: &[&str]) {
+fn storage_os(errs: &mut ErrorList, v: &View<'_>, secret: &[&'static str]) {
     let (name, namespace) = (v.get("volumeName"), v.get("volumeNamespace"));
     if name.is_empty() {
         errs.required(name.path(), "");

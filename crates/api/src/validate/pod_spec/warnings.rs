@@ -61,7 +61,7 @@ pub fn template(new: &Value, old: Option<&Value>) -> Vec<String> {
 }
 
 /// Warnings for the template of an object whose generation is new.
-pub fn template_at(path: &str, new: &Value, old: Option<&Value>) -> Vec<String> {
+pub fn template_at(path: &'static str, new: &Value, old: Option<&Value>) -> Vec<String> {
     let generation = |obj| at(obj, &["metadata", "generation"]);
     let template = View::root(new).dig(path);
     if old.is_some_and(|old| generation(old) == generation(new)) || !template.is_set() {
@@ -98,7 +98,7 @@ fn of(spec: &View<'_>, meta: &View<'_>, is_template: bool) -> Vec<String> {
     amounts(&mut out, &spec.get("overhead"), "memory");
     amounts(&mut out, &spec.get("overhead"), "ephemeral-storage");
     const SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
-    let has = |v: &View<'_>, profile: &str| v.get("securityContext").get(profile).is_set();
+    let has = |v: &View<'_>, profile: &str| v.get("securityContext").get_named(profile).is_set();
     if !has(spec, "seccompProfile") {
         annotated(&mut out, &annotations, "seccomp.security.alpha.kubernetes.io/pod", SECCOMP);
     }
@@ -139,7 +139,7 @@ fn of(spec: &View<'_>, meta: &View<'_>, is_template: bool) -> Vec<String> {
 
 /// A warning for an annotation, where it is.
 fn annotated(out: &mut Vec<String>, annotations: &View<'_>, key: &str, text: &str) {
-    if annotations.get(key).is_set() {
+    if annotations.get_named(key).is_set() {
         out.push(format!("{}: {text}", annotations.path().key(key)));
     }
 }
@@ -197,7 +197,7 @@ fn token_paths(out: &mut Vec<String>, spec: &View<'_>) {
 
 /// Amounts of bytes that are not whole.
 fn amounts(out: &mut Vec<String>, amounts: &View<'_>, resource: &str) {
-    if let Some(text) = amounts.get(resource).opt_str().filter(|text| is_fractional(text)) {
+    if let Some(text) = amounts.get_named(resource).opt_str().filter(|text| is_fractional(text)) {
         out.push(fractional(amounts, resource, text));
     }
 }
@@ -240,7 +240,7 @@ fn node_labels(out: &mut Vec<String>, spec: &View<'_>) {
 /// Values that come twice in a list of objects.
 fn duplicates(out: &mut Vec<String>, list: &[View<'_>], field: &str) {
     let mut seen = BTreeSet::new();
-    for v in list.iter().map(|item| item.get(field)) {
+    for v in list.iter().map(|item| item.get_named(field)) {
         if !seen.insert(v.str()) {
             out.push(format!("{}: duplicate {field} {}", v.path(), crate::field::quote(v.str())));
         }
@@ -266,7 +266,7 @@ fn env(out: &mut Vec<String>, container: &View<'_>) {
 
 /// Ports of all containers that are in each other's way.
 fn ports(out: &mut Vec<String>, containers: &[View<'_>]) {
-    let number = |port: &View<'_>, field: &str| port.get(field).int().unwrap_or_default();
+    let number = |port: &View<'_>, field: &str| port.get_named(field).int().unwrap_or_default();
     let mut seen: BTreeMap<(i64, &str), Vec<View<'_>>> = BTreeMap::new();
     for port in containers.iter().flat_map(|c| c.items("ports")) {
         let (host, address) = (number(&port, "hostPort"), port.get("hostIP").str());
