@@ -59,6 +59,9 @@ pub struct ObjectType {
 
 const OPTIONAL: &str = "optional_type";
 
+/// The name of an object that is not named yet ([`Shape::named`]).
+pub(crate) const UNNAMED: &str = "object";
+
 impl Type {
     /// A list of `item`.
     pub fn list(item: Type) -> Type {
@@ -246,6 +249,25 @@ impl Shape {
         let fields = shapes.iter().map(|(name, shape)| (name.clone(), shape.ty.clone())).collect();
         let ty = Type::Object(Arc::new(ObjectType { name: name.to_owned(), fields, open: false }));
         Shape { ty, max: Some(0), parts: Parts::Object(Arc::new(shapes)) }
+    }
+
+    /// The same with names for the objects in it that have none of their own: `name` for itself, `name.field`,
+    /// `name.@idx` and `name.@elem` for what is in it (`DeclType.MaybeAssignTypeName`).
+    pub fn named(self, name: &str) -> Shape {
+        match &self.parts {
+            Parts::Object(fields) => {
+                let name = if self.ty.name() == UNNAMED { name } else { self.ty.name() };
+                let named = |(field, shape): (&String, &Shape)| {
+                    (field.clone(), shape.clone().named(&format!("{name}.{field}")))
+                };
+                Shape::object(name, fields.iter().map(named).collect::<Vec<_>>())
+            }
+            Parts::List(item) => Shape::list(Shape::clone(item).named(&format!("{name}.@idx")), self.max),
+            Parts::Map(key, value) => {
+                Shape::map(Shape::clone(key), Shape::clone(value).named(&format!("{name}.@elem")), self.max)
+            }
+            Parts::None => self,
+        }
     }
 
     /// The type alone.

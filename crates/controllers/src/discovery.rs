@@ -47,6 +47,12 @@ impl Discovery {
             .or_else(|| self.preferred.iter().map(|s| &s.resource).find(|r| r.group == group && r.kind == kind))
     }
 
+    /// The kind of a resource of a group and version.
+    pub fn kind_of(&self, group: &str, version: &str, plural: &str) -> Option<&str> {
+        let found = |r: &&Resource| r.group == group && r.version == version && r.plural == plural;
+        self.kinds.values().find(found).map(|r| &*r.kind)
+    }
+
     fn add(&mut self, group: &str, version: &str, resource: PlainResource) {
         if resource.name.contains('/') {
             return;
@@ -184,6 +190,8 @@ mod tests {
         assert_eq!(found.of_kind("g/v1", "A").map(|r| &*r.version), Some("v1"));
         assert_eq!(found.of_kind("g/v9", "A").map(|r| &*r.version), Some("v2"));
         assert!(found.of_kind("v1", "A").is_none());
+        assert_eq!(found.kind_of("g", "v1", "bs"), Some("B"));
+        assert_eq!(found.kind_of("g", "v2", "bs"), None);
         assert_eq!(found.failed.len(), 1);
     }
 }

@@ -29,6 +29,7 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod node_ttl;
 pub mod pod_gc;
+pub mod policy_status;
 pub mod replica_set;
 pub mod replication_controller;
 pub mod resource_claim;
@@ -94,6 +95,7 @@ pub fn all() -> Vec<ControllerSpec> {
         storage_protection::VOLUMES,
         legacy_token::TOKENS,
         legacy_token::CLEANER,
+        policy_status::SPEC,
     ]
 }
 

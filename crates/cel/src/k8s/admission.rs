@@ -91,6 +91,18 @@ pub fn admission(has: Has) -> EnvBuilder {
     env
 }
 
+/// The environment in which the expressions of a policy are checked against the kind of the object and, where the policy
+/// has parameters of a known kind, of those (`buildEnvSet` of `policy/validating/typechecking.go`; of the authorizer it
+/// declares only the root).
+pub fn type_checking(object: &Shape, params: Option<&Shape>) -> EnvBuilder {
+    let env = ENV.extend().variable("object", object.clone()).variable("oldObject", object.clone());
+    let env = env.variable("authorizer", authorizer::ty());
+    match params {
+        Some(params) => env.variable("params", params.clone()),
+        None => env,
+    }
+}
+
 /// The types that mutations are made of (`admission/plugin/policy/mutating/patch`): `Object{spec: Object.spec{..}}`, whose
 /// fields are checked when the kind is known, and `JSONPatch{op: .., path: .., value: ..}`.
 #[derive(Clone, Debug)]
@@ -172,13 +184,18 @@ const VARIABLES: &str = "variables";
 impl Variables {
     /// None yet.
     pub fn new(has: Has) -> Variables {
-        Variables { env: admission(has), fields: Vec::new(), programs: Vec::new() }
+        Variables::within(admission(has))
+    }
+
+    /// None yet, in an environment of one's own.
+    pub fn within(env: EnvBuilder) -> Variables {
+        Variables { env, fields: Vec::new(), programs: Vec::new() }
     }
 
     /// Adds one. If it does not compile it is of any type, so that its users are not blamed.
     pub fn add(&mut self, name: &str, expression: &str) -> Result<Program, String> {
         let program = compile(&self.env(), expression, &[]);
-        let ty = program.as_ref().map_or(Type::Dyn, |p| p.result_type().clone());
+        let ty = program.as_ref().map_or(Type::Dyn, |p| declared(p.result_type()));
         // `variables.name` is found as the name of a variable before it is looked at as a field.
         self.env = self.env.clone().variable(&format!("{VARIABLES}.{name}"), ty.clone());
         self.fields.push((name.to_owned(), ty.into()));
@@ -194,6 +211,17 @@ impl Variables {
     /// What is needed to evaluate those who see them.
     pub fn into_programs(self) -> Vec<Variable> {
         self.programs
+    }
+}
+
+/// The type that a variable is known by: objects are known when evaluated only (`convertCelTypeToDeclType`).
+fn declared(ty: &Type) -> Type {
+    match ty {
+        Type::List(item) => Type::list(declared(item)),
+        Type::Map(key, value) => Type::map(declared(key), declared(value)),
+        Type::Null | Type::Bool | Type::Int | Type::Uint | Type::Double | Type::String | Type::Bytes => ty.clone(),
+        Type::Duration | Type::Timestamp => ty.clone(),
+        _ => Type::Dyn,
     }
 }
 
@@ -320,6 +348,25 @@ mod tests {
             check("[JSONPatch{op: 1}]", patches())
                 .is_err_and(|e| e.contains("expected type of field 'op' is 'string'"))
         );
+    }
+
+    #[test]
+    fn variables_are_of_the_types_upstream_gives_them() {
+        let check = |variable: &str, expression: &str, want: Result<(), &str>| {
+            let mut variables = Variables::new(Has::default());
+            variables.add("v", variable).expect(variable);
+            let got = compile(&variables.env(), expression, &[]).map(|_| ());
+            match (&got, want) {
+                (Ok(()), Ok(())) => {}
+                (Err(e), Err(part)) if e.contains(part) => {}
+                _ => panic!("{variable}, {expression}: {got:?}, not {want:?}"),
+            }
+        };
+        check("request.userInfo", "variables.v.nope == 1", Ok(()));
+        check("[request.userInfo]", "variables.v[0].nope == 1", Ok(()));
+        check("request.userInfo.groups", "variables.v[0] == 1", Err("applied to '(string, int)'"));
+        check("{'a': 1}", "variables.v['a'] == 'b'", Err("applied to '(int, string)'"));
+        check("object.spec", "variables.v == 1", Ok(()));
     }
 
     #[test]

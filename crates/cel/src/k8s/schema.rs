@@ -1,4 +1,4 @@
-//! Types from the schema of a custom resource (`apiserver/pkg/cel/common/schemas.go`), and its rules
+//! Types from the schema of a resource (`apiserver/pkg/cel/common/schemas.go`), and rules of custom resources
 //! (`apiextensions-apiserver/pkg/apiserver/schema/cel/compilation.go`).
 
 use serde_json::Value as Json;
@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use super::base;
 use crate::env::Program;
 use crate::plan::property;
-use crate::types::{Shape, Type};
+use crate::types::{Shape, Type, UNNAMED};
 
 /// The largest request; what has no bound is as large as fits in it (`DefaultMaxRequestSizeBytes`).
 const MAX_REQUEST: u64 = 3 << 20;
@@ -37,7 +37,7 @@ fn sized(schema: &Json, root: bool) -> Option<Sized> {
     // What has no size, and the keys of maps, count for nothing, as upstream.
     let plain = |ty: Type, min| Some(Sized { shape: Shape::bounded(ty, 0), min });
     let text = MAX_REQUEST - 2;
-    if schema["x-kubernetes-int-or-string"] == true {
+    if schema["x-kubernetes-int-or-string"] == true || schema["format"] == "int-or-string" {
         return Some(Sized { shape: Shape::bounded(Type::Dyn, text), min: 1 });
     }
     let root = root || schema["x-kubernetes-embedded-resource"] == true;
@@ -79,8 +79,9 @@ fn longest(values: &Json) -> Option<u64> {
 fn object(schema: &Json, root: bool) -> Sized {
     let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
     let (mut fields, mut min) = (Vec::new(), 2);
+    let added = root && !has_type_and_metadata(schema);
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-        if root && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
+        if added && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
             continue;
         }
         let Some(field) = sized(property, false) else { continue };
@@ -91,13 +92,25 @@ fn object(schema: &Json, root: bool) -> Sized {
             fields.push((name, field.shape));
         }
     }
-    if root {
+    if added {
         let text = || Shape::bounded(Type::String, MAX_REQUEST - 2);
         let metadata = ["name", "generateName"].map(|name| (name.to_owned(), text()));
-        fields.push(("metadata".to_owned(), Shape::object("metadata", metadata)));
+        fields.push(("metadata".to_owned(), Shape::object(UNNAMED, metadata)));
         fields.extend(["apiVersion", "kind"].map(|name| (name.to_owned(), text())));
     }
-    Sized { shape: Shape::object("object", fields), min }
+    Sized { shape: Shape::object(UNNAMED, fields), min }
+}
+
+/// Whether a schema says itself what every resource has; then that is what expressions see (`WithTypeAndObjectMeta`).
+fn has_type_and_metadata(schema: &Json) -> bool {
+    let properties = &schema["properties"];
+    let metadata = &properties["metadata"];
+    let text = |of: &Json, name: &str| of[name]["type"] == "string";
+    text(properties, "kind")
+        && text(properties, "apiVersion")
+        && metadata["type"] == "object"
+        && text(&metadata["properties"], "name")
+        && text(&metadata["properties"], "generateName")
 }
 
 /// The name of a field in expressions; `None` if it cannot have one (`apiserver/pkg/cel/escaping.go`).
@@ -143,8 +156,9 @@ pub fn compile_message(expression: &str, shape: &Shape, optional_old: bool) -> R
 }
 
 fn compile(expression: &str, shape: &Shape, optional_old: bool) -> Result<Program, String> {
+    let shape = shape.clone().named("selfType");
     let old = if optional_old { Type::optional(shape.ty().clone()).into() } else { shape.clone() };
-    let env = base().extend().variable("self", shape.clone()).variable("oldSelf", old).build();
+    let env = base().extend().variable("self", shape).variable("oldSelf", old).build();
     env.compile(expression).map_err(|issues| format!("compilation failed: {issues}"))
 }
 
@@ -200,6 +214,7 @@ mod tests {
         check("self.spec.free == 1", Err("undefined field 'free'"));
         check("self.metadata.labels.size() > 1", Err("undefined field 'labels'"));
         check("self.spec.replicas == 'a'", Err("found no matching overload for '_==_' applied to '(int, string)'"));
+        check("self.spec == self.metadata", Err("applied to '(selfType.spec, selfType.metadata)'"));
         check("self.spec.replicas", Err("cel expression must evaluate to a bool"));
         check(
             "self.spec.replicas >",
@@ -210,6 +225,21 @@ mod tests {
         assert!(
             compile_message("self.spec.replicas", &shape, false).is_err_and(|e| e.ends_with("evaluate to a string"))
         );
+    }
+
+    #[test]
+    fn metadata_is_what_the_schema_says_where_it_says_all() {
+        let with = |metadata: Json| {
+            json!({"type": "object", "properties": {"apiVersion": {"type": "string"},
+            "kind": {"type": "string"}, "metadata": {"type": "object", "properties": metadata}}})
+        };
+        let labels = json!({"type": "object", "additionalProperties": {"type": "string"}});
+        let text = json!({"type": "string"});
+        let whole = shape(&with(json!({"name": text, "generateName": text, "labels": labels})), true).expect("a shape");
+        assert!(compile_rule("self.metadata.labels['a'] == self.metadata.name", &whole, false).is_ok());
+        let part = shape(&with(json!({"name": text, "labels": labels})), true).expect("a shape");
+        assert!(compile_rule("self.metadata.generateName == ''", &part, false).is_ok());
+        assert!(compile_rule("'a' in self.metadata.labels", &part, false).is_err_and(|e| e.contains("'labels'")));
     }
 
     #[test]

@@ -22,6 +22,7 @@ scenarios! {
     a_bootstrap_token_signs_and_ends,
     a_token_is_filled_in_and_goes_with_its_account,
     an_unused_token_is_marked_and_goes,
+    the_types_of_a_policy_are_checked,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -327,6 +328,38 @@ fn an_unused_token_is_marked_and_goes() -> Scenario {
             Until("secrets/mounted", |s| s.is_object() && !is_marked(s)),
         ],
         compared: &["secrets"],
+        ..Scenario::default()
+    }
+}
+
+fn the_types_of_a_policy_are_checked() -> Scenario {
+    const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    const POLICY: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/policy-NAMESPACE";
+    let validations = |expression: &str| json!([{"expression": expression}]);
+    let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "policy-NAMESPACE"}, "spec": {
+            "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+            "matchConstraints": {"resourceRules": [{"operations": ["CREATE"], "apiGroups": ["apps"],
+                "apiVersions": ["v1"], "resources": ["deployments"]}]},
+            "validations": validations("object.spec.replicas > '1' && params.data['a'] > 1")}});
+    Scenario {
+        controllers: &["validatingadmissionpolicy-status-controller"],
+        objects: vec![(POLICIES, policy)],
+        story: vec![
+            Until(POLICY, |p| {
+                let warnings = &p["status"]["typeChecking"]["expressionWarnings"];
+                let warning = warnings[0]["warning"].as_str().unwrap_or_default();
+                let problems = ["'_>_' applied to '(int, string)'", "'_>_' applied to '(string, int)'"];
+                warnings[0]["fieldRef"] == "spec.validations[0].expression"
+                    && warning.starts_with("apps/v1, Kind=Deployment: ERROR: <input>:1:22: ")
+                    && problems.iter().all(|p| warning.contains(p))
+            }),
+            Do(POLICY, Change::Merge(json!({"spec": {"validations": validations("object.spec.replicas > 1")}}))),
+            Until(POLICY, |p| {
+                p["status"]["observedGeneration"] == 2 && p["status"]["typeChecking"]["expressionWarnings"].is_null()
+            }),
+        ],
+        compared: &[POLICY],
         ..Scenario::default()
     }
 }
