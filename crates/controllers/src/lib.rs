@@ -36,6 +36,7 @@ pub mod resource_claim;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
+pub mod service_cidr;
 pub mod stateful_set;
 pub mod storage;
 pub mod storage_protection;
@@ -96,6 +97,8 @@ pub fn all() -> Vec<ControllerSpec> {
         legacy_token::TOKENS,
         legacy_token::CLEANER,
         policy_status::SPEC,
+        service_cidr::SPEC,
+        storage_protection::CLASSES,
     ]
 }
 

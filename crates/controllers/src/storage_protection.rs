@@ -1,13 +1,15 @@
-//! Claims and volumes that are in use stay until nobody uses them: two controllers that put a finalizer on and take it
-//! off.
+//! Claims, volumes and classes of their attributes that are in use stay until nobody uses them: three controllers that
+//! put a finalizer on and take it off.
 //!
-//! Follows `pkg/controller/volume/pvcprotection` and `pvprotection`. A claim is in use while a pod that has a node
-//! names it; a volume while it is bound.
+//! Follows `pkg/controller/volume/pvcprotection`, `pvprotection` and `vacprotection`. A claim is in use while a pod that
+//! has a node names it; a volume while it is bound; a class while a claim or a volume names it.
 
 use std::sync::Arc;
 
 use orkd_base::BoxError;
-use orkd_reconcile::{Api, ApiError, Informer, Key, ListOptions, Meta, Outcome, Queue, Resource, View, work};
+use orkd_reconcile::{
+    Api, ApiError, Informer, Key, ListOptions, Meta, Outcome, Queue, Resource, View, null_default, work,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,15 +30,26 @@ pub const VOLUMES: ControllerSpec = ControllerSpec {
     run: |cx| Box::pin(volumes(cx)),
 };
 
+/// How the list of controllers names the one of classes.
+pub const CLASSES: ControllerSpec = ControllerSpec {
+    name: "volumeattributesclass-protection-controller",
+    service_account: "volumeattributesclass-protection-controller",
+    run: |cx| Box::pin(classes(cx)),
+};
+
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+const CLASS_FINALIZER: &str = "kubernetes.io/vac-protection";
 const BY_CLAIM: &str = "claim";
+const BY_CLASS: &str = "class";
 
 /// A claim, as far as protection goes.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ProtectedClaim {
     metadata: Meta,
+    spec: ClassName,
+    status: ClaimStatus,
 }
 view!(ProtectedClaim, "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims");
 
@@ -45,6 +58,7 @@ view!(ProtectedClaim, "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims
 #[serde(default)]
 pub struct ProtectedVolume {
     metadata: Meta,
+    spec: ClassName,
     status: Phase,
 }
 view!(ProtectedVolume, "", "v1", "PersistentVolume", "persistentvolumes", false);
@@ -53,6 +67,49 @@ view!(ProtectedVolume, "", "v1", "PersistentVolume", "persistentvolumes", false)
 #[serde(default)]
 struct Phase {
     phase: String,
+}
+
+/// A class of attributes, as far as protection goes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ProtectedClass {
+    metadata: Meta,
+}
+view!(ProtectedClass, "storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", false);
+
+/// The class that is wished for.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ClassName {
+    #[serde(deserialize_with = "null_default")]
+    volume_attributes_class_name: String,
+}
+
+/// The class that a claim has, and the one it is being changed to.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ClaimStatus {
+    #[serde(deserialize_with = "null_default")]
+    current_volume_attributes_class_name: String,
+    #[serde(deserialize_with = "null_default")]
+    modify_volume_status: Modification,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Modification {
+    target_volume_attributes_class_name: String,
+}
+
+impl ProtectedClaim {
+    /// The classes it uses; an empty name for none.
+    fn classes(&self) -> [&String; 3] {
+        [
+            &self.spec.volume_attributes_class_name,
+            &self.status.current_volume_attributes_class_name,
+            &self.status.modify_volume_status.target_volume_attributes_class_name,
+        ]
+    }
 }
 
 /// What is to be done about a finalizer.
@@ -182,6 +239,72 @@ async fn volumes(cx: Cx) -> Result<(), BoxError> {
     })
     .await;
     Ok(())
+}
+
+async fn classes(cx: Cx) -> Result<(), BoxError> {
+    let classes: Informer<ProtectedClass> = cx.informers.informer();
+    let claims: Informer<ProtectedClaim> = cx.informers.informer();
+    let volumes: Informer<ProtectedVolume> = cx.informers.informer();
+    let named = |names: &[&String]| names.iter().filter(|n| !n.is_empty()).map(|n| (*n).clone()).collect::<Vec<_>>();
+    claims.add_index(BY_CLASS, move |claim| named(&claim.classes()));
+    volumes.add_index(BY_CLASS, move |volume| named(&[&volume.spec.volume_attributes_class_name]));
+    let queue: Queue<Key> = cx.queue(CLASSES.name);
+    {
+        let queue = queue.clone();
+        classes.subscribe(move |event| {
+            if !event.is_deleted() {
+                queue.add(event.key());
+            }
+        });
+    }
+    // Whoever may have given up a class, or taken another.
+    {
+        let queue = queue.clone();
+        claims.subscribe(move |event| {
+            let before = event.old().or(event.is_deleted().then(|| event.object()));
+            before.into_iter().flat_map(|c| named(&c.classes())).for_each(|name| queue.add(Key::new("", &name)));
+        });
+    }
+    {
+        let queue = queue.clone();
+        volumes.subscribe(move |event| {
+            let before = event.old().or(event.is_deleted().then(|| event.object()));
+            let names = before.into_iter().flat_map(|v| named(&[&v.spec.volume_attributes_class_name]));
+            names.for_each(|name| queue.add(Key::new("", &name)));
+        });
+    }
+    classes.synced().await;
+    claims.synced().await;
+    volumes.synced().await;
+    let (api, classes, claims, volumes) = (&cx.api, &classes, &claims, &volumes);
+    work(queue, 1, cx.stop, |key| async move {
+        let Some(class) = classes.get(&key) else { return Ok(Outcome::Done) };
+        let in_use =
+            !claims.by_index(BY_CLASS, &key.name).is_empty() || !volumes.by_index(BY_CLASS, &key.name).is_empty();
+        let step = step(&class.metadata, CLASS_FINALIZER, in_use);
+        if step == Step::Remove && is_used_now(api, &key.name).await? {
+            return Ok(Outcome::Done);
+        }
+        if step != Step::Nothing {
+            apply::<ProtectedClass>(api, &key, CLASS_FINALIZER, step).await?;
+        }
+        Ok(Outcome::Done)
+    })
+    .await;
+    Ok(())
+}
+
+/// Whether the API, which has the last word, knows a user of a class.
+async fn is_used_now(api: &Api, class: &str) -> Result<bool, ApiError> {
+    let all = ListOptions::default();
+    let claims = Resource::of::<ProtectedClaim>().collection("");
+    let claims = api.list_all::<ProtectedClaim>(&claims, &all).await?;
+    if claims.items.iter().any(|c| c.classes().into_iter().any(|name| name == class)) {
+        return Ok(true);
+    }
+    let volumes = Resource::of::<ProtectedVolume>().collection("");
+    let volumes = api.list_all::<ProtectedVolume>(&volumes, &all).await?;
+    Ok(volumes.items.iter().any(|v| v.spec.volume_attributes_class_name == class))
 }
 
 #[cfg(test)]

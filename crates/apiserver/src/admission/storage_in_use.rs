@@ -1,4 +1,4 @@
-//! Claims and volumes stay until nobody uses them any more
+//! Claims, volumes and classes of their attributes stay until nobody uses them any more
 //! (`plugin/pkg/admission/storage/storageobjectinuseprotection`): a finalizer, which a controller takes off.
 
 use async_trait::async_trait;
@@ -22,9 +22,10 @@ impl Plugin for StorageObjectInUseProtection {
         object: &mut Value,
         _warnings: &mut Vec<String>,
     ) -> Result<(), Status> {
-        let finalizer = match request.resource.plural.as_ref() {
-            "persistentvolumes" if request.resource.group.is_empty() => "kubernetes.io/pv-protection",
-            "persistentvolumeclaims" if request.resource.group.is_empty() => "kubernetes.io/pvc-protection",
+        let finalizer = match (request.resource.group.as_ref(), request.resource.plural.as_ref()) {
+            ("", "persistentvolumes") => "kubernetes.io/pv-protection",
+            ("", "persistentvolumeclaims") => "kubernetes.io/pvc-protection",
+            ("storage.k8s.io", "volumeattributesclasses") => "kubernetes.io/vac-protection",
             _ => return Ok(()),
         };
         if request.operation != Operation::Create || !request.subresource.is_empty() {
@@ -47,12 +48,19 @@ mod tests {
 
     #[tokio::test]
     async fn the_finalizer_is_added_once() {
-        let (kind, user) = (kind("persistentvolumeclaims"), UserInfo::new("u", &[]));
-        let request = request(&*kind, Operation::Create, "", "", &user, None);
-        let mut claim = json!({"metadata": {"name": "c"}});
-        for _ in 0..2 {
-            StorageObjectInUseProtection.admit(&request, &mut claim, &mut Vec::new()).await.expect("admitted");
-            assert_eq!(claim["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+        let user = UserInfo::new("u", &[]);
+        for (plural, finalizer) in [
+            ("persistentvolumeclaims", "kubernetes.io/pvc-protection"),
+            ("persistentvolumes", "kubernetes.io/pv-protection"),
+            ("volumeattributesclasses", "kubernetes.io/vac-protection"),
+        ] {
+            let kind = kind(plural);
+            let request = request(&*kind, Operation::Create, "", "", &user, None);
+            let mut object = json!({"metadata": {"name": "c"}});
+            for _ in 0..2 {
+                StorageObjectInUseProtection.admit(&request, &mut object, &mut Vec::new()).await.expect("admitted");
+                assert_eq!(object["metadata"]["finalizers"], json!([finalizer]));
+            }
         }
     }
 }

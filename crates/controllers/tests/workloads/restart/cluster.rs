@@ -23,6 +23,7 @@ scenarios! {
     a_token_is_filled_in_and_goes_with_its_account,
     an_unused_token_is_marked_and_goes,
     the_types_of_a_policy_are_checked,
+    a_range_of_addresses_comes_and_goes,
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -360,6 +361,31 @@ fn the_types_of_a_policy_are_checked() -> Scenario {
             }),
         ],
         compared: &[POLICY],
+        ..Scenario::default()
+    }
+}
+
+fn a_range_of_addresses_comes_and_goes() -> Scenario {
+    const RANGES: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+    const RANGE: &str = "/apis/networking.k8s.io/v1/servicecidrs/more-NAMESPACE";
+    const SERVICE: &str = "services/web";
+    let range = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "more-NAMESPACE"}, "spec": {"cidrs": ["10.99.0.0/24"]}});
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"clusterIP": "10.99.0.7", "ports": [{"port": 80}]}});
+    Scenario {
+        controllers: &["service-cidr-controller"],
+        objects: vec![(RANGES, range), ("services", service)],
+        story: vec![
+            Until(RANGE, |r| r["status"]["conditions"][0]["status"] == "True"),
+            Do(RANGE, Change::Delete(Background)),
+            Until(RANGE, |r| r["status"]["conditions"][0]["reason"] == "Terminating"),
+            Do(SERVICE, Change::Delete(Background)),
+            // Everybody has ten seconds to learn of the deletion.
+            Pass(Duration::from_secs(3600)),
+            Until(RANGE, Value::is_null),
+        ],
+        compared: &[RANGE],
         ..Scenario::default()
     }
 }

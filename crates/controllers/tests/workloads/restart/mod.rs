@@ -128,6 +128,7 @@ const TIMED: &[&str] = &[
     "device-taint-eviction-controller",
     "pod-garbage-collector-controller",
     "certificatesigningrequest-cleaner-controller",
+    "service-cidr-controller",
     "token-cleaner-controller",
     "bootstrap-signer-controller",
     "attachdetach-controller",

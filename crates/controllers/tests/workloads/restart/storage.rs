@@ -9,6 +9,7 @@ scenarios! {
     a_claim_is_bound_and_its_volume_released,
     a_claim_gets_a_folder,
     what_is_in_use_stays,
+    a_class_of_attributes_stays_for_its_claims,
     a_volume_of_a_driver_is_attached_and_detached,
     a_claim_that_shall_grow_waits_for_its_driver,
     a_pod_gets_claims_of_disks_and_devices,
@@ -174,6 +175,27 @@ fn a_pod_gets_claims_of_disks_and_devices() -> Scenario {
             Until("resource.k8s.io/v1:resourceclaims", |l| l["items"].as_array().is_some_and(Vec::is_empty)),
         ],
         compared: &["resource.k8s.io/v1:resourceclaims", "persistentvolumeclaims"],
+        ..Scenario::default()
+    }
+}
+
+fn a_class_of_attributes_stays_for_its_claims() -> Scenario {
+    const CLASSES: &str = "/apis/storage.k8s.io/v1/volumeattributesclasses";
+    const CLASS: &str = "/apis/storage.k8s.io/v1/volumeattributesclasses/fast-NAMESPACE";
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass",
+        "metadata": {"name": "fast-NAMESPACE"}, "driverName": "disk.example.com", "parameters": {"iops": "1000"}});
+    let mut claim = claim("data", "NAMESPACE");
+    claim["spec"]["volumeAttributesClassName"] = json!("fast-NAMESPACE");
+    Scenario {
+        controllers: &["volumeattributesclass-protection-controller", "persistentvolumeclaim-protection-controller"],
+        objects: vec![(CLASSES, class), ("persistentvolumeclaims", claim)],
+        story: vec![
+            Do(CLASS, Change::Delete(Background)),
+            Until(CLASS, |c| c["metadata"]["deletionTimestamp"].is_string()),
+            Do(CLAIM, Change::Delete(Background)),
+            Until(CLASS, Value::is_null),
+        ],
+        compared: &[CLASS, "persistentvolumeclaims"],
         ..Scenario::default()
     }
 }
