@@ -6,12 +6,14 @@ use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use parking::Slot;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::cert::{Certificate, Identity};
 use crate::{Error, Result};
@@ -60,13 +62,96 @@ pub fn server_config(identity: &Identity, authorities: &[Certificate]) -> Result
 
 /// A client's configuration that trusts `roots` and shows `identity`, if any. ALPN is the caller's.
 pub fn client_config(roots: Arc<RootCertStore>, identity: Option<&Identity>) -> Result<rustls::ClientConfig> {
-    let builder = rustls::ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(tls)?
-        .with_root_certificates(roots);
+    let builder = rustls::ClientConfig::builder_with_provider(provider());
+    let builder = builder.with_safe_default_protocol_versions().map_err(tls)?;
+    let builder = if roots.is_empty() {
+        builder.with_root_certificates(roots)
+    } else {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Authorities::new(roots)?))
+    };
     match identity {
         None => Ok(builder.with_no_client_auth()),
         Some(i) => builder.with_client_auth_cert(vec![i.certificate.to_rustls()], i.key.to_der()).map_err(tls),
+    }
+}
+
+/// Takes servers whose certificates lead to an authority, and those that show an authority's own, which `webpki` refuses
+/// (`CaUsedAsEndEntity`) and Go takes (`x509.Certificate.Verify`): a certificate that was signed with its own key, as
+/// `openssl req -x509` makes them, is both. Who has an authority's key could have made any other.
+#[derive(Debug)]
+struct Authorities {
+    roots: Arc<RootCertStore>,
+    chains: Arc<WebPkiServerVerifier>,
+}
+
+impl Authorities {
+    fn new(roots: Arc<RootCertStore>) -> Result<Self> {
+        let chains = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), provider()).build();
+        Ok(Authorities { roots, chains: chains.map_err(tls)? })
+    }
+
+    /// Whether a certificate is one of the authorities': of the same subject and key.
+    fn include(&self, leaf: &CertificateDer<'_>) -> bool {
+        let mut own = RootCertStore::empty();
+        own.add(leaf.clone().into_owned()).is_ok() && own.roots.iter().all(|a| self.roots.roots.contains(a))
+    }
+}
+
+/// What is asked of a certificate that needs nobody to vouch for it.
+fn verify_own(leaf: &CertificateDer<'_>, server_name: &ServerName<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    let bad = |why: CertificateError| Err(rustls::Error::InvalidCertificate(why));
+    let Ok((_, x509)) = X509Certificate::from_der(leaf) else { return bad(CertificateError::BadEncoding) };
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if now < x509.validity().not_before.timestamp() {
+        return bad(CertificateError::NotValidYet);
+    }
+    if now > x509.validity().not_after.timestamp() {
+        return bad(CertificateError::Expired);
+    }
+    if let Ok(Some(usage)) = x509.extended_key_usage()
+        && !usage.value.any
+        && !usage.value.server_auth
+    {
+        return bad(CertificateError::InvalidPurpose);
+    }
+    rustls::client::verify_server_name(&ParsedCertificate::try_from(leaf)?, server_name)
+}
+
+impl ServerCertVerifier for Authorities {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.include(leaf) {
+            return verify_own(leaf, server_name, now).map(|()| ServerCertVerified::assertion());
+        }
+        self.chains.verify_server_cert(leaf, intermediates, server_name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
     }
 }
 
@@ -356,6 +441,45 @@ mod tests {
         let pin = PinnedCa::new(&ca.certificate().public_key_hash());
         assert!(handshake(pin.client_config().expect("client"), middle).is_err());
         assert_eq!(pin.authority(), None);
+    }
+
+    /// A certificate signed with its own key, which is an authority's or not.
+    fn own(name: &str, is_ca: bool, change: impl FnOnce(&mut rcgen::CertificateParams)) -> Identity {
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("params");
+        if is_ca {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        }
+        change(&mut params);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        Identity::from_pem(&certificate.pem(), &key.serialize_pem()).expect("an identity")
+    }
+
+    #[test]
+    fn a_server_may_show_what_is_trusted_itself() {
+        let roots_of = |i: &Identity| roots([i.certificate.to_rustls()]).expect("roots");
+        let check = |server: &Identity, trusted: &Identity, expected: Result<(), CertificateError>| {
+            let client = client_config(roots_of(trusted), None).expect("client");
+            let got = handshake(client, server_config(server, &[]).expect("server"));
+            assert_eq!(got, expected.map_err(rustls::Error::InvalidCertificate));
+        };
+        let (plain, ca) = (own("localhost", false, |_| {}), own("localhost", true, |_| {}));
+        check(&plain, &plain, Ok(()));
+        check(&ca, &ca, Ok(()));
+        let other = own("localhost", true, |p| p.distinguished_name.push(rcgen::DnType::CommonName, "other"));
+        check(&plain, &other, Err(CertificateError::UnknownIssuer));
+        let config = client_config(roots_of(&other), None).expect("client");
+        handshake(config, server_config(&ca, &[]).expect("server")).expect_err("another authority's own");
+        let past = own("localhost", true, |p| p.not_after = rcgen::date_time_ymd(2001, 1, 1));
+        check(&past, &past, Err(CertificateError::Expired));
+        let client = rcgen::ExtendedKeyUsagePurpose::ClientAuth;
+        let client = own("localhost", true, |p| p.extended_key_usages = vec![client]);
+        check(&client, &client, Err(CertificateError::InvalidPurpose));
+        let elsewhere = own("elsewhere", true, |_| {});
+        let config = client_config(roots_of(&elsewhere), None).expect("client");
+        let refused = handshake(config, server_config(&elsewhere, &[]).expect("server")).expect_err("another name");
+        let text = format!("{refused:?}");
+        assert!(text.contains("NotValidForName"), "{text}");
     }
 
     #[test]
