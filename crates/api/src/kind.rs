@@ -115,6 +115,15 @@ pub enum MetaRules {
     Registry,
 }
 
+/// What becomes of dependents by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dependents {
+    /// They are deleted.
+    Delete,
+    /// They stay, as they did when the kind was new; a warning for those who did not ask for it.
+    Orphan(Option<&'static str>),
+}
+
 /// The circumstances of one request, as far as a kind may know them.
 #[derive(Clone, Debug)]
 pub struct Cx<'a> {
@@ -257,6 +266,11 @@ pub trait Kind: Send + Sync + 'static {
     /// events, ...).
     fn create_on_update(&self) -> bool {
         false
+    }
+
+    /// What becomes of dependents where neither a deletion nor a finalizer says (`DefaultGarbageCollectionPolicy`).
+    fn dependents(&self) -> Dependents {
+        Dependents::Delete
     }
 
     /// Whether an update without a resourceVersion is taken as it is (`AllowUnconditionalUpdate`).

@@ -173,6 +173,11 @@ impl Timestamp {
     }
 }
 
+/// Whether the zone database knows a zone by exactly this name.
+pub fn is_zone(name: &str) -> bool {
+    jiff::tz::TimeZone::get(name).is_ok_and(|zone| zone.iana_name() == Some(name))
+}
+
 /// RFC 3339 in UTC, with as many decimals as count.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -140,6 +140,10 @@ fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
                 zone.str(),
                 "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
             );
+        } else if old.is_none_or(|old| text(old, &["spec", "timeZone"]) != zone.str())
+            && !orkd_cel::time::is_zone(zone.str())
+        {
+            errs.invalid(zone.path(), zone.str(), format!("unknown time zone {}", zone.str()));
         }
     }
     let policy = spec.get("concurrencyPolicy");
@@ -161,4 +165,35 @@ fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
     non_negative(&mut errs, &spec.get("successfulJobsHistoryLimit"));
     non_negative(&mut errs, &spec.get("failedJobsHistoryLimit"));
     errs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Features;
+
+    #[test]
+    fn time_zones_have_to_be_known_when_they_are_set() {
+        let features = Features::default();
+        let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: None, user: "test", features: &features };
+        let job = |zone: &str| {
+            let mut job = json!({"metadata": {"name": "c", "namespace": "n"}, "spec": {"schedule": "* * * * *", "timeZone": zone,
+                "jobTemplate": {"spec": {"template": {"spec": {"restartPolicy": "Never",
+                    "containers": [{"name": "c", "image": "i"}]}}}}}});
+            CronJob.default(&mut job);
+            job
+        };
+        let problems = |zone: &str, old: Option<&str>| {
+            let errs = spec(&cx, &job(zone), old.map(job).as_ref());
+            let of_zone = errs.0.iter().map(ToString::to_string).filter(|e| e.starts_with("spec.timeZone"));
+            of_zone.collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(problems("UTC", None), "");
+        let unknown = "spec.timeZone: Invalid value: \"Mars/X\": unknown time zone Mars/X";
+        assert_eq!(problems("Mars/X", None), unknown);
+        assert_eq!(problems("Mars/X", Some("UTC")), unknown);
+        assert_eq!(problems("Mars/X", Some("Mars/X")), "");
+        let local = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        assert_eq!(problems("Local", None), format!("spec.timeZone: Invalid value: \"Local\": {local}"));
+    }
 }

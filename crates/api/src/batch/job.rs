@@ -6,7 +6,7 @@ use super::job_status;
 use crate::core::pod::defaults;
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx, Name};
+use crate::kind::{Cells, Cx, Dependents, Name};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, default_text, default_value, items_mut, list, restore, same, set, text};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
@@ -16,6 +16,10 @@ use crate::validate::{immutable_field, internal, non_negative, selector};
 
 /// The kind `Job`.
 pub struct Job;
+
+/// What a deletion is told that does not say what becomes of the pods (`deleteOptionWarnings`).
+const PODS_STAY: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to \
+                         remove them or set propagationPolicy=Orphan to suppress this warning";
 
 impl Kind for Job {
     facts!(Facts {
@@ -35,6 +39,10 @@ impl Kind for Job {
         ],
         ..Facts::namespaced("batch", "v1")
     });
+
+    fn dependents(&self) -> Dependents {
+        Dependents::Orphan(Some(PODS_STAY))
+    }
 
     fn default(&self, obj: &mut Value) {
         defaults::template(obj);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::pod::defaults;
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx, Name};
+use crate::kind::{Cells, Cx, Dependents, Name};
 use crate::kinds::{AGE, Facts, NAME, SCALE, STATUS, facts};
 use crate::object::{View, at, at_mut, default_value, set};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
@@ -36,6 +36,10 @@ impl Kind for ReplicationController {
         ],
         ..Facts::namespaced("", "v1")
     });
+
+    fn dependents(&self) -> Dependents {
+        Dependents::Orphan(None)
+    }
 
     fn default(&self, obj: &mut Value) {
         defaults::template(obj);

@@ -46,6 +46,10 @@ impl Kind for RuntimeClass {
         errs
     }
 
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn unconditional_update(&self) -> bool {
         false
     }

@@ -3,6 +3,7 @@
 //! Upstream: `registry/generic/registry.Store.Delete`, `registry/rest/delete.go` (`BeforeDelete`), and for
 //! namespaces `pkg/registry/core/namespace/storage`.
 
+use orkd_api::kind::Dependents;
 use orkd_api::status::{Details, Status};
 use orkd_store::Revision;
 use serde_json::{Value, json};
@@ -30,6 +31,15 @@ pub struct Deleted {
 /// Deletes an object.
 pub async fn delete(cx: &Request<'_>, target: &Target<'_>, options: &DeleteOptions) -> Result<Deleted, Status> {
     let option_value = options.to_value();
+    let by_default = match target.resource.kind.dependents() {
+        Dependents::Delete => None,
+        Dependents::Orphan(warning) => {
+            let unsaid = options.orphan_dependents.is_none() && options.propagation.is_none();
+            warning.filter(|_| unsaid).into_iter().for_each(|text| cx.warnings.add(text));
+            Some(DeleteOptions { orphans_by_default: true, ..options.clone() })
+        }
+    };
+    let options = by_default.as_ref().unwrap_or(options);
     let mut current = super::cached(target).await?;
     let mut is_live = false;
     for _ in 0..ATTEMPTS {
@@ -252,7 +262,7 @@ fn gc_finalizers(object: &Value, options: &DeleteOptions) -> Vec<String> {
         // What stands first decides, as upstream's loop over the finalizers does.
         (None, None) => match old.iter().find(|f| *f == ORPHAN || *f == FOREGROUND) {
             Some(first) => (first == ORPHAN && has(ORPHAN), first == FOREGROUND),
-            None => (false, false),
+            None => (options.orphans_by_default, false),
         },
     };
     let mut new: Vec<String> = old.iter().filter(|f| *f != ORPHAN && *f != FOREGROUND).cloned().collect();

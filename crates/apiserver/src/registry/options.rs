@@ -140,6 +140,8 @@ pub struct DeleteOptions {
     pub orphan_dependents: Option<bool>,
     /// What becomes of dependents; `None` for the kind's default.
     pub propagation: Option<Propagation>,
+    /// That default: whether they stay.
+    pub orphans_by_default: bool,
 }
 
 impl DeleteOptions {

@@ -172,8 +172,9 @@ pub fn fill_system_fields(cx: &Request<'_>, target: &Target<'_>, object: &mut Va
 pub fn before_create(cx: &Request<'_>, target: &Target<'_>, object: &mut Value) -> Result<(), Status> {
     let kind = &*target.resource.kind;
     if let Some(meta) = metadata(object) {
-        meta.remove("deletionTimestamp");
-        meta.remove("deletionGracePeriodSeconds");
+        for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+            meta.remove(field);
+        }
         if !target.namespaced() {
             meta.remove("namespace");
         }
@@ -195,6 +196,7 @@ pub fn before_update(cx: &Request<'_>, target: &Target<'_>, new: &mut Value, old
     let kind = &*target.resource.kind;
     let old_meta = &old["metadata"];
     if let Some(meta) = metadata(new) {
+        meta.remove("selfLink");
         match old_meta.get("generation") {
             Some(generation) => meta.insert("generation".into(), generation.clone()),
             None => meta.remove("generation"),

@@ -71,6 +71,10 @@ impl Kind for Service {
             normalize_cluster_ips(spec, old);
             drop_what_the_type_lacks(spec, old);
         }
+        // What made the addresses takes its time to take them away; nobody shall see that.
+        if text(new, &["spec", "type"]) != "LoadBalancer" && at(new, &["status"]).is_object() {
+            set(new, &["status", "loadBalancer"], json!({}));
+        }
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
@@ -82,6 +86,10 @@ impl Kind for Service {
             Some("status") => validate::status(new),
             _ => validate::update(new, old),
         }
+    }
+
+    fn create_on_update(&self) -> bool {
+        true
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
@@ -232,10 +240,11 @@ fn normalize_cluster_ips(spec: &mut Value, old: &Value) {
 /// Upstream: `dropTypeDependentFields`.
 fn drop_what_the_type_lacks(spec: &mut Value, old: &Value) {
     let untouched = |spec: &Value, field: &str| same(at(spec, &[field]), at(old, &[field]));
-    if needs_cluster_ip(old) && !needs_cluster_ip(spec) && untouched(spec, "clusterIP") && untouched(spec, "clusterIPs")
-    {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            remove(spec, &[field]);
+    if needs_cluster_ip(old) && !needs_cluster_ip(spec) {
+        for fields in [&["clusterIP", "clusterIPs"][..], &["ipFamilies"], &["ipFamilyPolicy"]] {
+            if fields.iter().all(|field| untouched(spec, field)) {
+                fields.iter().for_each(|field| drop(remove(spec, &[field])));
+            }
         }
     }
     if needs_node_ports(old) && !needs_node_ports(spec) {
@@ -332,7 +341,27 @@ mod tests {
             json!({"type": "ClusterIP", "clusterIP": "10.43.0.7", "clusterIPs": ["10.43.0.7"], "ipFamilies": ["IPv4"]});
         let mut asked = old.clone();
         asked["type"] = json!("ExternalName");
-        assert_eq!(update(asked, old), json!({"type": "ExternalName"}));
+        assert_eq!(update(asked.clone(), old.clone()), json!({"type": "ExternalName"}));
+        // The client has taken the addresses away itself.
+        asked["clusterIP"].take();
+        asked["clusterIPs"].take();
+        let changed = update(asked, old);
+        assert_eq!((&changed["ipFamilies"], &changed["ipFamilyPolicy"]), (&Value::Null, &Value::Null), "{changed}");
+    }
+
+    #[test]
+    fn what_is_balanced_no_more_has_no_addresses() {
+        let features = crate::kind::Features::default();
+        let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: None, user: "test", features: &features };
+        let old =
+            json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
+        let check = |ty: &str, expected: Value| {
+            let mut new = json!({"spec": {"type": ty}, "status": {}});
+            Service.prepare_update(&cx, &mut new, &old);
+            assert_eq!(new["status"]["loadBalancer"], expected, "{ty}");
+        };
+        check("LoadBalancer", old["status"]["loadBalancer"].clone());
+        check("NodePort", json!({}));
     }
 
     #[test]
