@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use orkd_apiserver::audit::Mode;
+use orkd_apiserver::audit::log::Format as AuditFormat;
 
 /// A Kubernetes cluster in one binary.
 #[derive(Parser, Debug)]
@@ -165,6 +166,9 @@ pub struct AuditArgs {
     /// How the file is written: batch, blocking or blocking-strict (a request that cannot be recorded is refused)
     #[arg(long, value_name = "MODE", default_value = "blocking")]
     pub audit_log_mode: Mode,
+    /// How each event is written: json, or legacy for a line of text
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    pub audit_log_format: AuditFormat,
     /// Days after which rotated files are removed; 0 for never
     #[arg(long, value_name = "DAYS", default_value_t = 366)]
     pub audit_log_maxage: u32,

@@ -328,6 +328,7 @@ fn open_audit(args: &AuditArgs) -> anyhow::Result<Option<Arc<Audit>>> {
             max_age_days: args.audit_log_maxage,
             max_backups: args.audit_log_maxbackup,
             compress: args.audit_log_compress,
+            format: args.audit_log_format,
         },
         webhook: match &args.audit_webhook_config_file {
             Some(path) => {

@@ -9,6 +9,28 @@ use std::path::{Path, PathBuf};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// As JSON.
+    #[default]
+    Json,
+    /// As text ([`super::legacy`]).
+    Legacy,
+}
+
+impl std::str::FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "json" => Ok(Format::Json),
+            "legacy" => Ok(Format::Legacy),
+            _ => Err(format!("invalid audit log format {text}, allowed formats are \"json,legacy\"")),
+        }
+    }
+}
+
 /// How a log file is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keep {
@@ -20,11 +42,13 @@ pub struct Keep {
     pub max_backups: u32,
     /// Whether they are compressed.
     pub compress: bool,
+    /// What its lines are.
+    pub format: Format,
 }
 
 impl Default for Keep {
     fn default() -> Self {
-        Keep { max_size: 100 << 20, max_age_days: 366, max_backups: 100, compress: false }
+        Keep { max_size: 100 << 20, max_age_days: 366, max_backups: 100, compress: false, format: Format::Json }
     }
 }
 
@@ -56,8 +80,21 @@ impl LogFile {
         Ok(LogFile { path: path.to_owned(), keep, open: Mutex::new(Open { file, size }) })
     }
 
-    /// Writes lines, each with its end. What cannot be written is an error, and lost.
-    pub fn write(&self, lines: &[u8]) -> io::Result<()> {
+    /// Writes events, each a line, at once. What cannot be written is an error, and lost.
+    pub fn write_events(&self, events: &[String]) -> io::Result<()> {
+        let mut lines = Vec::with_capacity(events.iter().map(|e| e.len() + 1).sum());
+        for event in events {
+            match self.keep.format {
+                Format::Json => lines.extend_from_slice(event.as_bytes()),
+                Format::Legacy => lines.extend_from_slice(super::legacy::line(event).as_bytes()),
+            }
+            lines.push(b'\n');
+        }
+        self.write(&lines)
+    }
+
+    /// Writes lines, each with its end.
+    fn write(&self, lines: &[u8]) -> io::Result<()> {
         let mut open = self.open.lock();
         let len = lines.len() as u64;
         if open.size > 0 && open.size + len > self.keep.max_size && self.path != Path::new("-") {
@@ -181,6 +218,23 @@ mod tests {
         check(0, 0, &[]);
         check(2, 0, &["audit-2026-11-20T08-00-00.000.log.gz", "audit-2026-11-01T08-00-00.000.log"]);
         check(0, 7, &["audit-2026-11-01T08-00-00.000.log"]);
+    }
+
+    #[test]
+    fn events_are_written_in_the_format_asked_for() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("audit.log");
+        let event = r#"{"auditID":"x","stage":"Panic"}"#.to_owned();
+        for format in ["json", "legacy"] {
+            let keep = Keep { format: format.parse().expect("a format"), ..Keep::default() };
+            let log = LogFile::open(&path, keep).expect("opens");
+            log.write_events(&[event.clone(), event.clone()]).expect("written");
+        }
+        let text = std::fs::read_to_string(&path).expect("read");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], [&event, &event]);
+        assert!(lines[2].contains(r#" AUDIT: id="x" stage="Panic" "#) && lines.len() == 4, "{text}");
+        assert!("text".parse::<Format>().is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod event;
+mod legacy;
 pub mod log;
 pub mod policy;
 pub mod truncate;
@@ -241,7 +242,7 @@ impl Audit {
             };
             match target {
                 Target::Log { file, strict } => {
-                    if let Err(error) = write_lines(file, std::slice::from_ref(event)) {
+                    if let Err(error) = file.write_events(std::slice::from_ref(event)) {
                         lost("log", 1, &error.to_string());
                         kept &= !strict;
                     }
@@ -288,7 +289,7 @@ async fn carry(target: &Target, stop: &CancellationToken) {
         Target::Log { .. } | Target::Webhook { .. } => {}
         Target::LogQueue { file, queue } => {
             while let Some(events) = queue.next(stop, &mut pace).await {
-                if let Err(error) = write_lines(file, &events) {
+                if let Err(error) = file.write_events(&events) {
                     lost("log", events.len(), &error.to_string());
                 }
             }
@@ -303,15 +304,6 @@ async fn carry(target: &Target, stop: &CancellationToken) {
             }
         }
     }
-}
-
-fn write_lines(file: &LogFile, events: &[String]) -> std::io::Result<()> {
-    let mut lines = Vec::with_capacity(events.iter().map(|e| e.len() + 1).sum());
-    for event in events {
-        lines.extend_from_slice(event.as_bytes());
-        lines.push(b'\n');
-    }
-    file.write(&lines)
 }
 
 fn lost(plugin: &str, count: usize, why: &str) {

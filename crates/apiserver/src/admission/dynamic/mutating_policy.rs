@@ -1,11 +1,13 @@
 //! `MutatingAdmissionPolicy`: changes objects by expressions (`admission/plugin/policy/mutating`).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use orkd_api::patch::{apply, json};
 use orkd_api::schema::Node;
 use orkd_api::status::{Cause, Status};
+use orkd_base::metrics::{Counter, Family, Histogram};
 use orkd_cel::k8s::admission::{Mutations as Types, check_type_names};
 use orkd_cel::library::authorizer::Answers;
 use orkd_cel::value::Map as Made;
@@ -22,6 +24,18 @@ use super::policy::{Binding, Body, Envs, Policy};
 use super::reinvocation::Invoked;
 use super::round::{Round, World};
 use crate::pipeline::WeakServer;
+
+static CHECKS: Family<Counter> = Family::counter(
+    "apiserver_mutating_admission_policy_check_total",
+    "[ALPHA] Mutation admission policy check total, labeled by policy and further identified by binding.",
+    &["error_type", "policy", "policy_binding"],
+);
+static CHECK_TIME: Family<Histogram> = Family::histogram(
+    "apiserver_mutating_admission_policy_check_duration_seconds",
+    "[ALPHA] Mutation admission latency for individual mutation expressions in seconds, labeled by policy and binding.",
+    &["error_type", "policy", "policy_binding"],
+    &[0.000_000_5, 0.001, 0.01, 0.1, 1.0],
+);
 
 /// What a policy changes.
 #[derive(Debug)]
@@ -250,6 +264,7 @@ async fn invoke(
     let (request, namespace) = (round.request_value(door, ""), round.shown_namespace().await?);
     let mut changed = false;
     for mutation in &policy.body.mutations {
+        let begun = Instant::now();
         let shown = round.shown(door, object).into_owned();
         if !shown.is_object() {
             break;
@@ -260,12 +275,26 @@ async fn invoke(
         while round.answer().await {
             made = mutate(policy, mutation, &door.body, node, &input, &round.answers);
         }
-        match made.and_then(|made| round.replace(door, &shown, made, object)) {
+        let made = made.and_then(|made| round.replace(door, &shown, made, object));
+        let labels = [error_type(&made), &*policy.name, &*binding.name];
+        CHECKS.with(&labels).inc();
+        CHECK_TIME.with(&labels).observe(begun.elapsed().as_secs_f64());
+        match made {
             Ok(another) => changed |= another,
             Err(why) => problems.add(policy, Some(binding), "Invalid", &why),
         }
     }
     Ok(changed)
+}
+
+/// What a mutation came to, for metrics (`ErrorType` of `policy/mutating/errors.go`).
+fn error_type(made: &Result<bool, String>) -> &'static str {
+    match made {
+        Ok(_) => "no_error",
+        Err(why) if why.starts_with("compilation") => "compile_error",
+        Err(why) if why == OUT_OF_BUDGET => "out_of_budget",
+        Err(_) => "invalid_error",
+    }
 }
 
 /// Whether the conditions of a policy hold.
