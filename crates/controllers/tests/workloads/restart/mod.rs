@@ -46,8 +46,11 @@ enum Step {
     /// Moves the controllers' clock on with each look, until what a path answers is right: for what begins anew with a
     /// controller, as what it merely remembers does.
     Meanwhile(Duration, &'static str, Right),
+    /// Changes what is at a path again and again, until what another answers is right: for what goes on as long as there is
+    /// somebody, such as the reports of a node.
+    Repeat(&'static str, Value, &'static str, Right),
 }
-use Step::{Do, Meanwhile, Pass, Until};
+use Step::{Do, Meanwhile, Pass, Repeat, Until};
 
 /// What is told. `NAMESPACE` in objects and paths stands for the namespace of the run, `NOW` in objects for the time by the
 /// controllers' clock; a path that begins with a slash is whole, `group/version:rest` and `rest` are below the namespace.
@@ -140,6 +143,9 @@ const TIMED: &[&str] = &[
 /// About how many kills a scenario gets: more writes than that are sampled evenly, unless `ORKD_LONG` is set.
 const KILLS: usize = 14;
 
+/// How long a run may take from the end of its story to the state it is to end in.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// What a run ends with.
 struct End {
     state: BTreeMap<String, Vec<Value>>,
@@ -152,12 +158,12 @@ async fn survives(scenario: Scenario) {
     world.play_kubelet(scenario.kubelet);
     world.play_attacher();
     // What controllers do once for the whole cluster is not part of the story.
-    run(&world, &scenario, 0, 0).await;
-    let (expected, writes) = run(&world, &scenario, 1, 0).await;
+    run(&world, &scenario, 0, 0, None).await;
+    let (expected, writes) = run(&world, &scenario, 1, 0, None).await;
     assert!(writes > 0, "nothing is written");
     let step = if std::env::var_os("ORKD_LONG").is_some() { 1 } else { writes.div_ceil(KILLS).max(1) };
     for (n, kill) in (1..=writes).step_by(step).enumerate() {
-        let (end, _) = run(&world, &scenario, n + 2, kill).await;
+        let (end, _) = run(&world, &scenario, n + 2, kill, Some(&expected)).await;
         assert_eq!(end.state, expected.state, "killed after write {kill} of {writes}");
         for (path, made) in end.made {
             let allowed = expected.made.get(&path).copied().unwrap_or(0);
@@ -192,7 +198,8 @@ impl Place {
 }
 
 /// Tells a scenario in a namespace of its own. Returns how it ends and how many writes that took.
-async fn run(world: &World, scenario: &Scenario, number: usize, kill: usize) -> (End, usize) {
+/// Tells the story once, with a kill after so many writes, to the end that is `expected` or, where none is, to a long silence.
+async fn run(world: &World, scenario: &Scenario, number: usize, kill: usize, expected: Option<&End>) -> (End, usize) {
     let place = Place(format!("run-{number:03}"));
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place.0}});
     world.create("/api/v1/namespaces", namespace).await;
@@ -227,6 +234,18 @@ async fn run(world: &World, scenario: &Scenario, number: usize, kill: usize) -> 
                     };
                     drop(world.eventually("the story", &place.path(path), look).await);
                 }
+                Repeat(at, body, path, right) => {
+                    let repeat = async {
+                        loop {
+                            world.merge(&place.path(at), place.named(body, &clock)).await;
+                            if world.get(&place.path(path)).await.is_some_and(|state| right(&state)) {
+                                return;
+                            }
+                            tokio::time::sleep(Duration::from_millis(40)).await;
+                        }
+                    };
+                    soon("what is repeated to show", repeat).await;
+                }
             }
         }
     };
@@ -246,10 +265,13 @@ async fn run(world: &World, scenario: &Scenario, number: usize, kill: usize) -> 
             soon("the story after a kill", story).await;
         }
     }
-    // What was begun is let come to its end: the state must be the same several times.
+    // What was begun is let come to its end: the state must be the same several times, and the one that is expected, which
+    // may take its time where others use the machine.
+    let (looks, patience) = if expected.is_some() { (5, PATIENCE) } else { (20, Duration::ZERO) };
+    let started = std::time::Instant::now();
     let mut state = look(world, scenario, &place).await;
     let mut quiet = 0;
-    while quiet < 5 {
+    while quiet < looks || expected.is_some_and(|e| e.state != state) && started.elapsed() < patience {
         tokio::time::sleep(Duration::from_millis(40)).await;
         let now = look(world, scenario, &place).await;
         quiet = if now == state { quiet + 1 } else { 0 };
