@@ -33,7 +33,7 @@ const GROUP_TXNS: usize = 2048;
 const GROUP_BYTES: usize = 8 << 20;
 /// While changes come from several sides at once, the writer waits for more of them before it makes a group of what it has:
 /// so long at a time, so many times, while each time brings something and the group is smaller than this.
-const GATHER: (Duration, usize, usize) = (Duration::from_micros(400), 3, 32);
+const GATHER: (Duration, usize, usize) = (Duration::from_micros(200), 6, 32);
 /// At most so many expired records go in one group.
 const EXPIRE_PER_GROUP: usize = 8 * MAX_TXN_OPS;
 /// A step of compaction looks at so many records, or at twice what the group wrote.
@@ -121,6 +121,8 @@ pub(super) struct Writer {
     scratch: Vec<u8>,
     /// What came while the last group was made durable.
     waiting: Vec<Job>,
+    /// How many were answered with it: they may be back soon.
+    answered: usize,
 }
 
 impl Writer {
@@ -144,6 +146,7 @@ impl Writer {
             rows_since_checkpoint: 0,
             scratch: Vec::new(),
             waiting: Vec::new(),
+            answered: 0,
         })
     }
 
@@ -173,7 +176,7 @@ impl Writer {
     fn next_jobs(&mut self, queue: &Receiver<Job>) -> Option<Vec<Job>> {
         let mut jobs = std::mem::take(&mut self.waiting);
         if !jobs.is_empty() {
-            gather(queue, &mut jobs, std::thread::sleep);
+            gather(queue, &mut jobs, self.answered, std::thread::sleep);
             return Some(jobs);
         }
         let first = match self.next_deadline {
@@ -253,6 +256,7 @@ impl Writer {
         }
         // Before anyone is answered: what is there now comes from others.
         take(queue, &mut self.waiting);
+        self.answered = group.answers.len();
         if !group.commits.is_empty() {
             self.shared.hub.publish(group.commits, self.last);
         }
@@ -483,9 +487,10 @@ fn take(queue: &Receiver<Job>, jobs: &mut Vec<Job>) {
     }
 }
 
-/// Waits for more while more comes.
-fn gather(queue: &Receiver<Job>, jobs: &mut Vec<Job>, sleep: impl Fn(Duration)) {
+/// Waits for more while more comes, and no longer than until all who were `answered` last could be back: who else would?
+fn gather(queue: &Receiver<Job>, jobs: &mut Vec<Job>, answered: usize, sleep: impl Fn(Duration)) {
     let (pause, times, enough) = GATHER;
+    let enough = enough.min(jobs.len() + answered);
     for _ in 0..times {
         let before = jobs.len();
         if before >= enough {
@@ -543,15 +548,15 @@ mod tests {
 
     use super::{GATHER, Job, deadline, gather, oneshot};
 
-    /// The size of a group that begins with `first` transactions, while each pause brings as many as `then` says; and how
-    /// often there was a pause.
+    /// The size of a group that begins with `first` transactions after one of `answered`, while each pause brings as many
+    /// as `then` says; and how often there was a pause.
     #[track_caller]
-    fn check_gathered(first: usize, then: &[usize], expected: (usize, usize)) {
+    fn check_gathered(first: usize, answered: usize, then: &[usize], expected: (usize, usize)) {
         let (sender, queue) = channel();
         let job = || Job::Compact { revision: 1, reply: oneshot::channel().0 };
         let mut jobs: Vec<Job> = (0..first).map(|_| job()).collect();
         let pauses = Cell::new(0);
-        gather(&queue, &mut jobs, |_| {
+        gather(&queue, &mut jobs, answered, |_| {
             (0..then.get(pauses.get()).copied().unwrap_or(0)).for_each(|_| sender.send(job()).expect("it is open"));
             pauses.set(pauses.get() + 1);
         });
@@ -560,12 +565,15 @@ mod tests {
 
     #[test]
     fn a_group_grows_while_something_comes_and_not_for_ever() {
-        check_gathered(1, &[], (1, 1));
-        check_gathered(1, &[3], (4, 2));
-        check_gathered(1, &[3, 0, 9], (4, 2));
-        check_gathered(1, &[1, 1, 1, 1, 1], (1 + GATHER.1, GATHER.1));
-        check_gathered(GATHER.2, &[9], (GATHER.2, 0));
-        check_gathered(2, &[GATHER.2, 9], (2 + GATHER.2, 1));
+        check_gathered(1, 9, &[], (1, 1));
+        check_gathered(1, 9, &[3], (4, 2));
+        check_gathered(1, 9, &[3, 0, 9], (4, 2));
+        check_gathered(1, 99, &[1; 20], (1 + GATHER.1, GATHER.1));
+        check_gathered(GATHER.2, 9, &[9], (GATHER.2, 0));
+        check_gathered(2, 99, &[GATHER.2, 9], (2 + GATHER.2, 1));
+        // Everyone is here: there is nobody to wait for.
+        check_gathered(8, 8, &[8, 1], (16, 1));
+        check_gathered(1, 0, &[9], (1, 0));
     }
 
     #[track_caller]
