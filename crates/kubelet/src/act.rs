@@ -17,7 +17,7 @@ use crate::env::{self, Sources};
 use crate::node_context::NodeContext;
 use crate::plan::Actions;
 use crate::pod::{self, Kind, Observed, Place};
-use crate::probes::handler;
+use crate::probes::http;
 use crate::retry::{Retries, go_seconds};
 use crate::spec::{self, ContainerFacts};
 use crate::status::generate::Waiting;
@@ -477,8 +477,8 @@ async fn run_hook(
             return Ok(());
         }
         if let Some(get) = &hook.http_get {
-            let request = handler::http(get, container, ip)?;
-            return handler::http_get(&request, Duration::from_secs(30)).await.map(drop);
+            let request = http::Request::of(get, container, ip, http::Sender::Hook)?;
+            return http::hook(&request, Duration::from_secs(30)).await;
         }
         if let Some(sleep) = &hook.sleep {
             tokio::time::sleep(Duration::from_secs(sleep.seconds.max(0).unsigned_abs())).await;

@@ -3,7 +3,8 @@
 //! Results are kept by container id; a change wakes the pod's worker.
 
 mod grpc;
-pub mod handler;
+mod handler;
+pub mod http;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -284,8 +285,16 @@ impl Task {
                 Err(e) => Err(e.to_string()),
             }
         } else if let Some(get) = &self.probe.http_get {
-            match handler::http(get, &self.container, &run.ip) {
-                Ok(request) => handler::http_get(&request, timeout).await.map(drop),
+            match http::Request::of(get, &self.container, &run.ip, http::Sender::Probe) {
+                Ok(request) => match http::probe(&request, timeout).await {
+                    http::Outcome::Success => Ok(()),
+                    http::Outcome::Failure(why) => Err(why),
+                    http::Outcome::Warning(what) => {
+                        let text = format!("{} probe warning: {what}", self.key.2.name());
+                        self.probes.recorder.event(&self.about, EventType::Warning, "ProbeWarning", text);
+                        Ok(())
+                    }
+                },
                 Err(why) => Err(why),
             }
         } else if let Some(action) = &self.probe.tcp_socket {
