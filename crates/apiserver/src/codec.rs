@@ -166,45 +166,69 @@ pub fn decode(
 
 /// A body of another type than the door's is refused in upstream's words.
 fn check_type(door: Door<'_>, wanted: &str, have_version: &str, have_kind: &str) -> Result<(), Status> {
-    let Door { group, version, kind, custom } = door;
-    if have_version == wanted && have_kind == kind {
-        return Ok(());
-    }
+    let Door { group, kind, custom, .. } = door;
     if custom.is_some() {
         if have_version != wanted {
-            return Err(bad(format!(
-                "the API version in the data ({have_version}) does not match the expected API version ({wanted})"
-            )));
+            return Err(other_version(wanted, have_version));
         }
-        let mut errors = ErrorList::new();
-        errors.invalid(&Path::new("kind"), have_kind, format!("must be {kind}"));
-        return Err(Status::invalid(group, kind, "", &errors));
+        if have_kind != kind {
+            let mut errors = ErrorList::new();
+            errors.invalid(&Path::new("kind"), have_kind, format!("must be {kind}"));
+            return Err(Status::invalid(group, kind, "", &errors));
+        }
+        return Ok(());
     }
-    let cause = if Type::of_api_version(have_version, have_kind).is_none() {
-        format!("no kind {have_kind:?} is registered for version {have_version:?} in scheme {SCHEME:?}")
-    } else {
-        let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or(group) };
-        let (_, v) = have_version.split_once('/').unwrap_or(("", have_version));
-        format!("converting ({v}.{have_kind}) to ({package}.{kind}): unknown conversion")
-    };
-    Err(bad(codec::cannot_be_handled(have_kind, version, kind, &cause)))
+    let (have_group, version) = have_version.split_once('/').unwrap_or(("", have_version));
+    match type_problem(door, have_version, have_kind) {
+        None => Ok(()),
+        // Older clients evict in the version before (`EvictionREST.AcceptsGroupVersion`).
+        Some(_)
+            if (wanted, kind) == ("policy/v1", "Eviction") && (have_version, have_kind) == (EVICTION_BEFORE, kind) =>
+        {
+            Ok(())
+        }
+        // Versions of one kind convert, but each has a door of its own.
+        Some(_) if have_group == group && have_kind == kind && Type::of_kind(group, version, kind).is_some() => {
+            Err(other_version(wanted, have_version))
+        }
+        Some(cause) => Err(bad(codec::cannot_be_handled(have_kind, version, kind, &cause))),
+    }
+}
+
+const EVICTION_BEFORE: &str = "policy/v1beta1";
+
+fn other_version(wanted: &str, have: &str) -> Status {
+    bad(format!("the API version in the data ({have}) does not match the expected API version ({wanted})"))
+}
+
+/// Why an object that says to be of a type cannot be had as the built-in kind of a door; `None` if it is of that type.
+pub fn type_problem(door: Door<'_>, have_version: &str, have_kind: &str) -> Option<String> {
+    let Door { group, version, kind, .. } = door;
+    if have_version == crate::resources::api_version(group, version) && have_kind == kind {
+        return None;
+    }
+    if Type::of_api_version(have_version, have_kind).is_none() {
+        return Some(format!("no kind {have_kind:?} is registered for version {have_version:?} in scheme {SCHEME:?}"));
+    }
+    let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or(group) };
+    let (_, v) = have_version.split_once('/').unwrap_or(("", have_version));
+    Some(format!("converting ({v}.{have_kind}) to ({package}.{kind}): unknown conversion"))
 }
 
 const SCHEME: &str = "pkg/api/legacyscheme/scheme.go:30";
 
-/// Decodes a patch: no type, but well formed. With it comes what strict decoding complains about, unless that is to be
-/// ignored.
+/// Decodes a patch: no type, but well formed; the error is the decoder's text. With it comes what strict decoding complains
+/// about, unless that is to be ignored.
 pub fn decode_patch(
     format: Format,
     bytes: &[u8],
     validation: FieldValidation,
-) -> Result<(Value, StrictErrors), Status> {
-    match format {
-        Format::Yaml => codec::yaml::decode_untyped(bytes, validation.into())
-            .map_err(|e| bad(format!("error decoding YAML: {}", e.message))),
-        _ => codec::json::decode_untyped(bytes, validation.into())
-            .map_err(|e| bad(format!("error decoding patch: {}", e.message))),
-    }
+) -> Result<(Value, StrictErrors), String> {
+    let decoded = match format {
+        Format::Yaml => codec::yaml::decode_untyped(bytes, validation.into()),
+        _ => codec::json::decode_untyped(bytes, validation.into()),
+    };
+    decoded.map_err(|e| e.message)
 }
 
 /// Normalises an object after a patch. The error is the text of what does not fit; what strict decoding complains

@@ -74,7 +74,7 @@ pub enum Offer {
     Watch,
     /// The same of a custom resource.
     CustomWatch,
-    /// One object that has no other shape (Status, Scale, reviews).
+    /// One object that has no other shape (Status, reviews).
     Plain,
 }
 

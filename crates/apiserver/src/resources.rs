@@ -66,6 +66,12 @@ impl Resource {
         }
     }
 
+    /// A resource of which nothing is stored.
+    pub fn unstored(kind: Arc<dyn Kind>) -> Self {
+        let (rest, fingerprint) = (HashMap::new(), OnceLock::new());
+        Resource { kind, cache: None, hook: None, rest, form: Form::Served, fingerprint }
+    }
+
     /// The facts.
     pub fn info(&self) -> &ResourceInfo {
         self.kind.info()

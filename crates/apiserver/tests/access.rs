@@ -662,3 +662,35 @@ async fn token_requests_are_bounded_and_documents_say_how_to_check_them() {
     let claims = keys.verify(token, &[orkd_pki::oidc::Algorithm::ES256]).expect("signed by a published key");
     assert_eq!(claims["sub"], "system:serviceaccount:default:a");
 }
+
+#[tokio::test]
+async fn reviews_say_who_asked() {
+    let world = World::start().await;
+    let fields = |v: &Value| v["metadata"]["managedFields"][0].clone();
+    let access = |kind: &str, spec: Value| json!({"kind": kind, "spec": spec});
+    let pods = json!({"namespace": "default", "verb": "get", "resource": "pods"});
+    const AUTHORIZATION: &str = "/apis/authorization.k8s.io/v1";
+    let path = format!("{AUTHORIZATION}/selfsubjectaccessreviews?fieldManager=me");
+    let own = access("SelfSubjectAccessReview", json!({"resourceAttributes": pods}));
+    let (code, v) = world.call(&admin(), "POST", &path, own).await;
+    let spec =
+        json!({"f:spec": {"f:resourceAttributes": {".": {}, "f:namespace": {}, "f:resource": {}, "f:verb": {}}}});
+    assert_eq!((code, &fields(&v)["fieldsV1"], fields(&v)["manager"].as_str()), (201, &spec, Some("me")), "{v}");
+    let path = format!("{AUTHORIZATION}/namespaces/default/localsubjectaccessreviews");
+    let local = access("LocalSubjectAccessReview", json!({"user": "u", "resourceAttributes": pods}));
+    let (code, v) = world.call(&admin(), "POST", &path, local).await;
+    assert_eq!((code, v["metadata"]["namespace"].as_str()), (201, Some("default")), "{v}");
+    // These two are answered with what was not sent.
+    let path = format!("{AUTHORIZATION}/selfsubjectrulesreviews");
+    let rules = access("SelfSubjectRulesReview", json!({"namespace": "default"}));
+    let (code, v) = world.call(&admin(), "POST", &path, rules).await;
+    assert_eq!((code, &v["spec"], &v["metadata"]), (201, &json!({}), &json!({})), "{v}");
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let (code, v) = world.call(&admin(), "POST", path, json!({"metadata": {"labels": {"a": "b"}}})).await;
+    assert_eq!((code, v["metadata"].as_object().map(|m| m.len())), (201, Some(1)), "{v}");
+    let account = json!({"metadata": {"name": "a"}});
+    world.call(&admin(), "POST", "/api/v1/namespaces/default/serviceaccounts", account).await;
+    let path = "/api/v1/namespaces/default/serviceaccounts/a/token";
+    let (code, v) = world.call(&admin(), "POST", path, json!({"spec": {"expirationSeconds": 600}})).await;
+    assert_eq!((code, fields(&v)["subresource"].as_str()), (201, Some("token")), "{v}");
+}

@@ -3,21 +3,34 @@
 use serde_json::{Map, Value, json};
 
 use crate::field::ErrorList;
-use crate::kind::{Cx, Kind};
-use crate::kinds::{CREATE_ONLY, Facts, facts};
+use crate::kind::{Cells, Cx, Kind};
+use crate::kinds::{AGE, CREATE_ONLY, Facts, facts};
 use crate::object::{View, at, set};
+use crate::table::{age, name};
 use crate::validate::non_negative;
 
 /// The kind `Scale`.
 pub struct Scale;
 
 impl Kind for Scale {
-    facts!(Facts { kind: "Scale", plural: "scale", verbs: CREATE_ONLY, ..Facts::namespaced("autoscaling", "v1") });
+    facts!(Facts {
+        kind: "Scale",
+        plural: "scale",
+        verbs: CREATE_ONLY,
+        columns: &[("Name", "string", "", 0), ("Desired", "integer", "", 0), ("Available", "integer", "", 0), AGE,],
+        ..Facts::namespaced("autoscaling", "v1")
+    });
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         non_negative(&mut errs, &View::root(obj).dig("spec.replicas"));
         errs
+    }
+
+    fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
+        let count = |path: &[&str]| at(obj, path).as_i64().unwrap_or_default();
+        let (desired, available) = (count(&["spec", "replicas"]), count(&["status", "replicas"]));
+        vec![json!(name(obj)), json!(desired), json!(available), json!(age(obj, now))]
     }
 }
 

@@ -37,7 +37,7 @@ impl Kind for LocalSubjectAccessReview {
         }
         let path = spec.get("nonResourceAttributes");
         if path.is_set() {
-            errs.invalid(path.path(), path.value(), "disallowed on this kind of request");
+            errs.invalid(path.path(), review::shown(&path), "disallowed on this kind of request");
         }
         errs
     }

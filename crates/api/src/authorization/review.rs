@@ -2,8 +2,17 @@
 
 use serde_json::{Value, json};
 
-use crate::field::ErrorList;
+use crate::field::{ErrorList, Shown};
 use crate::object::{View, default_value};
+use crate::validate::internal::{self, Fields, Go};
+
+/// `authorization.NonResourceAttributes`.
+const NON_RESOURCE: Fields = &[("path", "Path", Go::Text), ("verb", "Verb", Go::Text)];
+
+/// The attributes of a path, as errors show them.
+pub(super) fn shown(path: &View<'_>) -> Shown {
+    internal::shown(NON_RESOURCE, path.value())
+}
 
 /// The answer of a review nobody answered yet, and metadata that is there though empty.
 pub(super) fn default(obj: &mut Value) {
@@ -19,7 +28,7 @@ pub(super) fn attributes(errs: &mut ErrorList, spec: &View<'_>) {
     let (resource, path) = (spec.get("resourceAttributes"), spec.get("nonResourceAttributes"));
     match (resource.is_set(), path.is_set()) {
         (true, true) => {
-            errs.invalid(path.path(), path.value(), "cannot be specified in combination with resourceAttributes")
+            errs.invalid(path.path(), shown(&path), "cannot be specified in combination with resourceAttributes")
         }
         (false, false) => errs.invalid(
             resource.path(),

@@ -47,19 +47,53 @@ pub(super) fn inapplicable() -> Status {
     }
 }
 
+/// Go's text for a value that a Go type does not take.
+fn mismatch(value: &Value, target: &str) -> String {
+    let json_type = match value {
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        _ => "number",
+    };
+    format!("json: cannot unmarshal {json_type} into Go {target}")
+}
+
+/// Looks at a patch as requests with field validation do before it is decoded: an error is a 400, and with it come the
+/// fields that no operation has (`handlers.jsonPatchOp`).
+pub fn unknown_fields(patch: &Value) -> Result<Vec<String>, Status> {
+    let refused =
+        |value: &Value, target: &str| Status::bad_request(format!("error decoding patch: {}", mismatch(value, target)));
+    let list = match patch {
+        Value::Array(list) => list.as_slice(),
+        Value::Null => &[],
+        other => return Err(refused(other, "value of type []handlers.jsonPatchOp")),
+    };
+    let mut unknown = Vec::new();
+    for (n, item) in list.iter().enumerate() {
+        let fields = match item {
+            Value::Object(fields) => fields,
+            Value::Null => continue,
+            other => return Err(refused(other, "value of type handlers.jsonPatchOp")),
+        };
+        for (name, value) in fields {
+            match (name.as_str(), value) {
+                ("value", _) | ("op" | "path" | "from", Value::String(_) | Value::Null) => {}
+                ("op" | "path" | "from", other) => {
+                    return Err(refused(other, &format!("struct field jsonPatchOp.{name} of type string")));
+                }
+                _ => unknown.push(format!("json patch unknown field \"[{n}].{name}\"")),
+            }
+        }
+    }
+    Ok(unknown)
+}
+
 impl Patch {
     /// Decodes a patch. An error is a 400, or a 413 for too many operations.
     pub fn decode(patch: Value) -> Result<Patch, Status> {
-        let mismatch = |value: &Value, go_type: &str| {
-            let json_type = match value {
-                Value::Array(_) => "array",
-                Value::Object(_) => "object",
-                Value::String(_) => "string",
-                Value::Bool(_) => "bool",
-                _ => "number",
-            };
-            Status::bad_request(format!("json: cannot unmarshal {json_type} into Go value of type {go_type}"))
-        };
+        let mismatch =
+            |value: &Value, go_type: &str| Status::bad_request(mismatch(value, &format!("value of type {go_type}")));
         let list = match patch {
             Value::Array(list) => list,
             Value::Null => Vec::new(),

@@ -52,21 +52,48 @@ pub(super) fn head(target: &Target<'_>, object: &mut Value) {
     }
 }
 
-/// Namespace and name of the body must be those of the URL.
-pub(super) fn check_address(target: &Target<'_>, object: &mut Value) -> Result<(), Status> {
-    let bad = |text: &str| Err(Status::new(400, "BadRequest", text));
+/// The namespace of the body must be that of the URL, and is that where it says none. What lives in no namespace loses the
+/// one it names (`EnsureObjectNamespaceMatchesRequestNamespace` of `registry/rest/meta.go`).
+fn check_namespace(target: &Target<'_>, object: &mut Value) -> Result<(), Status> {
     let namespace = meta_text(object, "namespace");
     if target.namespaced() {
         if !namespace.is_empty() && namespace != target.namespace {
-            return bad("the namespace of the provided object does not match the namespace sent on the request");
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
         }
         let namespace = target.namespace.to_owned();
         if let Some(meta) = metadata(object) {
             meta.insert("namespace".into(), namespace.into());
         }
-    } else if !namespace.is_empty() {
-        return bad("namespace cannot be set on a cluster-scoped resource");
+    } else if !namespace.is_empty()
+        && let Some(meta) = metadata(object)
+    {
+        meta.remove("namespace");
     }
+    Ok(())
+}
+
+/// An object that is to stand at the URL must say its name (`checkName` of `endpoints/handlers/rest.go`).
+pub fn check_named(target: &Target<'_>, object: &mut Value) -> Result<(), Status> {
+    check_namespace(target, object)?;
+    let (name, wanted) = (meta_text(object, "name"), target.name);
+    if name.is_empty() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    if name != wanted {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({wanted})"
+        )));
+    }
+    Ok(())
+}
+
+/// Namespace and name of the body must be those of the URL.
+pub(super) fn check_address(target: &Target<'_>, object: &mut Value) -> Result<(), Status> {
+    check_namespace(target, object)?;
     if !target.name.is_empty() {
         let name = meta_text(object, "name").to_owned();
         if name.is_empty() {

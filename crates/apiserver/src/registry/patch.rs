@@ -67,7 +67,17 @@ impl Patch {
     /// Decodes a patch. For apply, `door` is the type the patch must have.
     pub fn decode(form: Form, bytes: &[u8], door: Door<'_>, validation: FieldValidation) -> Result<Patch, Status> {
         let format = if form == Form::Apply { Format::Yaml } else { Format::Json };
-        let (value, strict) = codec::decode_patch(format, bytes, validation)?;
+        let decoded = codec::decode_patch(format, bytes, validation);
+        let (value, mut strict) = match form {
+            // The one form whose decoder upstream says nothing more.
+            Form::Strategic => decoded.map_err(Status::bad_request)?,
+            Form::Apply => decoded.map_err(|text| Status::bad_request(format!("error decoding YAML: {text}")))?,
+            _ => decoded.map_err(|text| Status::bad_request(format!("error decoding patch: {text}")))?,
+        };
+        if form == Form::Json && validation != FieldValidation::Ignore {
+            strict.0.iter_mut().for_each(|text| text.insert_str(0, "json patch "));
+            strict.0.extend(forms::json::unknown_fields(&value)?);
+        }
         if form == Form::Apply {
             let api_version = crate::resources::api_version(door.group, door.version);
             let (have, kind) =
@@ -99,9 +109,10 @@ impl Patch {
             }
             Form::Apply => {}
         }
-        // What a patch does to the type of an object is no change, it is an error of another kind.
+        // A patch does not change the type of an object. One by merge keys sets fields of a typed object, whose type is
+        // told by nobody; after the others the object is decoded as what it says to be.
         for field in ["kind", "apiVersion"] {
-            if document.get(field).is_none_or(Value::is_null)
+            if (self.form == Form::Strategic || document.get(field).is_none_or(Value::is_null))
                 && let (Some(map), Some(value)) = (document.as_object_mut(), before.get(field))
             {
                 map.insert(field.into(), value.clone());
@@ -118,6 +129,12 @@ impl Patch {
         };
         if self.form == Form::Strategic
             && let Some(problem) = node_of(door).and_then(|node| forms::strategic::type_problem(node, document))
+        {
+            return Err(invalid(problem));
+        }
+        let text = |field: &str| document[field].as_str().unwrap_or_default();
+        if door.custom.is_none()
+            && let Some(problem) = codec::type_problem(door, text("apiVersion"), text("kind"))
         {
             return Err(invalid(problem));
         }
@@ -182,12 +199,14 @@ impl Maker for Patching<'_> {
                 codec::normalize(&mut object, self.door, FieldValidation::Ignore).map_err(|text| {
                     Status::new(500, "", format!("failed to convert new typed object to object: {text}"))
                 })?;
+                create::check_named(self.target, &mut object)?;
                 strategy::default(self.target, &mut object);
                 return Ok(Made::Object(object));
             }
             let Some(current) = current else { return Err(self.target.not_found()) };
             let mut object = current.clone();
             self.patch.apply_to(&mut object, self.door, &self.cx.warnings)?;
+            create::check_named(self.target, &mut object)?;
             strategy::dedup_owners(self.cx, &mut object, false);
             strategy::default(self.target, &mut object);
             managed::update(kind, Some(current), &mut object, &self.options.field_manager, subresource, self.cx.now)?;
@@ -211,9 +230,6 @@ pub async fn patch(
     patch: &Patch,
     options: &WriteOptions,
 ) -> Result<(Value, bool), Status> {
-    if patch.form == Form::Apply {
-        create::check_address(target, &mut patch.value.clone())?;
-    }
     let maker = Patching { patch, cx, target, options, door: Door::of(&*target.resource.kind) };
     update::run(cx, target, &maker, options).await
 }

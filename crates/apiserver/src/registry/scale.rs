@@ -4,6 +4,9 @@
 //! `apiextensions-apiserver/pkg/registry/customresource.ScaleREST`. Whoever writes a scale owns the number of replicas of
 //! the object, through the door `scale`.
 
+use std::sync::{Arc, LazyLock};
+
+use orkd_api::apps::scale::Scale;
 use orkd_api::custom::ScalePaths;
 use orkd_api::field::{ErrorList, Path};
 use orkd_api::kind::Kind;
@@ -12,6 +15,7 @@ use orkd_api::status::Status;
 use serde_json::Value;
 
 use super::{Target, meta_text};
+use crate::resources::Resource;
 
 fn paths(kind: &dyn Kind) -> Option<&ScalePaths> {
     kind.custom()?.scale()
@@ -60,6 +64,12 @@ pub fn shown(kind: &dyn Kind, object: &Value) -> Value {
 /// Puts the number a scale asks for into its object, and nothing else.
 pub fn put(kind: &dyn Kind, scale: &Value, object: &mut Value) {
     set(object, &replicas(kind), scale["spec"]["replicas"].as_i64().unwrap_or_default());
+}
+
+/// Scales as a resource of their own, for the shapes that answers have.
+pub fn resource() -> &'static Resource {
+    static SCALES: LazyLock<Resource> = LazyLock::new(|| Resource::unstored(Arc::new(Scale)));
+    &SCALES
 }
 
 /// Puts the wish of a scale into its object, if it is one that can be met.

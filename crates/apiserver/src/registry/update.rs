@@ -89,24 +89,7 @@ pub async fn put(
     mut object: Value,
     options: &WriteOptions,
 ) -> Result<(Value, bool), Status> {
-    let bad = |text: String| Status::new(400, "BadRequest", text);
-    let (name, namespace) = (meta_text(&object, "name"), meta_text(&object, "namespace"));
-    if name.is_empty() {
-        return Err(bad("the name of the object (based on kind) was empty or not provided".into()));
-    }
-    if name != target.name {
-        return Err(bad(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            target.name
-        )));
-    }
-    if !namespace.is_empty() && namespace != target.namespace {
-        return Err(bad(format!(
-            "the namespace of the object ({namespace}) does not match the namespace on the URL ({})",
-            target.namespace
-        )));
-    }
-    create::check_address(target, &mut object)?;
+    create::check_named(target, &mut object)?;
     create::head(target, &mut object);
     strategy::default(target, &mut object);
     let creates = target.subresource.is_empty() && target.resource.kind.create_on_update();

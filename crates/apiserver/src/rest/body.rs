@@ -7,6 +7,8 @@ use orkd_api::status::Status;
 use serde_json::{Value, json};
 
 use super::Call;
+use crate::managed;
+use crate::registry::options::manager_of;
 
 static BODIES: LazyLock<Vec<Box<dyn Kind>>> = LazyLock::new(|| {
     let mut all = orkd_api::kinds::bodies();
@@ -14,14 +16,38 @@ static BODIES: LazyLock<Vec<Box<dyn Kind>>> = LazyLock::new(|| {
     all
 });
 
-/// Reads the body as a kind, sets its defaults and checks it.
+/// Reads the body as a kind, sets its defaults and notes who wrote its fields, as for everything that is created.
 pub(super) async fn read(call: &Call, request: http::Request<crate::Body>, kind_name: &str) -> Result<Value, Status> {
     let mut object = call.object(request).await?;
     if !object.is_object() {
         return Err(Status::bad_request("the body is not an object"));
     }
     default(kind_name, &mut object);
+    place(call, &mut object)?;
+    if let Some(kind) = kind(kind_name) {
+        let manager = call.query.text("fieldManager");
+        let agent = manager_of(&call.user_agent);
+        let manager = if manager.is_empty() { agent.as_str() } else { manager };
+        managed::update(kind, None, &mut object, manager, &call.info.subresource, call.now)?;
+    }
     Ok(object)
+}
+
+/// The namespace of an object is that of the request.
+fn place(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let meta = object.as_object_mut().map(|o| o.entry("metadata").or_insert_with(|| json!({})));
+    let Some(meta) = meta.and_then(Value::as_object_mut) else { return Ok(()) };
+    let (given, wanted) = (meta.get("namespace").and_then(Value::as_str).unwrap_or_default(), &call.info.namespace);
+    if wanted.is_empty() {
+        meta.remove("namespace");
+    } else if given.is_empty() {
+        meta.insert("namespace".into(), wanted.as_str().into());
+    } else if given != wanted {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
 }
 
 fn kind(name: &str) -> Option<&'static dyn Kind> {
@@ -54,12 +80,6 @@ pub(super) fn same_name(call: &Call, object: &Value, what: &str) -> Result<(), S
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     if !call.info.name.is_empty() && !name.is_empty() && name != call.info.name {
         return Err(Status::bad_request(format!("name in URL does not match name in {what} object")));
-    }
-    let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
-    if !namespace.is_empty() && namespace != call.info.namespace {
-        return Err(Status::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
     }
     Ok(())
 }

@@ -90,7 +90,8 @@ impl Rest for SelfReview {
     async fn serve(&self, call: Call, request: http::Request<Body>) -> Result<Reply, Status> {
         let mut review = body::read(&call, request, "SelfSubjectReview").await?;
         call.admit(Operation::Create, &mut review).await?;
-        review["metadata"]["creationTimestamp"] = json!(crate::registry::stamp(call.now));
+        // What is answered is made anew upstream, without what was sent.
+        review["metadata"] = json!({ "creationTimestamp": crate::registry::stamp(call.now) });
         let status = json!({ "userInfo": user_view(&call.user) });
         Ok(answered(&call, review, status))
     }
@@ -254,7 +255,8 @@ impl Rest for RulesReview {
         if !rules.error.is_empty() {
             status["evaluationError"] = json!(rules.error);
         }
-        Ok(answered(&call, review, status))
+        // As upstream, which makes the answer anew, it does not say what was asked.
+        Ok(answered(&call, json!({ "spec": {} }), status))
     }
 }
 

@@ -87,7 +87,7 @@ impl Rest for Token {
             Status::internal("failed to generate token")
         })?;
         let expires = call.now.checked_add(SignedDuration::from_secs(asked)).unwrap_or(Timestamp::MAX);
-        let answer = json!({
+        let mut answer = json!({
             "kind": "TokenRequest",
             "apiVersion": "authentication.k8s.io/v1",
             "metadata": {
@@ -96,6 +96,9 @@ impl Rest for Token {
             "spec": review["spec"],
             "status": { "token": token, "expirationTimestamp": crate::registry::stamp(expires) },
         });
+        if let Some(managed) = review["metadata"].get("managedFields") {
+            answer["metadata"]["managedFields"] = managed.clone();
+        }
         Ok(Reply::Object(201, answer))
     }
 }

@@ -3,7 +3,7 @@
 use super::{Answer, Context};
 use crate::codec;
 use crate::negotiation::{self, Format, Offer, Shape};
-use crate::registry::{key, scale};
+use crate::registry::key;
 use crate::respond;
 use crate::verbs::table;
 
@@ -11,7 +11,7 @@ use crate::verbs::table;
 pub async fn get(cx: &Context<'_>) -> Answer {
     let target = cx.target();
     let is_scale = cx.info.subresource == "scale";
-    let offer = if is_scale { Offer::Plain } else { Offer::of(&*cx.resource.kind) };
+    let offer = if is_scale { Offer::Objects } else { Offer::of(&*cx.resource.kind) };
     let wanted = negotiation::negotiate(&cx.parts.headers, cx.query, offer)?;
     wanted.check_list(cx.resource.info(), false)?;
     super::not_older(cx.server, super::version(cx.query.text("resourceVersion"))?).await?;
@@ -20,7 +20,8 @@ pub async fn get(cx: &Context<'_>) -> Answer {
     cx.resource.prepare([&entry]).await?;
     let entry = cx.resource.served(&entry).ok_or_else(|| target.not_found())?;
     if is_scale {
-        return Ok(respond::object(&wanted, 200, &scale::of(&*cx.resource.kind, &entry.decode())?));
+        let scale = crate::registry::scale::of(&*cx.resource.kind, &entry.decode())?;
+        return Ok(super::write::scaled(cx, &wanted, &scale));
     }
     match (wanted.shape, wanted.format) {
         (Shape::Object, Format::Json) => Ok(respond::json(&wanted, 200, entry.json().clone())),

@@ -16,6 +16,7 @@ use crate::codec::{self, Door};
 use crate::negotiation::{self, Format, Offer, Shape, Wanted, body_format};
 use crate::registry::options::{DeleteOptions, WriteOptions};
 use crate::registry::{Request, Target, create, delete, meta_text, patch, scale, update};
+use crate::resources::Resource;
 use crate::respond;
 
 fn request<'a>(cx: &'a Context<'_>) -> Request<'a> {
@@ -34,25 +35,30 @@ fn stored(cx: &Context<'_>, wanted: &Wanted, code: u16, object: &Value, options:
     };
     match is_plain.then(entry).flatten() {
         Some(entry) => respond::json(wanted, code, entry.json().clone()),
-        None => written(cx, wanted, code, object),
+        None => written(cx, &cx.resource, wanted, code, object),
     }
 }
 
-/// Answers with a written object in the shape wanted.
-fn written(cx: &Context<'_>, wanted: &Wanted, code: u16, object: &Value) -> Response<Body> {
+/// Answers with a scale.
+pub(super) fn scaled(cx: &Context<'_>, wanted: &Wanted, scale: &Value) -> Response<Body> {
+    written(cx, scale::resource(), wanted, 200, scale)
+}
+
+/// Answers with a written object of a resource in the shape wanted.
+fn written(cx: &Context<'_>, resource: &Resource, wanted: &Wanted, code: u16, object: &Value) -> Response<Body> {
     if wanted.shape == Shape::Object || object["kind"] == "Status" {
         return respond::object(wanted, code, object);
     }
-    if let Err(status) = wanted.check_list(cx.resource.info(), false) {
+    if let Err(status) = wanted.check_list(resource.info(), false) {
         return respond::failure(wanted, &status);
     }
     let bytes: Bytes = codec::encode(object);
     let key = crate::registry::key(meta_text(object, "namespace"), meta_text(object, "name"));
     let revision = meta_text(object, "resourceVersion").parse().unwrap_or(0);
-    let entry = Entry::new(&*cx.resource.kind, false, Arc::from(key), &bytes, revision);
+    let entry = Entry::new(&*resource.kind, false, Arc::from(key), &bytes, revision);
     match (entry, Include::parse(wanted.shape, cx.query)) {
         (Some(entry), Ok(include)) => {
-            let json = table::one_json(&cx.resource, wanted.shape, include, &entry, true);
+            let json = table::one_json(resource, wanted.shape, include, &entry, true);
             match wanted.format {
                 Format::Json => respond::json(wanted, code, json),
                 _ => respond::object(wanted, code, &serde_json::from_slice(&json).unwrap_or_default()),
@@ -102,13 +108,14 @@ pub async fn update(cx: &Context<'_>, body: Body) -> Answer {
     let options = WriteOptions::parse(cx.query, cx.user_agent(), "UpdateOptions", false)?;
     let format = body_format(&cx.parts.headers)?;
     let bytes = crate::body::read(body).await?;
-    let object = codec::decode(format, &bytes, door(cx), options.field_validation, cx.warnings)?;
+    let mut object = codec::decode(format, &bytes, door(cx), options.field_validation, cx.warnings)?;
     crate::audit::request_object(&object);
     let target = cx.target();
     if cx.info.subresource == "scale" {
+        create::check_named(&target, &mut object)?;
         let change = |current: &mut Value| scale::into_object(&target, &object, current);
         let object = update::update_with(&request(cx), &target, &change, &options).await?;
-        return Ok(respond::object(&wanted, 200, &scale::of(&*target.resource.kind, &object)?));
+        return Ok(scaled(cx, &wanted, &scale::of(&*target.resource.kind, &object)?));
     }
     let (object, created) = update::put(&request(cx), &target, object, &options).await?;
     Ok(stored(cx, &wanted, if created { 201 } else { 200 }, &object, &options))
@@ -125,7 +132,7 @@ pub async fn patch(cx: &Context<'_>, body: Body) -> Answer {
     let target = cx.target();
     if cx.info.subresource == "scale" {
         let object = patch::scale(&request(cx), &target, &patch, &options).await?;
-        return Ok(respond::object(&wanted, 200, &scale::of(&*target.resource.kind, &object)?));
+        return Ok(scaled(cx, &wanted, &scale::of(&*target.resource.kind, &object)?));
     }
     let (object, created) = patch::patch(&request(cx), &target, &patch, &options).await?;
     Ok(stored(cx, &wanted, if created { 201 } else { 200 }, &object, &options))
@@ -149,7 +156,7 @@ pub async fn delete(cx: &Context<'_>, body: Body) -> Answer {
     let target = cx.target();
     let deleted = delete::delete(&request(cx), &target, &options).await?;
     let code = if !deleted.gone && options.orphan_dependents == Some(false) { 202 } else { 200 };
-    Ok(written(cx, &wanted, code, &delete::answer(&target, deleted)))
+    Ok(written(cx, &cx.resource, &wanted, code, &delete::answer(&target, deleted)))
 }
 
 /// How many objects of a collection are deleted at a time.

@@ -207,7 +207,7 @@ async fn watches_come_in_other_shapes_too() {
 }
 
 #[tokio::test]
-async fn a_scale_and_a_review_have_no_other_shape() {
+async fn a_scale_is_shown_like_other_objects() {
     let c = cluster().await;
     let pod = json!({"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     let body = json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": pod}});
@@ -215,8 +215,15 @@ async fn a_scale_and_a_review_have_no_other_shape() {
     assert_eq!(c.post(base, body).await.0, 201);
     let scale = format!("{base}/d/scale");
     assert_eq!(ask(&c, "GET", &scale, "", &[("accept", PROTOBUF)]).await, "200 protobuf Scale");
-    assert_eq!(
-        ask(&c, "GET", &scale, "", &[("accept", &format!("{TABLE},application/json"))]).await,
-        "200 application/json Scale"
-    );
+    let metadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    assert_eq!(ask(&c, "GET", &scale, "", &[("accept", metadata)]).await, "200 application/json PartialObjectMetadata");
+    let body = json!({"metadata": {"name": "d"}, "spec": {"replicas": 3}}).to_string();
+    for (method, body) in [("PUT", body.as_bytes()), ("GET", b"")] {
+        let (code, v) = c.send(method, &scale, body, &[("accept", TABLE), ("content-type", "application/json")]).await;
+        let names: Vec<&str> =
+            v["columnDefinitions"].as_array().into_iter().flatten().filter_map(|c| c["name"].as_str()).collect();
+        assert_eq!((code, names), (200, vec!["Name", "Desired", "Available", "Age"]), "{v}");
+        let cells = &v["rows"][0]["cells"];
+        assert_eq!((&cells[0], &cells[1], &cells[2]), (&json!("d"), &json!(3), &json!(0)), "{v}");
+    }
 }

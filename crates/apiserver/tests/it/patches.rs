@@ -271,3 +271,79 @@ async fn a_client_side_apply_moves_over() {
         assert_eq!((code, managers(&v)), (200, vec!["kubectl Apply -".into()]), "{v}");
     }
 }
+
+#[tokio::test]
+async fn a_patch_neither_renames_an_object_nor_changes_its_type() {
+    let c = cluster().await;
+    assert_eq!(c.post(DEPLOYMENTS, deployment("d")).await.0, 201);
+    let d = format!("{DEPLOYMENTS}/d");
+    let other_name = "400 BadRequest the name of the object (e) does not match the name on the URL (d)";
+    let other_namespace =
+        "400 BadRequest the namespace of the provided object does not match the namespace sent on the request";
+    for kind in [MERGE, STRATEGIC] {
+        check(&c, &d, kind, json!({"metadata": {"name": "e"}}), other_name).await;
+        check(&c, &d, kind, json!({"metadata": {"namespace": "kube-system"}}), other_namespace).await;
+        let (code, v) = c.patch(&d, kind, json!({"metadata": {"namespace": null}})).await;
+        assert_eq!((code, v["metadata"]["namespace"].as_str()), (200, Some("default")), "{v}");
+    }
+    let nameless = "400 BadRequest the name of the object (d based on URL) was undeterminable: name must be provided";
+    check(&c, &d, JSON, json!([{"op": "replace", "path": "", "value": {}}]), nameless).await;
+    // Nobody looks at the type in a patch by merge keys; after the others the object is what it says to be.
+    for (patch, problem) in [
+        (json!({"kind": "Foo"}), "no kind \"Foo\" is registered for version \"apps/v1\""),
+        (json!({"apiVersion": "apps/v9"}), "no kind \"Deployment\" is registered for version \"apps/v9\""),
+        (json!({"apiVersion": "v1", "kind": "Pod"}), "converting (v1.Pod) to (apps.Deployment): unknown conversion"),
+    ] {
+        let (code, v) = c.patch(&d, STRATEGIC, patch.clone()).await;
+        assert_eq!((code, v["kind"].as_str(), v["apiVersion"].as_str()), (200, Some("Deployment"), Some("apps/v1")));
+        let (code, v) = c.patch(&d, MERGE, patch.clone()).await;
+        let message = v["message"].as_str().unwrap_or_default();
+        assert!(code == 422 && message.contains(problem), "{patch}: {code} {message}");
+    }
+    let (_, v) = c.get(&d).await;
+    assert_eq!((v["kind"].as_str(), v["apiVersion"].as_str()), (Some("Deployment"), Some("apps/v1")));
+    // What is applied must say its name, where it does not stand yet.
+    let unnamed = json!({"apiVersion": "apps/v1", "kind": "Deployment"});
+    assert_eq!(c.patch(&format!("{d}?fieldManager=m"), APPLY, unnamed.clone()).await.0, 200);
+    let missing = nameless.replace("(d based", "(f based");
+    check(&c, &format!("{DEPLOYMENTS}/f?fieldManager=m"), APPLY, unnamed, &missing).await;
+    let mut scale = c.get(&format!("{d}/scale")).await.1;
+    scale["metadata"]["name"] = "e".into();
+    let (code, v) = c.put(&format!("{d}/scale"), &scale).await;
+    assert_eq!(format!("{code} BadRequest {}", v["message"].as_str().unwrap_or_default()), other_name);
+}
+
+#[tokio::test]
+async fn operations_of_a_json_patch_are_validated_like_fields() {
+    let c = cluster().await;
+    c.post(CM, config_map("a", "1")).await;
+    let of = |mode: &str| format!("{CM}/a?fieldValidation={mode}");
+    let decoding = "400 BadRequest error decoding patch: json: cannot unmarshal ";
+    check(&c, &of("Warn"), JSON, json!({}), &format!("{decoding}object into Go value of type []handlers.jsonPatchOp"))
+        .await;
+    check(&c, &of("Warn"), JSON, json!(["x"]), &format!("{decoding}string into Go value of type handlers.jsonPatchOp"))
+        .await;
+    let number = format!("{decoding}number into Go struct field jsonPatchOp.op of type string");
+    check(&c, &of("Strict"), JSON, json!([{"op": 1}]), &number).await;
+    check(
+        &c,
+        &of("Ignore"),
+        JSON,
+        json!({}),
+        "400 BadRequest json: cannot unmarshal object into Go value of type jsonpatch.Patch",
+    )
+    .await;
+    let body = br#"[{"op":"add","op":"add","path":"/data/b","value":"2","more":1}]"#;
+    let texts = ["json patch duplicate field \"[0].op\"", "json patch unknown field \"[0].more\""];
+    let response = c.raw("PATCH", &of("Warn"), body, &[("content-type", JSON)]).await;
+    let warnings: Vec<String> = response.headers().get_all("warning").iter().map(|w| format!("{w:?}")).collect();
+    assert_eq!((response.status().as_u16(), warnings.len()), (200, 2), "{warnings:?}");
+    let (code, v) = c.send("PATCH", &of("Strict"), body, &[("content-type", JSON)]).await;
+    let message = v["message"].as_str().unwrap_or_default();
+    assert!(code == 422 && message.ends_with(&format!("strict decoding error: {}", texts.join(", "))), "{message}");
+    // The decoder of strategic patches says nothing more than Go's.
+    for (kind, text) in [(STRATEGIC, "unexpected end"), (MERGE, "error decoding patch: unexpected end")] {
+        let (code, v) = c.send("PATCH", &of("Warn"), b"{", &[("content-type", kind)]).await;
+        assert!(code == 400 && v["message"].as_str().is_some_and(|m| m.starts_with(text)), "{kind}: {v}");
+    }
+}

@@ -527,3 +527,107 @@ async fn a_token_expires_with_the_stores_history_and_says_how_to_go_on() {
     assert_eq!((code, rest["items"].as_array().map(Vec::len)), (200, Some(4)), "{rest}");
     assert_ne!(rv(&rest), rv(&page), "the rest is of now");
 }
+
+#[tokio::test]
+async fn what_lives_in_no_namespace_loses_the_one_it_names() {
+    let c = cluster().await;
+    const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let role = json!({"metadata": {"name": "r", "namespace": "somewhere"}, "rules": []});
+    let (code, mut v) = c.post(ROLES, role).await;
+    assert_eq!((code, &v["metadata"]["namespace"]), (201, &Value::Null), "{v}");
+    v["metadata"]["namespace"] = "somewhere".into();
+    let (code, v) = c.put(&format!("{ROLES}/r"), &v).await;
+    assert_eq!((code, &v["metadata"]["namespace"]), (200, &Value::Null), "{v}");
+    let patch = json!({"metadata": {"namespace": "somewhere", "labels": {"a": "b"}}});
+    let (code, v) = c.patch(&format!("{ROLES}/r"), "application/merge-patch+json", patch).await;
+    assert_eq!(
+        (code, &v["metadata"]["namespace"], v["metadata"]["labels"]["a"].as_str()),
+        (200, &Value::Null, Some("b"))
+    );
+    let apply = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": "s", "namespace": "somewhere"}});
+    let (code, v) = c.patch(&format!("{ROLES}/s?fieldManager=m"), "application/apply-patch+yaml", apply).await;
+    assert_eq!((code, &v["metadata"]["namespace"]), (201, &Value::Null), "{v}");
+}
+
+#[tokio::test]
+async fn a_body_of_another_version_is_told_so() {
+    let c = cluster().await;
+    let check = async |url: &str, api_version: &str, kind: &str, want: &str| {
+        let (code, v) = c.post(url, json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "x"}})).await;
+        let message = v["message"].as_str().unwrap_or_default();
+        assert!(code == 400 && message == want, "{api_version} {kind}: {code} {message}");
+    };
+    let scheme = "in scheme \"pkg/api/legacyscheme/scheme.go:30\"";
+    check(
+        "/api/v1/namespaces",
+        "v2",
+        "Namespace",
+        &format!("Namespace in version \"v2\" cannot be handled as a Namespace: no kind \"Namespace\" is registered for version \"v2\" {scheme}"),
+    )
+    .await;
+    let url = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+    let other = "the API version in the data (autoscaling/v2) does not match the expected API version (autoscaling/v1)";
+    check(url, "autoscaling/v2", "HorizontalPodAutoscaler", other).await;
+}
+
+#[tokio::test]
+async fn dependents_of_the_oldest_kinds_stay_where_nobody_says_otherwise() {
+    let c = cluster().await;
+    let pod = json!({"metadata": {"labels": {"a": "b"}},
+        "spec": {"restartPolicy": "Always", "containers": [{"name": "c", "image": "i"}]}});
+    let mut once = pod.clone();
+    once["spec"]["restartPolicy"] = "Never".into();
+    let controller =
+        json!({"metadata": {"name": "x"}, "spec": {"replicas": 0, "selector": {"a": "b"}, "template": pod}});
+    let job = json!({"metadata": {"name": "x"}, "spec": {"template": once}});
+    for (url, body, warns) in [
+        ("/api/v1/namespaces/default/replicationcontrollers", controller, false),
+        ("/apis/batch/v1/namespaces/default/jobs", job, true),
+    ] {
+        let one = format!("{url}/x");
+        assert_eq!(c.post(url, body.clone()).await.0, 201, "{url}");
+        let response = c.raw("DELETE", &one, b"", &[]).await;
+        let warning = response.headers().get("warning").and_then(|w| w.to_str().ok()).unwrap_or_default().to_owned();
+        assert_eq!(warning.contains("child pods are preserved by default when jobs are deleted"), warns, "{url}");
+        let (_, v) = c.get(&one).await;
+        assert_eq!(
+            v["metadata"]["finalizers"],
+            json!(["orphan"]),
+            "{url}: the garbage collector lets go of them first"
+        );
+        let freed = json!({"metadata": {"finalizers": null}});
+        c.patch(&one, "application/merge-patch+json", freed).await;
+        assert_eq!(c.post(url, body).await.0, 201, "{url}");
+        let response = c.raw("DELETE", &format!("{one}?propagationPolicy=Background"), b"", &[]).await;
+        assert!(response.headers().get("warning").is_none(), "{url}");
+        assert_eq!(c.get(&one).await.0, 404, "{url}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_system_fills_in_is_not_for_clients_to_say() {
+    let c = cluster().await;
+    let url = "/api/v1/namespaces/default/configmaps";
+    let mut asked = crate::harness::config_map("x", "1");
+    for (field, value) in [("selfLink", json!("/x")), ("deletionGracePeriodSeconds", json!(5)), ("uid", json!("u"))] {
+        asked["metadata"][field] = value;
+    }
+    let (code, mut v) = c.post(url, asked).await;
+    let meta = &v["metadata"];
+    assert_eq!(
+        (code, &meta["selfLink"], &meta["deletionGracePeriodSeconds"]),
+        (201, &Value::Null, &Value::Null),
+        "{v}"
+    );
+    assert_ne!(meta["uid"], "u");
+    v["metadata"]["selfLink"] = "/x".into();
+    let (code, v) = c.put(&format!("{url}/x"), &v).await;
+    assert_eq!((code, &v["metadata"]["selfLink"]), (200, &Value::Null), "{v}");
+    // These two are made where they are put, others are not.
+    let class = json!({"metadata": {"name": "x"}, "handler": "h"});
+    assert_eq!(c.put("/apis/node.k8s.io/v1/runtimeclasses/x", &class).await.0, 201);
+    let service = json!({"metadata": {"name": "x"}, "spec": {"type": "ExternalName", "externalName": "a.b"}});
+    assert_eq!(c.put("/api/v1/namespaces/default/services/x", &service).await.0, 201);
+    assert_eq!(c.put(&format!("{url}/y"), &crate::harness::config_map("y", "1")).await.0, 404);
+}
