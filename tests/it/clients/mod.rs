@@ -1,6 +1,7 @@
 //! Clients that others wrote, on a tour of a running server.
 
 mod helm;
+mod kopf;
 mod kube_rs;
 mod protobuf;
 mod python;

@@ -10,26 +10,27 @@ use orkd_tests::is_root;
 
 use super::IMAGE;
 
-fn python() -> Result<Option<PathBuf>> {
+/// A Python that has the modules of `packages`.
+pub(super) fn python(packages: &[&str]) -> Result<Option<PathBuf>> {
     // .../target/debug/deps/it-...
     let exe = std::env::current_exe()?;
     let target = exe.ancestors().nth(3).context("a target directory")?;
     let dir = target.join("python-client");
     let python = dir.join("bin/python");
-    if has_client(&python) {
+    if has(&python, packages) {
         return Ok(Some(python));
     }
     let made = Command::new("python3").args(["-m", "venv"]).arg(&dir).output();
     let installed = match made {
         Ok(out) if out.status.success() => {
-            Command::new(dir.join("bin/pip")).args(["install", "--quiet", "kubernetes"]).output()
+            Command::new(dir.join("bin/pip")).args(["install", "--quiet"]).args(packages).output()
         }
         other => other,
     };
     match installed {
-        Ok(out) if out.status.success() && has_client(&python) => Ok(Some(python)),
+        Ok(out) if out.status.success() && has(&python, packages) => Ok(Some(python)),
         Ok(out) => {
-            println!("skipped: no Python client: {}", String::from_utf8_lossy(&out.stderr));
+            println!("skipped: no Python with {}: {}", packages.join(", "), String::from_utf8_lossy(&out.stderr));
             Ok(None)
         }
         Err(error) => {
@@ -39,8 +40,8 @@ fn python() -> Result<Option<PathBuf>> {
     }
 }
 
-fn has_client(python: &Path) -> bool {
-    let found = Command::new(python).args(["-c", "import kubernetes"]).output();
+fn has(python: &Path, packages: &[&str]) -> bool {
+    let found = Command::new(python).args(["-c", &format!("import {}", packages.join(", "))]).output();
     found.is_ok_and(|out| out.status.success())
 }
 
@@ -49,7 +50,7 @@ fn python_client_tours_api_and_node() -> Result<()> {
     if !is_root() {
         return Ok(());
     }
-    let Some(python) = python()? else { return Ok(()) };
+    let Some(python) = python(&["kubernetes"])? else { return Ok(()) };
     let cluster = Cluster::node(&[])?;
     let script = orkd_tests::root().join("tests/clients/tour.py");
     let (script, kubeconfig) = (script.display().to_string(), cluster.kubeconfig().display().to_string());
