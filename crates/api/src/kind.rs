@@ -115,6 +115,15 @@ pub enum MetaRules {
     Registry,
 }
 
+/// A look that the own validation of a kind takes at the metadata of a changed object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetaPass {
+    /// As at that of a new object (`ValidateObjectMeta`).
+    New,
+    /// Beside that of the old object (`ValidateObjectMetaUpdate`).
+    Changed,
+}
+
 /// What becomes of dependents by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dependents {
@@ -216,6 +225,12 @@ pub trait Kind: Send + Sync + 'static {
     /// By which rules the kind looks at the metadata.
     fn meta_rules(&self) -> MetaRules {
         MetaRules::Core
+    }
+
+    /// The looks that the kind's own validation takes at the metadata of a changed object, beside the two of the registry:
+    /// clients see the same problem once for each of them.
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::Changed]
     }
 
     /// Texts for `Warning` headers. `old` is `None` on create.

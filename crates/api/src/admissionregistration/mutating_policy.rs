@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{hooks, policy, rules};
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, MetaRules};
+use crate::kind::{Cells, Cx, Kind, MetaPass, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, list};
 use crate::strategy::{first_generation, next_generation};
@@ -40,7 +40,7 @@ impl Kind for MutatingAdmissionPolicy {
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         let spec = View::root(obj).get("spec");
-        policy::head(&mut errs, &spec);
+        policy::head(&mut errs, &spec, true);
         let mutations = spec.get("mutations");
         if mutations.is_empty() {
             errs.required(mutations.path(), "mutations must contain at least one item");
@@ -60,6 +60,10 @@ impl Kind for MutatingAdmissionPolicy {
         MetaRules::Machinery
     }
 
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New]
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         let mutations = list(obj, &["spec", "mutations"]).len();
         vec![json!(name(obj)), json!(mutations), json!(hooks::param_kind(obj)), json!(age(obj, now))]
@@ -75,17 +79,17 @@ fn mutation(errs: &mut ErrorList, m: &View<'_>, types: &Mutations, env: &Env) {
         _ => return,
     };
     let (body, unwanted) = (m.get(wanted), m.get(other));
-    if unwanted.is_set() {
-        let rule = format!("{other} must not be specified when patchType is {}", ty.str());
-        errs.invalid(unwanted.path(), unwanted.value(), rule);
-    }
     let expression = body.get("expression");
     if !body.is_set() {
-        errs.required(body.path(), format!("{wanted} must be specified when patchType is {}", ty.str()));
+        errs.required(body.path(), format!("must be specified when patchType is {}", ty.str()));
     } else if expression.str().trim().is_empty() {
-        errs.required(expression.path(), "expression is not specified");
+        errs.required(expression.path(), "");
     } else {
-        rules::compiled(errs, env, &expression, &[result]);
+        rules::compiled_trimmed(errs, env, &expression, &[result]);
+    }
+    if unwanted.is_set() {
+        let rule = format!("must not be specified when patchType is {}", ty.str());
+        errs.invalid(unwanted.path(), format!("{{{other}}}"), rule);
     }
 }
 
@@ -103,9 +107,35 @@ mod tests {
             problems(&MutatingAdmissionPolicy, &obj),
             [
                 "spec.matchConstraints: Required value",
-                "spec.mutations[1].applyConfiguration: Required value: applyConfiguration must be specified when patchType is ApplyConfiguration",
+                "spec.mutations[1].applyConfiguration: Required value: must be specified when patchType is ApplyConfiguration",
                 "spec.mutations[2].patchType: Required value",
                 "spec.reinvocationPolicy: Unsupported value: \"x\": supported values: \"IfNeeded\", \"Never\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_deleted_cannot_be_changed() {
+        let mut obj = json!({"metadata": {"name": "p"}, "spec": {"reinvocationPolicy": "Never",
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"],
+                "operations": ["DELETE", "x"]}]}, "mutations": [
+                {"patchType": "x"}, {"patchType": "JSONPatch", "jsonPatch": {}, "applyConfiguration": {"expression": " 1 "}},
+                {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": " 1 "}}]}});
+        MutatingAdmissionPolicy.default(&mut obj);
+        const OPERATIONS: &str = "spec.matchConstraints.resourceRules.operations: Unsupported value";
+        const MUTATING: &str = "supported values: \"*\", \"CONNECT\", \"CREATE\", \"UPDATE\"";
+        assert_eq!(
+            problems(&MutatingAdmissionPolicy, &obj),
+            [
+                "spec.matchConstraints.resourceRules[0].operations[1]: Unsupported value: \"x\": supported values: \"*\", \
+                 \"CONNECT\", \"CREATE\", \"DELETE\", \"UPDATE\"",
+                &format!("{OPERATIONS}: \"DELETE\": {MUTATING}"),
+                &format!("{OPERATIONS}: \"x\": {MUTATING}"),
+                "spec.mutations[0].patchType: Unsupported value: \"x\": supported values: \"ApplyConfiguration\", \"JSONPatch\"",
+                "spec.mutations[1].jsonPatch.expression: Required value",
+                "spec.mutations[1].applyConfiguration: Invalid value: \"{applyConfiguration}\": must not be specified when \
+                 patchType is JSONPatch",
+                "spec.mutations[2].applyConfiguration.expression: Invalid value: \"1\": must evaluate to Object",
             ]
         );
     }

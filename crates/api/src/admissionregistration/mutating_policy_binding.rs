@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::policy;
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, MetaRules};
+use crate::kind::{Cells, Cx, Kind, MetaPass, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::View;
 use crate::strategy::{first_generation, next_generation};
@@ -36,7 +36,7 @@ impl Kind for MutatingAdmissionPolicyBinding {
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         let spec = View::root(obj).get("spec");
-        policy::binding(&mut errs, &spec);
+        policy::binding(&mut errs, &spec, true);
         errs
     }
 
@@ -48,7 +48,36 @@ impl Kind for MutatingAdmissionPolicyBinding {
         MetaRules::Machinery
     }
 
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New]
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         policy::binding_cells(obj, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::validate::testing::problems;
+
+    #[test]
+    fn what_is_deleted_cannot_be_changed() {
+        let mut obj = json!({"spec": {"policyName": "p", "paramRef": {"name": "x", "parameterNotFoundAction": ""},
+            "matchResources": {"matchPolicy": "x", "resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+                "resources": ["pods"], "operations": ["DELETE"]}]}}});
+        MutatingAdmissionPolicyBinding.default(&mut obj);
+        assert_eq!(
+            problems(&MutatingAdmissionPolicyBinding, &obj),
+            [
+                "spec.paramRef.parameterNotFoundAction: Required value",
+                "spec.matchResources.matchPolicy: Unsupported value: \"x\": supported values: \"Equivalent\", \"Exact\"",
+                "spec.matchResources.resourceRules.operations: Unsupported value: \"DELETE\": supported values: \"*\", \
+                 \"CONNECT\", \"CREATE\", \"UPDATE\"",
+            ]
+        );
     }
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::hooks;
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, MetaRules};
+use crate::kind::{Cells, Cx, Kind, MetaPass, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::strategy::{first_generation, next_generation};
 
@@ -46,6 +46,10 @@ impl Kind for MutatingWebhookConfiguration {
 
     fn meta_rules(&self) -> MetaRules {
         MetaRules::Machinery
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New]
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

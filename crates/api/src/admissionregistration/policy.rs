@@ -10,7 +10,7 @@ use crate::kind::Cells;
 use crate::names::{dns_subdomain, dns1035_label, path_segment};
 use crate::object::{View, at, at_mut, default_value, list, text};
 use crate::table::{age, name};
-use crate::validate::selector;
+use crate::validate::{one_of, selector};
 
 fn default_match(obj: &mut Value, field: &str) {
     let Some(resources) = at_mut(obj, &["spec", field]) else { return };
@@ -47,7 +47,7 @@ fn chosen(errs: &mut ErrorList, v: &View<'_>, supported: &[&str]) {
 }
 
 /// What every policy says first.
-pub(super) fn head(errs: &mut ErrorList, spec: &View<'_>) {
+pub(super) fn head(errs: &mut ErrorList, spec: &View<'_>, mutating: bool) {
     chosen(errs, &spec.get("failurePolicy"), &["Fail", "Ignore"]);
     let kind = spec.get("paramKind");
     if kind.is_set() {
@@ -60,6 +60,9 @@ pub(super) fn head(errs: &mut ErrorList, spec: &View<'_>) {
         if rules.is_empty() {
             errs.required(rules.path(), "");
         }
+        if mutating {
+            changes_only(errs, &constraints);
+        }
     } else {
         errs.required(constraints.path(), "");
     }
@@ -71,7 +74,7 @@ pub(super) fn head(errs: &mut ErrorList, spec: &View<'_>) {
         if name.str().trim().is_empty() {
             errs.required(name.path(), "name is not specified");
         } else if !orkd_cel::is_identifier(name.str()) {
-            errs.invalid(name.path(), name.str(), "name is not a valid CEL identifier");
+            errs.invalid(name.path(), name.str(), "must be a valid CEL identifier");
         }
         if expression.str().trim().is_empty() {
             errs.required(expression.path(), "expression is not specified");
@@ -155,8 +158,19 @@ fn matched(errs: &mut ErrorList, v: &View<'_>) {
     }
 }
 
+/// Of what is deleted nothing can be changed. Upstream: `supportedMutatingOperations`.
+fn changes_only(errs: &mut ErrorList, resources: &View<'_>) {
+    const OPERATIONS: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
+    let path = resources.path().child("resourceRules").child("operations");
+    for operation in resources.items("resourceRules").iter().flat_map(|rule| rule.items("operations")) {
+        if !OPERATIONS.contains(&operation.str()) {
+            errs.not_supported(&path, operation.str(), &OPERATIONS);
+        }
+    }
+}
+
 /// What every binding says.
-pub(super) fn binding(errs: &mut ErrorList, spec: &View<'_>) {
+pub(super) fn binding(errs: &mut ErrorList, spec: &View<'_>, mutating: bool) {
     let policy = spec.get("policyName");
     if policy.is_empty() {
         errs.required(policy.path(), "");
@@ -169,8 +183,10 @@ pub(super) fn binding(errs: &mut ErrorList, spec: &View<'_>) {
     }
     let resources = spec.get("matchResources");
     if resources.is_set() {
-        // Upstream's path is misspelt.
-        matched(errs, &View::at(spec.path().child("matchResouces"), resources.value()));
+        matched(errs, &resources);
+        if mutating {
+            changes_only(errs, &resources);
+        }
     }
 }
 
@@ -193,7 +209,7 @@ fn param_ref(errs: &mut ErrorList, v: &View<'_>) {
     if name.is_empty() && !by_labels.is_set() {
         errs.required(v.path(), "one of name or selector must be specified");
     }
-    chosen(errs, &v.get("parameterNotFoundAction"), &["Deny", "Allow"]);
+    one_of(errs, &v.get("parameterNotFoundAction"), &["Deny", "Allow"]);
 }
 
 /// Name, policy, parameters, age of a binding.

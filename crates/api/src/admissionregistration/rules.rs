@@ -4,7 +4,7 @@ use orkd_cel::k8s::admission::{self, Has};
 use orkd_cel::{Env, Type};
 use serde_json::Value;
 
-use crate::field::ErrorList;
+use crate::field::{ErrorList, Path};
 use crate::object::{View, default_value, items_mut};
 
 /// Defaults of the rules in the field `name`.
@@ -103,7 +103,7 @@ pub(super) fn conditions(errs: &mut ErrorList, list: &View<'_>, has: Has) {
         if expression.str().trim().is_empty() {
             errs.required(expression.path(), "");
         } else {
-            compiled(errs, &env, &expression, &[Type::Bool]);
+            compiled_trimmed(errs, &env, &expression, &[Type::Bool]);
         }
         if name.is_empty() {
             errs.required(name.path(), "");
@@ -120,7 +120,24 @@ pub(super) fn conditions(errs: &mut ErrorList, list: &View<'_>, has: Has) {
 
 /// An expression that must compile, and give one of these types.
 pub(super) fn compiled(errs: &mut ErrorList, env: &Env, v: &View<'_>, wanted: &[Type]) {
-    if let Err(message) = admission::compile(env, v.str(), wanted) {
-        errs.invalid(v.path(), v.str(), message);
+    compiled_text(errs, env, v.path(), Text { shown: v.str(), compiled: v.str() }, wanted);
+}
+
+/// The same without the white space around it, which upstream cuts off some expressions.
+pub(super) fn compiled_trimmed(errs: &mut ErrorList, env: &Env, v: &View<'_>, wanted: &[Type]) {
+    let trimmed = v.str().trim();
+    compiled_text(errs, env, v.path(), Text { shown: trimmed, compiled: trimmed }, wanted);
+}
+
+/// An expression as it is shown in errors and as it is compiled.
+pub(super) struct Text<'a> {
+    pub(super) shown: &'a str,
+    pub(super) compiled: &'a str,
+}
+
+/// An expression that must compile.
+pub(super) fn compiled_text(errs: &mut ErrorList, env: &Env, path: &Path, text: Text<'_>, wanted: &[Type]) {
+    if let Err(message) = admission::compile(env, text.compiled, wanted) {
+        errs.invalid(path, text.shown, message);
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{hooks, policy, rules};
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, MetaRules};
+use crate::kind::{Cells, Cx, Kind, MetaPass, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, list, set};
 use crate::strategy::{first_generation, reset_all_or_status, reset_meta_for_status, separate_status};
@@ -55,6 +55,10 @@ impl Kind for ValidatingAdmissionPolicy {
         MetaRules::Machinery
     }
 
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        if subresource == Some("status") { &[] } else { &[MetaPass::New] }
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         let validations = list(obj, &["spec", "validations"]).len();
         vec![json!(name(obj)), json!(validations), json!(hooks::param_kind(obj)), json!(age(obj, now))]
@@ -71,7 +75,7 @@ fn validate(obj: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
     let root = View::root(obj);
     let spec = root.get("spec");
-    policy::head(&mut errs, &spec);
+    policy::head(&mut errs, &spec, false);
     let (validations, annotations) = (spec.get("validations"), spec.get("auditAnnotations"));
     if validations.is_empty() && annotations.is_empty() {
         for v in [&validations, &annotations] {
@@ -102,7 +106,8 @@ fn validate(obj: &Value) -> ErrorList {
         } else if expression.len() > 5 * 1024 {
             errs.required(value.path(), "must not exceed 5120 bytes in length");
         } else {
-            rules::compiled(&mut errs, &env, &value, &[Type::String, Type::Null]);
+            let shown = rules::Text { shown: value.str(), compiled: expression };
+            rules::compiled_text(&mut errs, &env, value.path(), shown, &[Type::String, Type::Null]);
         }
         if !seen.insert(key.str()) {
             errs.duplicate(key.path(), key.str());
@@ -127,9 +132,9 @@ fn validation(errs: &mut ErrorList, v: &View<'_>, env: &Env, of_messages: &Env) 
     }
     let said = message.str().trim();
     if !message.is_empty() && said.is_empty() {
-        errs.invalid(message.path(), message.str(), "message must be non-empty if specified");
+        errs.invalid(message.path(), message.str(), "must be non-empty if specified");
     } else if said.contains(['\n', '\r']) {
-        errs.invalid(message.path(), message.str(), "message must not contain line breaks");
+        errs.invalid(message.path(), message.str(), "must not contain line breaks");
     }
     if reason.is_set() && !REASONS.contains(&reason.str()) {
         errs.not_supported(reason.path(), reason.str(), &REASONS);
@@ -140,11 +145,12 @@ fn status(obj: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
     let status = View::root(obj).get("status");
     for warning in status.get("typeChecking").items("expressionWarnings") {
-        for field in ["warning", "fieldRef"] {
-            let v = warning.get(field);
-            if v.str().trim().is_empty() {
-                errs.required(v.path(), "");
-            }
+        let (said, field) = (warning.get("warning"), warning.get("fieldRef"));
+        if said.is_empty() {
+            errs.required(said.path(), "");
+        }
+        if field.str().trim().is_empty() {
+            errs.required(field.path(), "");
         }
     }
     crate::validate::conditions::conditions(&mut errs, &status.get("conditions"));
@@ -185,10 +191,10 @@ mod tests {
                 "spec.paramKind.apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c",
                 "spec.paramKind.kind: Required value",
                 "spec.matchConstraints.resourceRules: Required value",
-                "spec.variables[0].name: Invalid value: \"in\": name is not a valid CEL identifier",
+                "spec.variables[0].name: Invalid value: \"in\": must be a valid CEL identifier",
                 "spec.variables[0].expression: Required value: expression is not specified",
                 "spec.validations[0].expression: Required value: expression is not specified",
-                "spec.validations[0].message: Invalid value: \" \": message must be non-empty if specified",
+                "spec.validations[0].message: Invalid value: \" \": must be non-empty if specified",
                 "spec.validations[0].reason: Unsupported value: \"x\": supported values: \"Forbidden\", \"Invalid\", \"RequestEntityTooLarge\"",
             ],
         );

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::policy;
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, MetaRules};
+use crate::kind::{Cells, Cx, Kind, MetaPass, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::View;
 use crate::strategy::{first_generation, next_generation};
@@ -36,7 +36,7 @@ impl Kind for ValidatingAdmissionPolicyBinding {
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         let spec = View::root(obj).get("spec");
-        policy::binding(&mut errs, &spec);
+        policy::binding(&mut errs, &spec, false);
         actions(&mut errs, &spec.get("validationActions"));
         errs
     }
@@ -47,6 +47,10 @@ impl Kind for ValidatingAdmissionPolicyBinding {
 
     fn meta_rules(&self) -> MetaRules {
         MetaRules::Machinery
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New]
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

@@ -273,9 +273,7 @@ mod tests {
         check_schema(
             json!({"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "string"}},
             "x-kubernetes-validations": [{"rule": "true", "fieldPath": ".b"}, {"rule": "true", "fieldPath": ".c"}]}}}),
-            &[
-                ".properties[a].x-kubernetes-validations[1].fieldPath: Invalid value: \".c\": fieldPath must be a valid path",
-            ],
+            &[".properties[a].x-kubernetes-validations[1].fieldPath: Invalid value: \".c\": must be a valid path"],
         );
         check_schema(
             json!({"type": "object", "properties": {"a": {"type": "string", "x-kubernetes-validations": [{"rule": "self == 1"},
@@ -398,6 +396,67 @@ mod tests {
             [
                 "metadata.annotations[api-approved.kubernetes.io]: Required value: protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111",
             ]
+        );
+    }
+
+    #[test]
+    fn versions_are_named_and_one_is_stored() {
+        let versions = |versions: Value| {
+            let mut obj = definition(json!({"type": "object"}));
+            obj["spec"]["versions"] = versions;
+            let errs = with_cx(None, |cx| CustomResourceDefinition.validate(cx, &obj));
+            let short = |e: &crate::field::FieldError| (e.path.text(), e.detail.clone());
+            errs.0.iter().map(short).collect::<Vec<_>>()
+        };
+        let version = |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {"type": "object"}}});
+        let expected = |problems: &[(&str, &str)]| {
+            problems.iter().map(|(path, detail)| ((*path).to_owned(), (*detail).to_owned())).collect::<Vec<_>>()
+        };
+        assert_eq!(versions(json!([version("v1", true), version("v2", false)])), []);
+        assert_eq!(
+            versions(json!([version("v1", true), version("v1", true)])),
+            expected(&[
+                ("spec.versions", "must contain unique version names"),
+                ("spec.versions", "must have exactly one version marked as storage version"),
+            ])
+        );
+        let of_bad_name = versions(json!([version("V1", true), version("v1", false)]));
+        let paths: Vec<&str> = of_bad_name.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths, ["spec.versions[0].name", "spec.version", "status.storedVersions"]);
+        let mut bare = version("v2", false);
+        bare["schema"] = Value::Null;
+        assert_eq!(
+            versions(json!([version("v1", true), bare])),
+            expected(&[("spec.versions[1].schema.openAPIV3Schema", "")])
+        );
+        // A schema in common stands above the versions, of which nothing of it is shown.
+        let mut obj = definition(json!({"type": "object"}));
+        obj["spec"]["versions"][0]["storage"] = json!(false);
+        assert_eq!(
+            problems(&CustomResourceDefinition, &obj),
+            [
+                r#"spec.versions: Invalid value: [{"Name":"v1","Served":true,"Storage":false,"Deprecated":false,"DeprecationWarning":null,"Schema":null,"Subresources":null,"AdditionalPrinterColumns":null,"SelectableFields":null}]: must have exactly one version marked as storage version"#
+            ]
+        );
+    }
+
+    #[test]
+    fn what_has_no_form_is_told_of_where_nothing_else_is() {
+        check_schema(
+            json!({"type": "object", "properties": {"a": {"$ref": "x"}, "b": {}}}),
+            &[".properties[a].$ref: Forbidden: $ref is not supported"],
+        );
+        check_schema(
+            json!({"$schema": "x", "type": "object", "properties": {"a": {}}}),
+            &[": Invalid value: \"\": OpenAPIV3Schema 'schema' is not supported"],
+        );
+        // Defaults are looked at before what else is wrong.
+        check_schema(
+            json!({"type": "object", "properties": {"a": {"type": "string", "default": 1, "uniqueItems": true}}}),
+            &[
+                ".properties[a].default: Invalid value: \"integer\":  in body must be of type string: \"integer\"",
+                ".properties[a].uniqueItems: Forbidden: uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+            ],
         );
     }
 

@@ -2,55 +2,105 @@
 //!
 //! Upstream: `ValidateCustomResourceDefinitionOpenAPISchema`, `pkg/apiserver/schema/cel/compilation.go`.
 
+use orkd_cel::Shape;
 use orkd_cel::k8s::schema::{
     RULE_COST_LIMIT, SCHEMA_COST_LIMIT, compile_message, compile_rule, cost_message, most_in_request, shape,
 };
-use orkd_cel::{Program, Shape};
 use serde_json::Value;
 
+use super::shown::RULE;
 use crate::field::{ErrorList, Path};
 use crate::object::View;
-use crate::validate::internal::{self, Fields, Go};
+use crate::validate::internal;
 
 /// Where in the schema we are.
 #[derive(Clone)]
-struct Place {
+pub(super) struct Place {
     root: bool,
     /// How many values there may be here; `None` without a bound.
     count: Option<u64>,
-    /// The list whose items cannot be told from those before an update, if we are within one.
+    /// The part of the schema whose values cannot be told from those before an update, if we are within one.
     uncorrelatable: Option<Path>,
+}
+
+impl Place {
+    /// The schema itself.
+    pub(super) fn root() -> Self {
+        Place { root: true, count: Some(1), uncorrelatable: None }
+    }
+
+    fn within(&self, part: Option<&Path>) -> Self {
+        let uncorrelatable = self.uncorrelatable.clone().or_else(|| part.cloned());
+        Place { root: false, count: self.count, uncorrelatable }
+    }
+
+    /// A property of the schema here.
+    pub(super) fn property(&self, s: &View<'_>) -> Self {
+        let map = s.get("x-kubernetes-map-type");
+        self.within((map.is_set() && map.str() != "granular").then(|| s.path()))
+    }
+
+    /// The other properties of the schema here.
+    pub(super) fn additional(&self, s: &View<'_>) -> Self {
+        Place { count: self.many(s, "maxProperties"), ..self.within(None) }
+    }
+
+    /// The items of the schema here.
+    pub(super) fn items(&self, s: &View<'_>) -> Self {
+        let keyed = s.get("x-kubernetes-list-type").str() == "map";
+        Place { count: self.many(s, "maxItems"), ..self.within((!keyed).then(|| s.path())) }
+    }
+
+    fn many(&self, s: &View<'_>, most: &str) -> Option<u64> {
+        Some(self.count?.saturating_mul(s.get_named(most).value().as_u64()?))
+    }
 }
 
 /// What the expressions seen so far may cost together.
 #[derive(Default)]
-struct Costs {
-    /// Nothing is too much.
+pub(super) struct Costs {
+    /// Nothing is too much: what one rule of a schema that stays as it is may cost was looked at before
+    /// (`suppressPerExpressionCost`).
     unchanged: bool,
     total: u64,
-    /// Those that cost a hundredth of the limit or more.
+    /// The dearest of those that cost a hundredth of the limit or more.
     high: Vec<(Path, u64)>,
 }
 
-/// The problems of the rules of a schema and all below it. What one of a schema that stays as it is may cost was looked
-/// at before (`suppressPerExpressionCost`).
-pub(super) fn validate(errs: &mut ErrorList, schema: &View<'_>, unchanged: bool) {
-    let mut costs = Costs { unchanged, ..Costs::default() };
-    walk(errs, schema, &Place { root: true, count: Some(1), uncorrelatable: None }, &mut costs);
-    if costs.total <= SCHEMA_COST_LIMIT || unchanged {
-        return;
+impl Costs {
+    /// Nothing yet, of a schema that stays as it is or does not.
+    pub(super) fn new(unchanged: bool) -> Self {
+        Costs { unchanged, ..Costs::default() }
     }
-    for (path, _) in &costs.high {
-        errs.forbidden(
-            path,
-            "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema",
-        );
+
+    fn add(&mut self, path: &Path, cost: u64) {
+        const MOST: usize = 4;
+        self.total = self.total.saturating_add(cost);
+        if cost >= SCHEMA_COST_LIMIT / 100 {
+            self.high.push((path.clone(), cost));
+            self.high.sort_by_key(|(_, cost)| std::cmp::Reverse(*cost));
+            self.high.truncate(MOST);
+        }
     }
-    let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
-    errs.forbidden(schema.path(), cost_message(what, costs.total, SCHEMA_COST_LIMIT));
+
+    /// Whether all together are too much.
+    pub(super) fn check(&self, errs: &mut ErrorList, schema: &Path) {
+        if self.total <= SCHEMA_COST_LIMIT || self.unchanged {
+            return;
+        }
+        for (path, _) in &self.high {
+            errs.forbidden(
+                path,
+                "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema",
+            );
+        }
+        let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+        errs.forbidden(schema, cost_message(what, self.total, SCHEMA_COST_LIMIT));
+    }
 }
 
-fn walk(errs: &mut ErrorList, s: &View<'_>, place: &Place, costs: &mut Costs) {
+/// The problems of the rules at one place of a schema.
+pub(super) fn validate(errs: &mut ErrorList, s: &View<'_>, place: &Place, costs: &mut Costs) {
     let rules = s.items("x-kubernetes-validations");
     if !rules.is_empty()
         && let Some(shape) = shape(s.value(), place.root)
@@ -59,79 +109,44 @@ fn walk(errs: &mut ErrorList, s: &View<'_>, place: &Place, costs: &mut Costs) {
             rule(errs, one, s.value(), &shape, place, costs);
         }
     }
-    let below = Place { root: false, ..place.clone() };
-    for (_, property) in s.get("properties").entries() {
-        walk(errs, &property, &below, costs);
-    }
-    let many = |most: &str| Some(place.count?.saturating_mul(s.get_named(most).value().as_u64()?));
-    let additional = s.get("additionalProperties");
-    if additional.value().is_object() {
-        walk(errs, &additional, &Place { count: many("maxProperties"), ..below.clone() }, costs);
-    }
-    let items = s.get("items");
-    if items.value().is_object() {
-        let keyed = s.get("x-kubernetes-list-type").str() == "map";
-        let here = (!keyed).then(|| s.path().clone());
-        let uncorrelatable = place.uncorrelatable.clone().or(here);
-        walk(errs, &items, &Place { count: many("maxItems"), uncorrelatable, ..below }, costs);
-    }
 }
 
 fn rule(errs: &mut ErrorList, v: &View<'_>, schema: &Value, shape: &Shape, place: &Place, costs: &mut Costs) {
-    let optional_old = v.get("optionalOldSelf").is_true();
+    let optional = v.get("optionalOldSelf");
     let (text, message) = (v.get("rule"), v.get("messageExpression"));
-    match compile_rule(text.str(), shape, optional_old) {
-        Err(problem) => errs.invalid(text.path(), internal::shown(RULE, v.value()), problem),
+    let compiled = compile_rule(text.str(), shape, optional.is_true());
+    match &compiled {
+        Err(problem) => errs.invalid(text.path(), internal::shown(RULE, v.value()), problem.as_str()),
         Ok(program) => {
-            let optional = v.get("optionalOldSelf");
-            if let (false, Some(value)) = (program.uses("oldSelf"), optional.bool()) {
-                errs.invalid(optional.path(), value, "may not be set if oldSelf is not used in rule");
-            }
-            if let (true, Some(list)) = (program.uses("oldSelf"), &place.uncorrelatable) {
-                let problem =
-                    format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {list}");
-                errs.invalid(text.path(), text.str(), problem);
-            }
-            cost(errs, &text, "estimated rule cost", &program, schema, place, costs);
+            let count = place.count.unwrap_or_else(|| most_in_request(schema));
+            cost(errs, &text, "estimated rule cost", program.estimate().max.saturating_mul(count), costs);
         }
     }
     if !message.is_empty() {
-        match compile_message(message.str(), shape, optional_old) {
+        match compile_message(message.str(), shape, optional.is_true()) {
             Err(problem) => errs.invalid(message.path(), internal::shown(RULE, v.value()), problem),
-            Ok(program) => cost(errs, &message, "estimated messageExpression cost", &program, schema, place, costs),
+            // Upstream does not count how often a message may be made.
+            Ok(program) => cost(errs, &message, "estimated messageExpression cost", program.estimate().max, costs),
         }
+    }
+    match (&compiled, &place.uncorrelatable, optional.bool()) {
+        (Ok(program), Some(part), _) if program.uses("oldSelf") => {
+            let problem = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {part}");
+            errs.invalid(text.path(), text.str(), problem);
+        }
+        (Ok(program), _, Some(value)) if !program.uses("oldSelf") => {
+            errs.invalid(optional.path(), value, "may not be set if oldSelf is not used in rule");
+        }
+        _ => {}
     }
 }
 
-fn cost(
-    errs: &mut ErrorList,
-    v: &View<'_>,
-    what: &str,
-    program: &Program,
-    schema: &Value,
-    place: &Place,
-    costs: &mut Costs,
-) {
-    let count = place.count.unwrap_or_else(|| most_in_request(schema));
-    let cost = program.estimate().max.saturating_mul(count);
+fn cost(errs: &mut ErrorList, v: &View<'_>, what: &str, cost: u64, costs: &mut Costs) {
     if cost > RULE_COST_LIMIT && !costs.unchanged {
         errs.forbidden(v.path(), cost_message(what, cost, RULE_COST_LIMIT));
     }
-    costs.total = costs.total.saturating_add(cost);
-    if cost >= SCHEMA_COST_LIMIT / 100 {
-        costs.high.push((v.path().clone(), cost));
-    }
+    costs.add(v.path(), cost);
 }
-
-/// `apiextensions.ValidationRule`.
-const RULE: Fields = &[
-    ("rule", "Rule", Go::Text),
-    ("message", "Message", Go::Text),
-    ("messageExpression", "MessageExpression", Go::Text),
-    ("reason", "Reason", Go::Nil),
-    ("fieldPath", "FieldPath", Go::Text),
-    ("optionalOldSelf", "OptionalOldSelf", Go::Nil),
-];
 
 #[cfg(test)]
 mod tests {
@@ -140,7 +155,9 @@ mod tests {
 
     fn check(schema: Value, parts: &[&str]) {
         let mut errs = ErrorList::new();
-        validate(&mut errs, &View::at(Path::new("s"), &schema), false);
+        let (view, mut costs) = (View::at(Path::new("s"), &schema), Costs::new(false));
+        super::super::rules::validate(&mut errs, &view, Some(&mut costs));
+        costs.check(&mut errs, view.path());
         let found: Vec<String> = errs.0.iter().map(ToString::to_string).collect();
         assert_eq!(found.len(), parts.len(), "{found:?}");
         for (problem, part) in found.iter().zip(parts) {
@@ -195,11 +212,49 @@ mod tests {
             list(None, "self.matches('^[a-z]+([-.][a-z]+)*$')"),
             &[&format!("{path}: Forbidden: estimated rule cost exceeds budget by factor of 2")],
         );
+        // What an atomic map holds cannot be told from what it held.
+        check(
+            json!({"type": "object", "properties": {"m": {"type": "object", "x-kubernetes-map-type": "atomic",
+                "properties": {"a": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}}}}),
+            &[
+                "s.properties[m].properties[a].x-kubernetes-validations[0].rule: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within s.properties[m]",
+            ],
+        );
         check(
             list(Some(10), "self == oldSelf"),
             &[&format!(
                 "{path}: Invalid value: \"self == oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within s.properties[l]"
             )],
         );
+    }
+
+    #[test]
+    fn rules_wait_for_the_schema_below_them() {
+        // A rule is looked at where the schema is good, whatever is wrong beside it; those deeper down come first.
+        let rules = |text: &str| json!([{ "rule": text }]);
+        let schema = json!({"type": "object", "x-kubernetes-validations": rules("nope"), "properties": {
+            "good": {"type": "object", "x-kubernetes-validations": rules("outer"), "properties": {
+                "inner": {"type": "string", "x-kubernetes-validations": rules("inner")}}},
+            "wrong": {"type": "string", "uniqueItems": true, "x-kubernetes-validations": rules("unseen")}}});
+        check(
+            schema,
+            &[
+                "s.properties[wrong].uniqueItems: Forbidden",
+                "s.properties[good].properties[inner].x-kubernetes-validations[0].rule: Invalid value",
+                "s.properties[good].x-kubernetes-validations[0].rule: Invalid value",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_dearest_are_named() {
+        let mut costs = Costs::new(false);
+        for (i, cost) in [2, 5, 0, 4, 3, 6].into_iter().enumerate() {
+            costs.add(&Path::new("s").index(i), cost * SCHEMA_COST_LIMIT / 10);
+        }
+        let mut errs = ErrorList::new();
+        costs.check(&mut errs, &Path::new("s"));
+        let paths: Vec<String> = errs.0.iter().map(|e| e.path.text()).collect();
+        assert_eq!(paths, ["s[5]", "s[1]", "s[3]", "s[4]", "s"]);
     }
 }

@@ -7,6 +7,7 @@ mod defaults;
 mod expressions;
 pub(crate) mod field_path;
 mod rules;
+mod shown;
 mod structural;
 mod validate;
 

@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use super::expressions::{self, Costs};
 use super::field_path;
 use crate::field::ErrorList;
 use crate::object::{View, at, same, text};
@@ -16,11 +17,25 @@ struct Place {
     in_meta: bool,
     /// Why a default is not allowed here, if it is not.
     no_defaults: Option<String>,
+    /// The same for rules in CEL; `None` where there are none, or none can be looked at.
+    rules: Option<expressions::Place>,
 }
 
-/// The problems of a schema and all below it.
-pub(super) fn validate(errs: &mut ErrorList, schema: &View<'_>) {
-    walk(errs, schema, &Place { root: true, in_meta: false, no_defaults: None });
+/// What is wrong with a schema and all below it, and with the rules in it, which are told last.
+#[derive(Default)]
+struct Found {
+    schema: ErrorList,
+    rules: ErrorList,
+}
+
+/// The problems of a schema and all below it; with `costs`, those of its rules, too.
+pub(super) fn validate(errs: &mut ErrorList, schema: &View<'_>, costs: Option<&mut Costs>) {
+    let rules = costs.is_some().then(expressions::Place::root);
+    let mut found = Found::default();
+    let place = Place { root: true, in_meta: false, no_defaults: None, rules };
+    walk(&mut found, schema, &place, costs.unwrap_or(&mut Costs::default()));
+    errs.extend(found.schema);
+    errs.extend(found.rules);
 }
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
@@ -50,58 +65,69 @@ fn unsupported(errs: &mut ErrorList, s: &View<'_>, place: &Place) {
     }
 }
 
-fn walk(errs: &mut ErrorList, s: &View<'_>, place: &Place) {
-    unsupported(errs, s, place);
+fn walk(above: &mut Found, s: &View<'_>, place: &Place, costs: &mut Costs) {
+    let mut found = Found::default();
+    unsupported(&mut found.schema, s, place);
     if s.get("uniqueItems").is_true() {
-        errs.forbidden(
+        found.schema.forbidden(
             s.get("uniqueItems").path(),
             "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
         );
     }
     let below = Place { root: false, ..place.clone() };
+    let rules = place.rules.as_ref();
     let additional = s.get("additionalProperties");
     if additional.is_set() {
         if !s.get("properties").is_empty() && !additional.is_true() {
-            errs.forbidden(additional.path(), "additionalProperties and properties are mutual exclusive");
+            found.schema.forbidden(additional.path(), "additionalProperties and properties are mutual exclusive");
         }
         if additional.value().is_object() {
-            let mut inside = below.clone();
+            let mut inside = Place { rules: rules.map(|r| r.additional(s)), ..below.clone() };
             if place.in_meta {
                 inside.no_defaults = Some("inside additionalProperties applying to object metadata".into());
             }
-            walk(errs, &additional, &inside);
+            walk(&mut found, &additional, &inside, costs);
         }
     }
     let embedded = s.get("x-kubernetes-embedded-resource").is_true();
     for (name, property) in s.get("properties").entries() {
-        let mut inside = below.clone();
+        let mut inside = Place { rules: rules.map(|r| r.property(s)), ..below.clone() };
         if (place.root || embedded) && matches!(name, "metadata" | "kind" | "apiVersion") {
             inside.in_meta = true;
             if place.root {
                 inside.no_defaults = Some(format!("in top-level {name}"));
             }
         }
-        walk(errs, &property, &inside);
+        walk(&mut found, &property, &inside, costs);
     }
+    // What only narrows has no rules.
+    let narrowing = Place { rules: None, ..below.clone() };
     if s.get("not").value().is_object() {
-        walk(errs, &s.get("not"), &below);
+        walk(&mut found, &s.get("not"), &narrowing, costs);
     }
     for junctor in ["allOf", "oneOf", "anyOf"] {
-        s.items(junctor).iter().for_each(|v| walk(errs, v, &below));
+        s.items(junctor).iter().for_each(|v| walk(&mut found, v, &narrowing, costs));
     }
     let items = s.get("items");
+    let inside = Place { rules: rules.map(|r| r.items(s)), ..below };
     match items.value() {
-        Value::Object(_) => walk(errs, &items, &below),
-        Value::Array(_) => items.list().iter().for_each(|v| walk(errs, v, &below)),
+        Value::Object(_) => walk(&mut found, &items, &inside, costs),
+        Value::Array(_) => items.list().iter().for_each(|v| walk(&mut found, v, &inside, costs)),
         _ => {}
     }
     let preserve = s.get("x-kubernetes-preserve-unknown-fields");
     if preserve.bool() == Some(false) {
-        errs.invalid(preserve.path(), false, "must be true or undefined");
+        found.schema.invalid(preserve.path(), false, "must be true or undefined");
     }
-    map_type(errs, s);
-    list_type(errs, s);
-    expressions(errs, s);
+    map_type(&mut found.schema, s);
+    list_type(&mut found.schema, s);
+    rule_texts(&mut found.schema, s);
+    // Types are those of a schema that holds together.
+    if let (true, Some(place)) = (found.schema.is_empty(), rules) {
+        expressions::validate(&mut found.rules, s, place, costs);
+    }
+    above.schema.extend(found.schema);
+    above.rules.extend(found.rules);
 }
 
 fn typed(errs: &mut ErrorList, s: &View<'_>, wanted: &str, extension: &str) {
@@ -231,7 +257,7 @@ fn has_newline(text: &str) -> bool {
     text.contains(['\n', '\r'])
 }
 
-fn expressions(errs: &mut ErrorList, s: &View<'_>) {
+fn rule_texts(errs: &mut ErrorList, s: &View<'_>) {
     for rule in s.items("x-kubernetes-validations") {
         let (expression, message, of_message, reason, field) = (
             rule.get("rule"),
@@ -244,9 +270,9 @@ fn expressions(errs: &mut ErrorList, s: &View<'_>) {
         if trimmed.is_empty() {
             errs.required(expression.path(), "rule is not specified");
         } else if !message.is_empty() && said.is_empty() {
-            errs.invalid(message.path(), message.str(), "message must be non-empty if specified");
+            errs.invalid(message.path(), message.str(), "must be non-empty if specified");
         } else if has_newline(said) {
-            errs.invalid(message.path(), message.str(), "message must not contain line breaks");
+            errs.invalid(message.path(), message.str(), "must not contain line breaks");
         } else if has_newline(trimmed) && said.is_empty() {
             errs.required(message.path(), "message must be specified if rule contains line breaks");
         }
@@ -257,13 +283,13 @@ fn expressions(errs: &mut ErrorList, s: &View<'_>) {
             errs.not_supported(reason.path(), reason.str(), &REASONS);
         }
         if !field.is_empty() && field.str().trim().is_empty() {
-            errs.invalid(field.path(), field.str(), "fieldPath must be non-empty if specified");
+            errs.invalid(field.path(), field.str(), "must be non-empty if specified");
         }
         if has_newline(field.str()) {
-            errs.invalid(field.path(), field.str(), "fieldPath must not contain line breaks");
+            errs.invalid(field.path(), field.str(), "must not contain line breaks");
         }
         if !field.is_empty() && field_path::resolve(field.str(), s.value(), true).is_err() {
-            errs.invalid(field.path(), field.str(), "fieldPath must be a valid path");
+            errs.invalid(field.path(), field.str(), "must be a valid path");
         }
     }
 }

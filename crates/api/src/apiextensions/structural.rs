@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::field::{ErrorList, FieldError};
-use crate::object::View;
+use crate::object::{View, at, list, same};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Level {
@@ -22,6 +22,27 @@ pub(super) fn validate(errs: &mut ErrorList, schema: &View<'_>) {
     let mut found: Vec<(String, FieldError)> = found.0.into_iter().map(|e| (e.to_string(), e)).collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
     errs.extend(ErrorList(found.into_iter().map(|(_, e)| e).collect()));
+}
+
+/// Why a schema has no structural form at all: what it uses is not supported. Upstream: `NewStructural`.
+pub(super) fn unsupported(schema: &Value) -> Option<String> {
+    for field in ["id", "$schema", "$ref", "patternProperties", "dependencies", "additionalItems", "definitions"] {
+        let part = at(schema, &[field]);
+        if part.is_boolean() || !same(part, &Value::Null) {
+            let name = if field == "$schema" { "schema" } else { field };
+            return Some(format!("OpenAPIV3Schema '{name}' is not supported"));
+        }
+    }
+    if at(schema, &["x-kubernetes-preserve-unknown-fields"]) == &Value::Bool(false) {
+        return Some("internal error: 'x-kubernetes-preserve-unknown-fields' must be true or undefined".into());
+    }
+    if at(schema, &["items"]).is_array() {
+        return Some("OpenAPIV3Schema 'items' must be a schema, but is an array".into());
+    }
+    let named = at(schema, &["properties"]).as_object().into_iter().flatten().map(|(_, s)| s);
+    let listed = ["allOf", "anyOf", "oneOf"].into_iter().flat_map(|junctor| list(schema, &[junctor]));
+    let alone = ["items", "additionalProperties", "not"].into_iter().map(|field| at(schema, &[field]));
+    named.chain(listed).chain(alone).filter(|part| part.is_object()).find_map(unsupported)
 }
 
 /// The schemas of the properties.

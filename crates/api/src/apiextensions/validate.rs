@@ -6,7 +6,8 @@
 
 use serde_json::Value;
 
-use super::{defaults, expressions, field_path, rules, structural};
+use super::expressions::Costs;
+use super::{defaults, field_path, rules, shown, structural};
 use crate::certificates::pem;
 use crate::field::{ErrorList, Path, is_print};
 use crate::names::{dns_subdomain, dns1035_label};
@@ -181,7 +182,7 @@ fn spec(errs: &mut ErrorList, obj: &Value, old: &Value) {
         for version in spec.items("versions") {
             let schema = version.dig("schema.openAPIV3Schema");
             if !schema.is_set() {
-                errs.required(schema.path(), "schemas are required");
+                errs.required(schema.path(), "");
             }
         }
     }
@@ -211,16 +212,32 @@ fn spec(errs: &mut ErrorList, obj: &Value, old: &Value) {
             printer_columns(errs, &version.get("additionalPrinterColumns"));
         }
         if fields.is_none() {
-            let rule = "selectableFields may only be set when version.schema.openAPIV3Schema is not included";
+            let rule = "may only be set when `version.schema.openAPIV3Schema` is not included";
             selectable(errs, &version.get("selectableFields"), version.dig("schema.openAPIV3Schema").value(), rule);
         }
     }
     let versions = spec.get("versions");
+    let above: Vec<&str> = [
+        ("schema", schema),
+        ("subresources", subresources),
+        ("additionalPrinterColumns", columns),
+        ("selectableFields", fields),
+    ]
+    .into_iter()
+    .filter_map(|(name, common)| common.map(|_| name))
+    .collect();
+    let mut wrong = |rule| errs.invalid(versions.path(), shown::versions(versions.value(), &above), rule);
     if !unique {
-        errs.invalid(versions.path(), versions.value(), "must contain unique version names");
+        wrong("must contain unique version names");
     }
     if all.iter().filter(|v| v["storage"] == true).count() != 1 {
-        errs.invalid(versions.path(), versions.value(), "must have exactly one version marked as storage version");
+        wrong("must have exactly one version marked as storage version");
+    }
+    // The first version also stands above all.
+    let first = all.first().map(|v| text(v, &["name"])).unwrap_or_default();
+    let problems = dns1035_label(first, false);
+    if !first.is_empty() && !problems.is_empty() {
+        errs.invalid(&spec.path().child("version"), first, problems.join(","));
     }
     for field in ["plural", "singular", "kind", "listKind"] {
         let v = spec.get("names").get(field);
@@ -244,7 +261,7 @@ fn spec(errs: &mut ErrorList, obj: &Value, old: &Value) {
     }
     if let Some(fields) = fields {
         let schema = schema.map_or(&Value::Null, |s| at(s, &["openAPIV3Schema"]));
-        let rule = "selectableFields may only be set when validations.schema is included";
+        let rule = "may only be set when validations.schema is included";
         selectable(errs, &View::at(path.child("selectableFields"), fields), schema, rule);
     }
     let strategy = spec.dig("conversion.strategy");
@@ -358,6 +375,7 @@ fn pruned_before(old: &Value) -> bool {
 fn validation(errs: &mut ErrorList, validation: &View<'_>, has_status: bool, old: &Before<'_>) {
     let schema = validation.get("openAPIV3Schema");
     let Some(map) = schema.map() else { return };
+    let start = errs.0.len();
     if has_status {
         let ty = schema.get("type");
         if !ty.is_empty() && ty.str() != "object" {
@@ -370,7 +388,7 @@ fn validation(errs: &mut ErrorList, validation: &View<'_>, has_status: bool, old
             let allowed: Vec<&str> = ROOT_FIELDS.iter().map(|(_, go)| *go).collect();
             errs.invalid(
                 schema.path(),
-                schema.value(),
+                shown::schema(schema.value()),
                 format!(
                     "only [{}] fields are allowed at the root of the schema if the status subresource is enabled",
                     allowed.join(" ")
@@ -381,14 +399,22 @@ fn validation(errs: &mut ErrorList, validation: &View<'_>, has_status: bool, old
     if schema.get("nullable").is_true() {
         errs.forbidden(schema.get("nullable").path(), "nullable cannot be true at the root");
     }
+    // Defaults and rules are those of a schema that is structural, rules also of one whose defaults are values of it.
+    let shapeless = structural::unsupported(schema.value());
     let before = errs.0.len();
-    structural::validate(errs, &schema);
-    rules::validate(errs, &schema);
-    if errs.0.len() == before {
-        // Types are those of a schema that holds together.
-        expressions::validate(errs, &schema, old.schema == Some(validation.value()));
-        defaults::validate(errs, schema.path(), schema.value(), old.pruned);
+    if shapeless.is_none() {
+        structural::validate(errs, &schema);
+        if errs.0.len() == before {
+            defaults::validate(errs, schema.path(), schema.value(), old.pruned);
+        }
     }
+    let is_sound = shapeless.is_none() && errs.0.len() == before;
+    let mut costs = Costs::new(old.schema == Some(validation.value()));
+    rules::validate(errs, &schema, is_sound.then_some(&mut costs));
+    if let (true, Some(problem)) = (errs.0.len() == start, shapeless) {
+        errs.invalid(schema.path(), "", problem);
+    }
+    costs.check(errs, schema.path());
 }
 
 fn scale(errs: &mut ErrorList, subresources: &View<'_>) {

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, MetaRules};
+use crate::kind::{Cells, Cx, Kind, MetaPass, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::names::{dns_subdomain, dns1035_label, path_segment};
 use crate::object::{View, at, at_mut, default_value, list, restore, set, text};
@@ -81,6 +81,10 @@ impl Kind for APIService {
 
     fn meta_rules(&self) -> MetaRules {
         MetaRules::Machinery
+    }
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        if subresource == Some("status") { &[MetaPass::Changed] } else { &[MetaPass::Changed, MetaPass::New] }
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::pem::{blocks, certificate_problem, is_sequence};
 use crate::field::{ErrorList, Path};
-use crate::kind::{Cells, Cx, Kind, Name};
+use crate::kind::{Cells, Cx, Kind, MetaPass, Name};
 use crate::kinds::{AGE, Facts, NAME, READ_WRITE, STATUS, Sub, facts};
 use crate::object::{View, at, at_mut, default_text, items_mut, list, restore, set, text};
 use crate::table::{age, human_duration, name, or_none};
@@ -106,6 +106,10 @@ impl Kind for CertificateSigningRequest {
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
         vec![("spec.signerName".into(), text(obj, &["spec", "signerName"]).to_owned())]
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New, MetaPass::Changed]
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

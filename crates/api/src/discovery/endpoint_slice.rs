@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, facts};
-use crate::object::{View, at, default_text, default_value, items_mut, list, remove, same, set, text};
+use crate::object::{View, at, default_value, items_mut, list, remove, same, set, text};
 use crate::strategy::{first_generation, next_generation};
 use crate::table::{age, name};
 use crate::validate::{PROTOCOLS, dns_label_at, immutable_field, ip, labels, non_special_ip};
@@ -38,7 +38,7 @@ impl Kind for EndpointSlice {
     fn default(&self, obj: &mut Value) {
         for port in items_mut(obj, "ports") {
             default_value(port, "name", "");
-            default_text(port, "protocol", "TCP");
+            default_value(port, "protocol", "TCP");
         }
         for endpoint in items_mut(obj, "endpoints") {
             default_value(endpoint, "conditions", json!({}));
@@ -96,6 +96,10 @@ impl Kind for EndpointSlice {
         }
         let endpoints = View::root(new).items("endpoints");
         endpoints.iter().flat_map(|e| e.items("addresses")).flat_map(|a| ip::address_warnings(&a)).collect()
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New]
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
@@ -173,7 +177,7 @@ fn validate_endpoint(errs: &mut ErrorList, endpoint: &View<'_>, ty: &str) {
         let hints = endpoint.get("hints").get(field);
         if hints.len() > max {
             errs.too_many(hints.path(), hints.len(), max);
-            continue;
+            return;
         }
         let mut seen = BTreeSet::new();
         for hint in hints.list() {
@@ -206,7 +210,7 @@ fn validate_ports(errs: &mut ErrorList, ports: &View<'_>) {
         if !seen.insert(name.str()) {
             errs.duplicate(name.path(), name.str());
         }
-        if protocol.str().is_empty() {
+        if !protocol.is_set() {
             errs.required(protocol.path(), "");
         } else if !PROTOCOLS.contains(&protocol.str()) {
             errs.not_supported(protocol.path(), protocol.str(), &PROTOCOLS);

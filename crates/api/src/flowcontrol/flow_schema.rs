@@ -5,12 +5,12 @@
 use serde_json::{Value, json};
 
 use crate::field::{ErrorList, Path};
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::names;
 use crate::object::{View, at, at_mut, default_number, list, same, text};
 use crate::table::{age, name};
-use crate::validate::internal;
+use crate::validate::internal::{self, Fields, Go};
 
 /// The kind `FlowSchema`.
 pub struct FlowSchema;
@@ -54,7 +54,8 @@ impl Kind for FlowSchema {
         if let Some(fixed) = mandatory(schema)
             && !same(spec.value(), &fixed)
         {
-            errs.invalid(spec.path(), spec.value(), format!("spec of '{schema}' must equal the fixed value"));
+            let shown = internal::shown(SPEC, spec.value());
+            errs.invalid(spec.path(), shown, format!("spec of '{schema}' must equal the fixed value"));
         }
         super::conditions(&mut errs, obj);
         errs
@@ -72,6 +73,10 @@ impl Kind for FlowSchema {
     /// Those that are asked first stand first (`printFlowSchemaList`); names decide among equals, as they do in lists.
     fn row_rank(&self, obj: &Value) -> Option<i64> {
         Some(at(obj, &["spec", "matchingPrecedence"]).as_i64().unwrap_or_default())
+    }
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        if subresource == Some("status") { &[] } else { &[MetaPass::New] }
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
@@ -110,6 +115,49 @@ pub fn mandatory(name: &str) -> Option<Value> {
         _ => None,
     }
 }
+
+/// `flowcontrol.FlowSchemaSpec`.
+const SPEC: Fields = &[
+    ("priorityLevelConfiguration", "PriorityLevelConfiguration", Go::Object(&[("name", "Name", Go::Text)])),
+    ("matchingPrecedence", "MatchingPrecedence", Go::Zero),
+    ("distinguisherMethod", "DistinguisherMethod", Go::Struct(internal::DISTINGUISHER)),
+    (
+        "rules",
+        "Rules",
+        Go::List(&[
+            (
+                "subjects",
+                "Subjects",
+                Go::List(&[
+                    ("kind", "Kind", Go::Text),
+                    ("user", "User", Go::Struct(&[("name", "Name", Go::Text)])),
+                    ("group", "Group", Go::Struct(&[("name", "Name", Go::Text)])),
+                    (
+                        "serviceAccount",
+                        "ServiceAccount",
+                        Go::Struct(&[("namespace", "Namespace", Go::Text), ("name", "Name", Go::Text)]),
+                    ),
+                ]),
+            ),
+            (
+                "resourceRules",
+                "ResourceRules",
+                Go::List(&[
+                    ("verbs", "Verbs", Go::Nil),
+                    ("apiGroups", "APIGroups", Go::Nil),
+                    ("resources", "Resources", Go::Nil),
+                    ("clusterScope", "ClusterScope", Go::False),
+                    ("namespaces", "Namespaces", Go::Nil),
+                ]),
+            ),
+            (
+                "nonResourceRules",
+                "NonResourceRules",
+                Go::List(&[("verbs", "Verbs", Go::Nil), ("nonResourceURLs", "NonResourceURLs", Go::Nil)]),
+            ),
+        ]),
+    ),
+];
 
 fn validate_spec(errs: &mut ErrorList, schema: &str, spec: &View<'_>) {
     let precedence = spec.get("matchingPrecedence");

@@ -5,10 +5,11 @@
 use serde_json::{Value, json};
 
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, default_number, default_value, remove, same, text};
 use crate::table::{age, name};
+use crate::validate::internal::{self, Fields, Go};
 
 /// The kind `PriorityLevelConfiguration`.
 pub struct PriorityLevelConfiguration;
@@ -74,6 +75,10 @@ impl Kind for PriorityLevelConfiguration {
         self.validate(cx, new)
     }
 
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        if subresource == Some("status") { &[] } else { &[MetaPass::New] }
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         let limited = at(obj, &["spec", "limited"]);
         let queuing = at(limited, &["limitResponse", "queuing"]);
@@ -106,6 +111,44 @@ pub fn mandatory(name: &str) -> Option<Value> {
     }
 }
 
+/// `flowcontrol.PriorityLevelConfigurationSpec`.
+const LEVEL: Fields = &[
+    ("type", "Type", Go::Text),
+    (
+        "limited",
+        "Limited",
+        Go::Struct(&[
+            ("nominalConcurrencyShares", "NominalConcurrencyShares", Go::Zero),
+            (
+                "limitResponse",
+                "LimitResponse",
+                Go::Object(&[
+                    ("type", "Type", Go::Text),
+                    (
+                        "queuing",
+                        "Queuing",
+                        Go::Struct(&[
+                            ("queues", "Queues", Go::Zero),
+                            ("handSize", "HandSize", Go::Zero),
+                            ("queueLengthLimit", "QueueLengthLimit", Go::Zero),
+                        ]),
+                    ),
+                ]),
+            ),
+            ("lendablePercent", "LendablePercent", Go::Nil),
+            ("borrowingLimitPercent", "BorrowingLimitPercent", Go::Nil),
+        ]),
+    ),
+    (
+        "exempt",
+        "Exempt",
+        Go::Struct(&[
+            ("nominalConcurrencyShares", "NominalConcurrencyShares", Go::Nil),
+            ("lendablePercent", "LendablePercent", Go::Nil),
+        ]),
+    ),
+];
+
 /// The mandatory levels are what they are; of `exempt`, the numbers may be changed.
 fn fixed(errs: &mut ErrorList, level: &str, spec: &View<'_>) {
     let Some(mut wanted) = mandatory(level) else { return };
@@ -117,14 +160,15 @@ fn fixed(errs: &mut ErrorList, level: &str, spec: &View<'_>) {
         what = " except the 'spec.exempt' field";
     }
     if !same(&given, &wanted) {
-        errs.invalid(spec.path(), spec.value(), format!("spec of '{level}'{what} must equal the fixed value"));
+        let shown = internal::shown(LEVEL, spec.value());
+        errs.invalid(spec.path(), shown, format!("spec of '{level}'{what} must equal the fixed value"));
     }
 }
 
 fn validate_spec(errs: &mut ErrorList, level: &str, spec: &View<'_>) {
     let (ty, limited, exempt) = (spec.get("type"), spec.get("limited"), spec.get("exempt"));
     if (level == "exempt") != (ty.str() == "Exempt") {
-        errs.invalid(ty.path(), ty.str(), "type must be 'Exempt' if and only if name is 'exempt'");
+        errs.invalid(ty.path(), ty.str(), "must be 'Exempt' if and only if name is 'exempt'");
     }
     match ty.str() {
         "Exempt" => {
@@ -271,7 +315,7 @@ mod tests {
         check(
             "x",
             json!({"type": "Exempt", "exempt": {}}),
-            &["spec.type: Invalid value: \"Exempt\": type must be 'Exempt' if and only if name is 'exempt'"],
+            &["spec.type: Invalid value: \"Exempt\": must be 'Exempt' if and only if name is 'exempt'"],
         );
         check(
             "x",
@@ -300,6 +344,13 @@ mod tests {
                 "spec.limited.limitResponse.queuing: Forbidden: must be nil if limited.limitResponse.type is not Limited",
                 "spec.limited.lendablePercent: Invalid value: 101: must be between 0 and 100, inclusive",
                 "spec.limited.borrowingLimitPercent: Invalid value: -1: if specified, must be a non-negative integer",
+            ],
+        );
+        check(
+            "catch-all",
+            json!({"type": "Limited", "limited": {"nominalConcurrencyShares": 6, "limitResponse": {"type": "Reject"}}}),
+            &[
+                r#"spec: Invalid value: {"Type":"Limited","Limited":{"NominalConcurrencyShares":6,"LimitResponse":{"Type":"Reject","Queuing":null},"LendablePercent":0,"BorrowingLimitPercent":null},"Exempt":null}: spec of 'catch-all' must equal the fixed value"#,
             ],
         );
         check("exempt", json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 7}}), &[]);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx};
+use crate::kind::{Cells, Cx, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, list, set, text};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
@@ -81,13 +81,18 @@ impl Kind for Ingress {
             let addresses = View::root(new).dig("status.loadBalancer").items("ingress");
             return addresses.iter().flat_map(|entry| ip::address_warnings(&entry.get("ip"))).collect();
         }
-        let annotated = |obj: &Value| !at(obj, &["metadata", "annotations", CLASS_ANNOTATION]).is_null();
-        if annotated(new) && !old.is_some_and(annotated) {
+        // The class may be said in both ways for a while; who says it in the old way alone is told, once.
+        let annotated = !at(new, &["metadata", "annotations", CLASS_ANNOTATION]).is_null();
+        if old.is_none() && annotated && at(new, &["spec", "ingressClassName"]).is_null() {
             return vec![format!(
                 "annotation \"{CLASS_ANNOTATION}\" is deprecated, please use 'spec.ingressClassName' instead"
             )];
         }
         Vec::new()
+    }
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        if subresource == Some("status") { &[MetaPass::Changed] } else { &[MetaPass::Changed, MetaPass::New] }
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
@@ -191,6 +196,9 @@ fn host(errs: &mut ErrorList, v: &View<'_>) {
         return;
     }
     if wildcard || name.contains('*') {
+        if name.len() > 253 {
+            errs.invalid(v.path(), name, "must be no more than 253 bytes");
+        }
         errs.invalid(
             v.path(),
             name,
@@ -262,5 +270,79 @@ fn backend(errs: &mut ErrorList, v: &View<'_>) {
                 (true, n) => port_number(errs, n, number.path()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, with_cx};
+
+    #[test]
+    fn specs() {
+        let check = |spec: Value, expected: &[&str]| assert_eq!(problems(&Ingress, &json!({ "spec": spec })), expected);
+        let rule = |path: Value| json!({"rules": [{"host": "a.io", "http": {"paths": [path]}}]});
+        let service = json!({"service": {"name": "s", "port": {"number": 80}}});
+        const AT: &str = "spec.rules[0].http.paths[0]";
+        check(rule(json!({"path": "/", "pathType": "Prefix", "backend": service})), &[]);
+        check(json!({"defaultBackend": {"resource": {"kind": "K", "name": "n"}}}), &[]);
+        check(rule(json!({"backend": {}})), &[&format!("{AT}.pathType: Required value: pathType must be specified")]);
+        check(
+            rule(json!({"path": "a//b/..", "pathType": "Exact", "backend": {}})),
+            &[
+                &format!("{AT}.path: Invalid value: \"a//b/..\": must be an absolute path"),
+                &format!("{AT}.path: Invalid value: \"a//b/..\": must not contain '//'"),
+                &format!("{AT}.path: Invalid value: \"a//b/..\": cannot end with '/..'"),
+                &format!("{AT}.backend: Invalid value: \"\": resource or service backend is required"),
+            ],
+        );
+        check(
+            rule(json!({"pathType": "x", "backend": {"resource": {}, "service": {}}})),
+            &[
+                &format!(
+                    "{AT}.pathType: Unsupported value: \"x\": supported values: \"Exact\", \"ImplementationSpecific\", \
+                     \"Prefix\""
+                ),
+                &format!("{AT}.backend: Invalid value: \"\": cannot set both resource and service backends"),
+            ],
+        );
+        check(
+            json!({"defaultBackend": {"resource": {}}, "rules": [{"http": {}}]}),
+            &[
+                "spec.defaultBackend.resource.kind: Required value",
+                "spec.defaultBackend.resource.name: Required value",
+                "spec.rules[0].http.paths: Required value",
+            ],
+        );
+        check(
+            json!({"defaultBackend": {"service": {"port": {"name": "http", "number": 80}}}}),
+            &[
+                "spec.defaultBackend.service.name: Required value",
+                "spec.defaultBackend: Invalid value: \"\": cannot set both port name & port number",
+            ],
+        );
+        check(
+            json!({"rules": [{"host": "1.2.3.4"}]}),
+            &["spec.rules[0].host: Invalid value: \"1.2.3.4\": must be a DNS name, not an IP address"],
+        );
+    }
+
+    #[test]
+    fn wildcards_are_not_too_long_either() {
+        let long = format!("*.{}", "a.".repeat(130));
+        let found = problems(&Ingress, &json!({"spec": {"rules": [{ "host": long }]}}));
+        assert!(found[0].ends_with("must be no more than 253 bytes"), "{found:?}");
+        assert!(found[1].contains("a wildcard DNS-1123 subdomain must start with"), "{found:?}");
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn who_says_the_class_in_the_old_way_alone_is_told() {
+        let warnings = |new: Value, old: Option<&Value>| with_cx(None, |cx| Ingress.warnings(cx, &new, old).len());
+        let annotated = json!({"metadata": {"annotations": {CLASS_ANNOTATION: "x"}}});
+        let mut both = annotated.clone();
+        both["spec"] = json!({"ingressClassName": "x"});
+        assert_eq!([warnings(annotated.clone(), None), warnings(both, None)], [1, 0]);
+        assert_eq!(warnings(annotated, Some(&json!({}))), 0);
     }
 }

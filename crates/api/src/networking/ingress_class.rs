@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx};
+use crate::kind::{Cells, Cx, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, at, at_mut, default_value, text};
 use crate::strategy::{first_generation, next_generation};
@@ -75,6 +75,10 @@ impl Kind for IngressClass {
         errs
     }
 
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::Changed, MetaPass::New]
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         let parameters = match at(obj, &["spec", "parameters"]) {
             Value::Null => "<none>".to_owned(),
@@ -91,14 +95,72 @@ impl Kind for IngressClass {
 
 /// `domain/path`. Upstream: `IsDomainPrefixedPath`.
 fn domain_path(errs: &mut ErrorList, v: &View<'_>) {
-    let Some((domain, path)) = v.str().split_once('/') else {
+    let Some((domain, path)) = v.str().split_once('/').filter(|(domain, path)| !domain.is_empty() && !path.is_empty())
+    else {
         errs.invalid(v.path(), v.str(), "must be a domain-prefixed path (such as \"acme.io/foo\")");
         return;
     };
     for problem in crate::names::dns_subdomain(domain, false) {
         errs.invalid(v.path(), domain, problem);
     }
-    if path.is_empty() {
-        errs.invalid(v.path(), v.str(), "must be a domain-prefixed path (such as \"acme.io/foo\")");
+    let of_paths = |c: char| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(c);
+    if !path.chars().all(of_paths) {
+        errs.invalid(v.path(), path, "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    fn class(spec: Value) -> Value {
+        let mut obj = json!({"spec": spec});
+        IngressClass.default(&mut obj);
+        obj
+    }
+
+    #[test]
+    fn specs() {
+        let check = |spec: Value, expected: &[&str]| assert_eq!(problems(&IngressClass, &class(spec)), expected);
+        const SHAPE: &str = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+        check(json!({"controller": "acme.io/a~b/c"}), &[]);
+        check(json!({}), &["spec.controller: Required value"]);
+        for bad in ["acme.io", "/x", "acme.io/"] {
+            check(json!({ "controller": bad }), &[&format!("spec.controller: Invalid value: \"{bad}\": {SHAPE}")]);
+        }
+        check(
+            json!({"controller": "acme.io/a b"}),
+            &["spec.controller: Invalid value: \"a b\": Invalid path (regex used for validation is \
+                 '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')"],
+        );
+        check(
+            json!({"controller": "a/b", "parameters": {"scope": "x"}}),
+            &[
+                "spec.parameters.kind: Required value",
+                "spec.parameters.name: Required value",
+                "spec.parameters.scope: Unsupported value: \"x\": supported values: \"Cluster\", \"Namespace\"",
+            ],
+        );
+        check(
+            json!({"controller": "a/b", "parameters": {"kind": "k", "name": "n", "namespace": "x"}}),
+            &["spec.parameters.namespace: Forbidden: `parameters.scope` is set to 'Cluster'"],
+        );
+        check(
+            json!({"controller": "a/b", "parameters": {"kind": "k", "name": "n", "scope": "Namespace"}}),
+            &["spec.parameters.namespace: Required value: `parameters.scope` is set to 'Namespace'"],
+        );
+        assert_eq!(
+            problems_of_update(
+                &IngressClass,
+                None,
+                &class(json!({"controller": "x"})),
+                &class(json!({"controller": "a/b"}))
+            ),
+            [
+                "spec.controller: Invalid value: \"x\": field is immutable".to_owned(),
+                format!("spec.controller: Invalid value: \"x\": {SHAPE}")
+            ]
+        );
     }
 }

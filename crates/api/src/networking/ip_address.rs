@@ -4,12 +4,12 @@
 
 use serde_json::{Value, json};
 
-use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::field::{ErrorList, Shown};
+use crate::kind::{Cells, Cx, Kind, MetaPass};
 use crate::kinds::{Facts, NAME, facts};
-use crate::object::{View, at, text};
+use crate::object::{View, at, same, text};
 use crate::table::name;
-use crate::validate::immutable_field;
+use crate::validate::internal::{self, Fields, Go};
 
 /// The kind `IPAddress`.
 pub struct IPAddress;
@@ -40,9 +40,16 @@ impl Kind for IPAddress {
         errs
     }
 
-    fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
-        let mut errs = ErrorList::new();
-        immutable_field(&mut errs, new, old, &["spec", "parentRef"]);
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errs = self.validate(cx, new);
+        let parent = View::root(new).dig("spec.parentRef");
+        if !same(parent.value(), at(old, &["spec", "parentRef"])) {
+            let shown = match parent.is_set() {
+                true => internal::shown(PARENT, parent.value()),
+                false => Shown::from(parent.value()),
+            };
+            errs.invalid(parent.path(), shown, "field is immutable");
+        }
         errs
     }
 
@@ -52,6 +59,10 @@ impl Kind for IPAddress {
             Ok(ip) if ip.to_string() != name => vec!["not a valid address in canonical format".into()],
             Ok(_) => Vec::new(),
         }
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New, MetaPass::Changed]
     }
 
     fn cells(&self, obj: &Value, _now: jiff::Timestamp) -> Cells {
@@ -67,5 +78,43 @@ impl Kind for IPAddress {
             parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/")
         };
         vec![json!(name(obj)), json!(shown)]
+    }
+}
+
+/// `networking.ParentReference`.
+const PARENT: Fields = &[
+    ("group", "Group", Go::Text),
+    ("resource", "Resource", Go::Text),
+    ("namespace", "Namespace", Go::Text),
+    ("name", "Name", Go::Text),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    #[test]
+    fn an_address_belongs_to_one_object() {
+        let of = |name: &str| json!({"spec": {"parentRef": {"resource": "services", "namespace": "d", "name": name}}});
+        assert_eq!(problems(&IPAddress, &json!({})), ["spec.parentRef: Required value"]);
+        assert_eq!(
+            problems(&IPAddress, &json!({"spec": {"parentRef": {"name": "a/b"}}})),
+            [
+                "spec.parentRef.resource: Required value",
+                "spec.parentRef.name: Invalid value: \"a/b\": may not contain '/'",
+            ]
+        );
+        assert_eq!(
+            problems_of_update(&IPAddress, None, &of("b"), &of("a")),
+            [
+                "spec.parentRef: Invalid value: {\"Group\":\"\",\"Resource\":\"services\",\"Namespace\":\"d\",\"Name\":\"b\"}: \
+              field is immutable"
+            ]
+        );
+        assert_eq!(
+            problems_of_update(&IPAddress, None, &json!({"spec": {}}), &of("a")),
+            ["spec.parentRef: Required value", "spec.parentRef: Invalid value: null: field is immutable"]
+        );
     }
 }

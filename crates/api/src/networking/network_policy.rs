@@ -107,7 +107,8 @@ fn port(errs: &mut ErrorList, v: &View<'_>) {
         port_number(errs, first, port.path());
         if let Some(last) = end.int() {
             if last < first {
-                errs.invalid(end.path(), last, "must be greater than or equal to `port`");
+                // Upstream shows the first port here.
+                errs.invalid(end.path(), first, "must be greater than or equal to `port`");
             }
             port_number(errs, last, end.path());
         }
@@ -155,5 +156,83 @@ fn ip_block(errs: &mut ErrorList, v: &View<'_>) {
         if !net.contains(&part.network()) || net.prefix_len() >= part.prefix_len() {
             errs.invalid(except.path(), except.str(), "must be a strict subset of `cidr`");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::problems;
+
+    fn policy(spec: Value) -> Value {
+        let mut obj = json!({"spec": spec});
+        NetworkPolicy.default(&mut obj);
+        obj
+    }
+
+    #[test]
+    fn ports() {
+        let check = |port: Value, expected: &[&str]| {
+            let expected: Vec<String> = expected.iter().map(|e| format!("spec.egress[0].ports[0].{e}")).collect();
+            assert_eq!(problems(&NetworkPolicy, &policy(json!({"egress": [{"ports": [port]}]}))), expected);
+        };
+        check(json!({"port": 80, "endPort": 90}), &[]);
+        check(json!({"port": "http", "protocol": "SCTP"}), &[]);
+        check(
+            json!({"protocol": "x"}),
+            &["protocol: Unsupported value: \"x\": supported values: \"TCP\", \"UDP\", \"SCTP\""],
+        );
+        check(
+            json!({"port": 90, "endPort": 0}),
+            &[
+                "endPort: Invalid value: 90: must be greater than or equal to `port`",
+                "endPort: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ],
+        );
+        check(
+            json!({"port": "http", "endPort": 90}),
+            &["endPort: Invalid value: 90: may not be specified when `port` is non-numeric"],
+        );
+        check(
+            json!({"endPort": 90}),
+            &["endPort: Invalid value: 90: may not be specified when `port` is not specified"],
+        );
+    }
+
+    #[test]
+    fn peers() {
+        let check = |peer: Value, expected: &[&str]| {
+            let expected: Vec<String> = expected.iter().map(|e| format!("spec.ingress[0].from[0]{e}")).collect();
+            assert_eq!(problems(&NetworkPolicy, &policy(json!({"ingress": [{"from": [peer]}]}))), expected);
+        };
+        check(json!({"podSelector": {}, "namespaceSelector": {}}), &[]);
+        check(json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}), &[]);
+        check(json!({}), &[": Required value: must specify a peer"]);
+        check(json!({"ipBlock": {"cidr": ""}}), &[".ipBlock.cidr: Required value"]);
+        check(
+            json!({"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8", "x", "11.0.0.0/16"]}}),
+            &[
+                ".ipBlock.except[0]: Invalid value: \"10.0.0.0/8\": must be a strict subset of `cidr`",
+                ".ipBlock.except[1]: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+                ".ipBlock.except[2]: Invalid value: \"11.0.0.0/16\": must be a strict subset of `cidr`",
+                ": Forbidden: may not specify both ipBlock and another peer",
+            ],
+        );
+    }
+
+    #[test]
+    fn types() {
+        let of = |types: Value| problems(&NetworkPolicy, &policy(json!({"policyTypes": types})));
+        assert_eq!(policy(json!({"egress": [{}]}))["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+        assert_eq!(
+            of(json!(["x"])),
+            ["spec.policyTypes[0]: Unsupported value: \"x\": supported values: \"Ingress\", \"Egress\""]
+        );
+        assert_eq!(
+            of(json!(["Ingress", "Egress", "x"])),
+            [
+                "spec.policyTypes: Invalid value: [\"Ingress\",\"Egress\",\"x\"]: may not specify more than two policyTypes"
+            ]
+        );
     }
 }

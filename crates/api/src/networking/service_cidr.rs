@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::field::ErrorList;
 use crate::kind::{Cells, Cx, Kind};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
-use crate::object::{View, list, set};
-use crate::strategy::reset_spec_or_status;
+use crate::object::{View, list, restore, set};
+use crate::strategy::{reset_meta_for_status, reset_spec_or_status};
 use crate::table::{age, joined, name};
 
 /// The kind `ServiceCIDR`.
@@ -28,7 +28,12 @@ impl Kind for ServiceCIDR {
     }
 
     fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
-        crate::object::restore(new, old, if cx.subresource == Some("status") { &["spec"] } else { &["status"] });
+        if cx.subresource == Some("status") {
+            restore(new, old, &["spec"]);
+            reset_meta_for_status(new, old);
+        } else {
+            restore(new, old, &["status"]);
+        }
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {

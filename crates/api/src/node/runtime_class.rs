@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx, MetaRules};
+use crate::kind::{Cells, Cx, MetaPass, MetaRules};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, text};
 use crate::table::{age, name};
+use crate::validate::pod_spec::warnings::moved;
 use crate::validate::pod_spec::{resources, scheduling};
 use crate::validate::{immutable_field, internal, labels};
 
@@ -40,8 +41,8 @@ impl Kind for RuntimeClass {
         errs
     }
 
-    fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
-        let mut errs = ErrorList::new();
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errs = self.validate(cx, new);
         immutable_field(&mut errs, new, old, &["handler"]);
         errs
     }
@@ -58,6 +59,16 @@ impl Kind for RuntimeClass {
         MetaRules::Machinery
     }
 
+    fn warnings(&self, _cx: &Cx<'_>, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        let selector = View::root(new).dig("scheduling.nodeSelector");
+        let old_names = selector.entries().into_iter().filter_map(|(label, _)| moved(label));
+        old_names.map(|text| format!("{}: {text}", selector.path())).collect()
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New, MetaPass::Changed]
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         vec![json!(name(obj)), json!(text(obj, &["handler"])), json!(age(obj, now))]
     }
@@ -66,7 +77,7 @@ impl Kind for RuntimeClass {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::validate::testing::{problems, problems_of_update};
+    use crate::validate::testing::{problems, problems_of_update, with_cx};
 
     #[test]
     fn a_class_is_checked_where_pods_are() {
@@ -93,6 +104,18 @@ mod tests {
         assert_eq!(
             problems_of_update(&RuntimeClass, None, &json!({"handler": "b"}), &json!({"handler": "a"})),
             ["handler: Invalid value: \"b\": field is immutable"]
+        );
+    }
+
+    #[test]
+    fn old_labels_of_nodes_are_warned_of() {
+        let class = json!({"scheduling": {"nodeSelector": {"beta.kubernetes.io/os": "x", "beta.kubernetes.io/instance-type": "y"}}});
+        assert_eq!(
+            with_cx(None, |cx| RuntimeClass.warnings(cx, &class, None)),
+            [
+                "scheduling.nodeSelector: deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
+                "scheduling.nodeSelector: deprecated since v1.14; use \"kubernetes.io/os\" instead",
+            ]
         );
     }
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::rules;
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaPass};
 use crate::kinds::{Facts, facts};
 use crate::object::View;
 use crate::table::name_and_created;
@@ -33,10 +33,18 @@ impl Kind for ClusterRole {
                 );
             }
             for selector in selectors.list() {
+                let before = errs.0.len();
                 selector::label_selector(&mut errs, &selector);
+                if errs.0.len() > before {
+                    errs.invalid(selector.path(), &Value::Null, "invalid label selector.");
+                }
             }
         }
         errs
+    }
+
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, _old: &Value) -> ErrorList {
+        rules::twice(self.validate(cx, new))
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
@@ -45,6 +53,10 @@ impl Kind for ClusterRole {
 
     fn create_on_update(&self) -> bool {
         true
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New, MetaPass::New, MetaPass::Changed]
     }
 
     fn cells(&self, obj: &Value, _now: jiff::Timestamp) -> Cells {

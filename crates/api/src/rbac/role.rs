@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::rules;
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaPass};
 use crate::kinds::{Facts, facts};
 use crate::table::name_and_created;
 
@@ -24,12 +24,20 @@ impl Kind for Role {
         errs
     }
 
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, _old: &Value) -> ErrorList {
+        rules::twice(self.validate(cx, new))
+    }
+
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
         crate::names::path_segment(name, prefix)
     }
 
     fn create_on_update(&self) -> bool {
         true
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New, MetaPass::New, MetaPass::Changed]
     }
 
     fn cells(&self, obj: &Value, _now: jiff::Timestamp) -> Cells {

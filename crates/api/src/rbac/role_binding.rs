@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::rules;
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaPass};
 use crate::kinds::{Facts, facts};
 
 /// The kind `RoleBinding`.
@@ -27,7 +27,7 @@ impl Kind for RoleBinding {
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
-        let mut errs = self.validate(cx, new);
+        let mut errs = rules::twice(self.validate(cx, new));
         rules::validate_role_unchanged(&mut errs, new, old);
         errs
     }
@@ -38,6 +38,10 @@ impl Kind for RoleBinding {
 
     fn create_on_update(&self) -> bool {
         true
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New, MetaPass::New, MetaPass::Changed]
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

@@ -105,10 +105,7 @@ pub(super) fn validate_binding(obj: &Value, kinds: &[&str], namespaced: bool) ->
                     errs.required(subject.get("namespace").path(), "");
                 }
             }
-            kind @ ("User" | "Group") => {
-                if name.str().is_empty() {
-                    errs.invalid(name.path(), "", format!("{} name cannot be empty", kind.to_lowercase()));
-                }
+            "User" | "Group" => {
                 if group.str() != GROUP {
                     errs.not_supported(group.path(), group.str(), &[GROUP]);
                 }
@@ -117,6 +114,13 @@ pub(super) fn validate_binding(obj: &Value, kinds: &[&str], namespaced: bool) ->
         }
     }
     errs
+}
+
+/// Upstream's strategies check a changed object as a new one, and once more as part of checking the change.
+pub(super) fn twice(errs: ErrorList) -> ErrorList {
+    let mut all = errs.clone();
+    all.extend(errs);
+    all
 }
 
 /// The role of a binding may not change: who holds the binding would hold another role.
@@ -187,17 +191,16 @@ mod tests {
         default_binding(&mut bad);
         let found = problems(&ClusterRoleBinding, &bad);
         assert!(
-            found[6].starts_with("subjects[2].name: Invalid value: \"A\": a lowercase RFC 1123 subdomain"),
+            found[5].starts_with("subjects[2].name: Invalid value: \"A\": a lowercase RFC 1123 subdomain"),
             "{found:?}"
         );
         assert_eq!(
-            [&found[..6], &found[7..]].concat(),
+            [&found[..5], &found[6..]].concat(),
             [
                 "roleRef.apiGroup: Unsupported value: \"x\": supported values: \"rbac.authorization.k8s.io\"",
                 "roleRef.kind: Unsupported value: \"Role\": supported values: \"ClusterRole\"",
                 "roleRef.name: Invalid value: \"a/b\": may not contain '/'",
                 "subjects[0].name: Required value",
-                "subjects[0].name: Invalid value: \"\": user name cannot be empty",
                 "subjects[1].apiGroup: Unsupported value: \"x\": supported values: \"rbac.authorization.k8s.io\"",
                 "subjects[2].namespace: Required value",
                 "subjects[3].name: Required value",
@@ -213,6 +216,35 @@ mod tests {
             [
                 "roleRef: Invalid value: {\"APIGroup\":\"rbac.authorization.k8s.io\",\"Kind\":\"Role\",\"Name\":\"b\"}: cannot \
                  change roleRef"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_changed_object_is_told_twice() {
+        const VERBS: &str = "rules[0].verbs: Required value: verbs must contain at least one value";
+        let role = json!({"rules": [{"apiGroups": [""], "resources": ["pods"]}]});
+        assert_eq!(problems(&Role, &role), [VERBS]);
+        assert_eq!(problems_of_update(&Role, None, &role, &role), [VERBS, VERBS]);
+        assert_eq!(problems_of_update(&ClusterRole, None, &role, &role), [VERBS, VERBS]);
+    }
+
+    #[test]
+    fn aggregation_selects() {
+        let selecting =
+            |selectors: Value| problems(&ClusterRole, &json!({"aggregationRule": {"clusterRoleSelectors": selectors}}));
+        assert_eq!(selecting(json!([{"matchLabels": {"a": "b"}}])), [""; 0]);
+        assert_eq!(
+            selecting(json!([])),
+            ["aggregationRule.clusterRoleSelectors: Required value: at least one clusterRoleSelector required if \
+                 aggregationRule is non-nil"]
+        );
+        assert_eq!(
+            selecting(json!([{"matchExpressions": [{"key": "a", "operator": "x"}]}])),
+            [
+                "aggregationRule.clusterRoleSelectors[0].matchExpressions[0].operator: Invalid value: \"x\": not a valid \
+                 selector operator",
+                "aggregationRule.clusterRoleSelectors[0]: Invalid value: null: invalid label selector.",
             ]
         );
     }

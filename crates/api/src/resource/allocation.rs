@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::request::{Names, reference, references};
-use super::{binding_conditions, configuration, driver, each, pool_name, raw_object, set, tolerations, uuid};
+use super::{binding_conditions, configuration, driver, each, pool_name, raw_object, set, uuid};
 use crate::field::{ErrorList, Shown};
 use crate::object::{View, at, list, same, text};
 use crate::validate::pod_spec::affinity::node_selector;
@@ -86,7 +86,6 @@ fn result(errs: &mut ErrorList, allocation: &View<'_>, names: &Names<'_>) {
         pool_name(errs, &result.get("pool"));
         dns_label_at(errs, &result.get("device"));
         binding_conditions(errs, result);
-        tolerations(errs, &result.get("tolerations"));
         if result.get("shareID").is_set() {
             uuid(errs, &result.get("shareID"));
         }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{allocation, request, shown};
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, list, restore, same, set};
 use crate::strategy::{reset_meta_for_status, reset_spec_or_status};
@@ -67,6 +67,10 @@ impl Kind for ResourceClaim {
             }
         }
         errs
+    }
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        if subresource == Some("status") { &[MetaPass::Changed] } else { &[MetaPass::New, MetaPass::Changed] }
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{configuration, each, selectors};
 use crate::field::ErrorList;
-use crate::kind::{Cx, Kind};
+use crate::kind::{Cx, Kind, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, at, same};
 use crate::strategy::{first_generation, next_generation};
@@ -21,6 +21,10 @@ impl Kind for DeviceClass {
         columns: &[NAME, AGE],
         ..Facts::cluster(super::GROUP, "v1")
     });
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New, MetaPass::Changed]
+    }
 
     fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
         first_generation(obj);

@@ -9,6 +9,7 @@ use super::{binding_conditions, each, policy, qualified_name, set, shortened, ta
 use crate::field::{ErrorList, Path};
 use crate::object::{View, at, same};
 use crate::validate::dns_label_at;
+use crate::validate::internal::{self, Fields, Go};
 use crate::validate::pod_spec::affinity::node_selector;
 
 /// Bytes a key of attributes and capacities may have before it is shortened in texts.
@@ -19,6 +20,18 @@ const MAX_COUNTER: usize = 63;
 
 /// The fields of an attribute's value; of lists, the second of each pair.
 const VALUES: [(&str, &str); 4] = [("int", "ints"), ("bool", "bools"), ("string", "strings"), ("version", "versions")];
+
+/// `resource.DeviceAttribute`.
+const ATTRIBUTE: Fields = &[
+    ("int", "IntValue", Go::Nil),
+    ("bool", "BoolValue", Go::Nil),
+    ("string", "StringValue", Go::Nil),
+    ("version", "VersionValue", Go::Nil),
+    ("ints", "IntValues", Go::Nil),
+    ("bools", "BoolValues", Go::Nil),
+    ("strings", "StringValues", Go::Nil),
+    ("versions", "VersionValues", Go::Nil),
+];
 
 /// A device. `per_device`: each device of the slice says where it is.
 pub(super) fn device(errs: &mut ErrorList, device: &View<'_>, old: &Value, per_device: bool) {
@@ -142,7 +155,11 @@ fn value(errs: &mut ErrorList, attribute: &View<'_>) {
     match given {
         0 => errs.invalid(attribute.path(), "", "exactly one value must be specified"),
         1 => {}
-        _ => errs.invalid(attribute.path(), attribute.value(), "exactly one value must be specified"),
+        _ => errs.invalid(
+            attribute.path(),
+            internal::shown(ATTRIBUTE, attribute.value()),
+            "exactly one value must be specified",
+        ),
     }
 }
 

@@ -216,9 +216,9 @@ fn taint(errs: &mut ErrorList, v: &View<'_>) {
     crate::validate::one_of(errs, &effect, &EFFECTS);
 }
 
-/// Tolerations of taints of devices.
+/// Tolerations of taints of devices. Upstream does not count them.
 fn tolerations(errs: &mut ErrorList, list: &View<'_>) {
-    each(errs, list, 16, |errs, v| {
+    each(errs, list, usize::MAX, |errs, v| {
         let (key, operator, value, effect) = (v.get("key"), v.get("operator"), v.get("value"), v.get("effect"));
         if !key.is_empty() {
             crate::validate::labels::name(errs, key.str(), key.path());
@@ -273,25 +273,65 @@ fn binding_conditions(errs: &mut ErrorList, v: &View<'_>) {
     }
 }
 
-/// A UUID in its normal form.
+/// A UUID in its normal form. Upstream: `validateUID`, `uuid.Validate` of `github.com/google/uuid`.
 fn uuid(errs: &mut ErrorList, v: &View<'_>) {
     let text = v.str();
-    let bare: Vec<&str> = text.split('-').collect();
-    let well_formed = bare.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12])
-        && bare.iter().all(|part| part.bytes().all(|b| b.is_ascii_hexdigit()));
-    if !well_formed {
-        let why = if text.len() == 36 {
-            "invalid UUID format".to_owned()
-        } else {
-            format!("invalid UUID length: {}", text.len())
-        };
-        errs.invalid(v.path(), text, format!("error validating uid: {why}"));
-    } else if text != text.to_lowercase() {
+    let well_formed = |text: &str| {
+        let parts: Vec<&str> = text.split('-').collect();
+        parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12])
+            && parts.iter().all(|part| part.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    // Other forms are read, too, but not taken.
+    let (is_uuid, format) = match text.len() {
+        36 => (well_formed(text), "invalid UUID format".to_owned()),
+        45 if !text.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("urn:uuid:")) => {
+            let start: String = text.chars().take(9).collect();
+            (false, format!("invalid urn prefix: {}", crate::field::quote(&start)))
+        }
+        45 => (text.get(9..).is_some_and(well_formed), "invalid UUID format".to_owned()),
+        38 => match text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+            Some(inner) => (well_formed(inner), "invalid UUID format".to_owned()),
+            None => (false, "invalid bracketed UUID format".to_owned()),
+        },
+        32 => (text.bytes().all(|b| b.is_ascii_hexdigit()), "invalid UUID format".to_owned()),
+        n => (false, format!("invalid UUID length: {n}")),
+    };
+    if !is_uuid {
+        errs.invalid(v.path(), text, format!("error validating uid: {format}"));
+    } else if text.len() != 36 || text != text.to_lowercase() {
         errs.invalid(
             v.path(),
             text,
             "uid must be in RFC 4122 normalized form, `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` with lowercase \
              hexadecimal characters",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::field::Path;
+    use crate::validate::testing::texts;
+
+    #[test]
+    fn uuids_have_one_form() {
+        const GOOD: &str = "12345678-1234-1234-1234-123456789abc";
+        let check = |text: &str, expected: &str| {
+            let (mut errs, value) = (ErrorList::new(), json!(text));
+            uuid(&mut errs, &View::at(Path::new("u"), &value));
+            let found = texts(&errs).join(" ");
+            assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{text}: {found}");
+        };
+        check(GOOD, "");
+        check("x", "error validating uid: invalid UUID length: 1");
+        check(&GOOD.replace('a', "g"), "error validating uid: invalid UUID format");
+        for other in [GOOD.to_uppercase(), GOOD.replace('-', ""), format!("{{{GOOD}}}"), format!("urn:uuid:{GOOD}")] {
+            check(&other, "uid must be in RFC 4122 normalized form");
+        }
+        check(&format!("[{GOOD}]"), "invalid bracketed UUID format");
+        check(&format!("urn:xxxx:{GOOD}"), "invalid urn prefix: \"urn:xxxx:\"");
     }
 }

@@ -140,6 +140,14 @@ fn spec(errs: &mut ErrorList, obj: &Value) {
     if let Some(n) = period.int().filter(|n| *n < 10) {
         errs.invalid(period.path(), n, "must be greater than or equal to 10 seconds");
     }
+    let in_secrets = spec.get("serviceAccountTokenInSecrets");
+    if let (Some(value), true) = (in_secrets.bool(), spec.get("tokenRequests").is_empty()) {
+        errs.invalid(
+            in_secrets.path(),
+            value,
+            "serviceAccountTokenInSecrets is set but no tokenRequests are specified",
+        );
+    }
 }
 
 #[cfg(test)]
@@ -174,6 +182,11 @@ mod tests {
                 "spec.volumeLifecycleModes: Unsupported value: \"x\": supported values: \"Persistent\", \"Ephemeral\"",
                 "spec.nodeAllocatableUpdatePeriodSeconds: Invalid value: 9: must be greater than or equal to 10 seconds",
             ]
+        );
+        assert_eq!(
+            problems(&CSIDriver, &driver(json!({"serviceAccountTokenInSecrets": false}))),
+            ["spec.serviceAccountTokenInSecrets: Invalid value: false: serviceAccountTokenInSecrets is set but no \
+                 tokenRequests are specified"]
         );
         let new = driver(json!({"attachRequired": false, "volumeLifecycleModes": ["Ephemeral"]}));
         assert_eq!(

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::field::{ErrorList, Path};
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx};
+use crate::kind::{Cells, Cx, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, default_value, list, same, set};
 use crate::table::{age, name};
@@ -58,7 +58,9 @@ impl Kind for CSINode {
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        // Upstream's strategy checks the object as a new one, and so does its check of the change.
         let mut errs = self.validate(cx, new);
+        errs.extend(self.validate(cx, new));
         // A driver that stays is what it was, but for how much it can take.
         let path = Path::new("spec").child("drivers");
         for before in list(old, &["spec", "drivers"]) {
@@ -76,6 +78,10 @@ impl Kind for CSINode {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New, MetaPass::New]
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
@@ -113,5 +119,13 @@ mod tests {
                  field is immutable"
             ]
         );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_changed_node_is_told_twice() {
+        const ID: &str = "spec.drivers[0].nodeID: Required value";
+        let old = json!({"spec": {"drivers": [{"name": "d.io", "nodeID": "a"}]}});
+        let new = json!({"spec": {"drivers": [{"name": "e.io", "nodeID": ""}]}});
+        assert_eq!(problems_of_update(&CSINode, None, &new, &old), [ID, ID]);
     }
 }

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx};
+use crate::kind::{Cells, Cx, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, at, default_value, text};
 use crate::table::age;
 use crate::validate::immutable_field;
+use crate::validate::pod_spec::warnings::moved;
 
 /// The kind `StorageClass`.
 pub struct StorageClass;
@@ -55,8 +56,8 @@ impl Kind for StorageClass {
         errs
     }
 
-    fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
-        let mut errs = ErrorList::new();
+    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        let mut errs = self.validate(cx, new);
         let root = View::root(new);
         for (field, detail) in [
             ("parameters", "updates to parameters are forbidden."),
@@ -69,6 +70,20 @@ impl Kind for StorageClass {
         }
         immutable_field(&mut errs, new, old, &["volumeBindingMode"]);
         errs
+    }
+
+    fn warnings(&self, _cx: &Cx<'_>, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for term in View::root(new).items("allowedTopologies") {
+            for key in term.items("matchLabelExpressions").iter().map(|expression| expression.get("key")) {
+                warnings.extend(moved(key.str()).map(|text| format!("{}: {text}", key.path())));
+            }
+        }
+        warnings
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New, MetaPass::Changed]
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
@@ -119,6 +134,7 @@ fn topologies<'a>(errs: &mut ErrorList, terms: &View<'a>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validate::testing::{problems_of_update, with_cx};
 
     #[test]
     fn no_term_and_no_value_comes_twice() {
@@ -138,5 +154,28 @@ mod tests {
             ]
         );
         assert_eq!(problems(json!([{}])), ["t[0].matchLabelExpressions: Duplicate value: \"\""]);
+    }
+
+    #[test]
+    fn a_changed_class_is_looked_at_as_a_new_one() {
+        let old = json!({"provisioner": "d.io", "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate"});
+        let mut new = old.clone();
+        new["reclaimPolicy"] = json!("x");
+        new["allowedTopologies"] = json!([{}]);
+        assert_eq!(
+            problems_of_update(&StorageClass, None, &new, &old),
+            [
+                "reclaimPolicy: Unsupported value: \"x\": supported values: \"Delete\", \"Retain\"",
+                "allowedTopologies[0].matchLabelExpressions: Duplicate value: \"\"",
+                "reclaimPolicy: Forbidden: updates to reclaimPolicy are forbidden.",
+            ]
+        );
+        new["allowedTopologies"] =
+            json!([{"matchLabelExpressions": [{"key": "failure-domain.beta.kubernetes.io/zone", "values": ["a"]}]}]);
+        assert_eq!(
+            with_cx(None, |cx| StorageClass.warnings(cx, &new, Some(&old))),
+            ["allowedTopologies[0].matchLabelExpressions[0].key: deprecated since v1.17; use \
+                 \"topology.kubernetes.io/zone\" instead"]
+        );
     }
 }

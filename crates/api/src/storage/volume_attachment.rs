@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx};
+use crate::kind::{Cells, Cx, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, restore, same, set, text};
 use crate::strategy::{reset_all_or_status, reset_meta_for_status};
@@ -48,54 +48,21 @@ impl Kind for VolumeAttachment {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
-        let mut errs = ErrorList::new();
+        let mut errs = attachment(obj);
+        // What only v1 asks for, of new objects alone, comes last.
         let spec = View::root(obj).get("spec");
-        let attacher = spec.get("attacher");
-        if attacher.str().is_empty() {
-            errs.required(attacher.path(), "");
-        }
-        let (inline, volume) = (spec.dig("source.inlineVolumeSpec"), spec.dig("source.persistentVolumeName"));
-        match (inline.is_set(), volume.is_set()) {
-            (false, false) => errs.required(
-                spec.get("source").path(),
-                "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
-            ),
-            (true, true) => errs.forbidden(
-                spec.get("source").path(),
-                "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
-            ),
-            (false, true) if volume.str().is_empty() => {
-                errs.required(volume.path(), "must specify non empty persistentVolumeName")
-            }
-            (true, false) => crate::core::persistent_volume::spec(&mut errs, &inline, None),
-            (false, true) => {}
-        }
-        crate::validate::dns_subdomain_at(&mut errs, &spec.get("nodeName"));
-        let metadata = View::root(obj).dig("status.attachmentMetadata");
-        if metadata.entries().iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_METADATA {
-            errs.too_long(metadata.path(), MAX_METADATA);
-        }
-        for field in ["attachError", "detachError"] {
-            let error = View::root(obj).get("status").get(field);
-            if error.get("message").len() > MAX_ERROR {
-                // Upstream says the limit of the metadata.
-                errs.too_long(error.get("message").path(), MAX_METADATA);
-            }
-            let code = error.get("errorCode");
-            if let Some(n) = code.int().filter(|n| *n < 0) {
-                errs.invalid(code.path(), n, "must be between 0 and 2147483647, inclusive");
-            }
-        }
-        // What only v1 asks for comes last.
-        crate::validate::pod_spec::volumes::driver_name(&mut errs, &attacher);
+        crate::validate::pod_spec::volumes::driver_name(&mut errs, &spec.get("attacher"));
+        let volume = spec.dig("source.persistentVolumeName");
         if volume.is_set() {
             crate::validate::dns_subdomain_at(&mut errs, &volume);
         }
         errs
     }
 
-    fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
-        let mut errs = self.validate(cx, new);
+    fn validate_update(&self, _cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
+        // Upstream's strategy checks the object as a new one, and so does its check of the change.
+        let mut errs = attachment(new);
+        errs.extend(attachment(new));
         let spec = View::root(new).get("spec");
         if !same(spec.value(), at(old, &["spec"])) {
             let shown = internal::shown(internal::VOLUME_ATTACHMENT, spec.value());
@@ -106,6 +73,10 @@ impl Kind for VolumeAttachment {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New, MetaPass::New]
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
@@ -121,5 +92,67 @@ impl Kind for VolumeAttachment {
 
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
         reset_all_or_status(subresource)
+    }
+}
+
+/// Upstream: `ValidateVolumeAttachment`.
+fn attachment(obj: &Value) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let spec = View::root(obj).get("spec");
+    let attacher = spec.get("attacher");
+    if attacher.str().is_empty() {
+        errs.required(attacher.path(), "");
+    }
+    let (inline, volume) = (spec.dig("source.inlineVolumeSpec"), spec.dig("source.persistentVolumeName"));
+    match (inline.is_set(), volume.is_set()) {
+        (false, false) => errs.required(
+            spec.get("source").path(),
+            "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+        ),
+        (true, true) => errs.forbidden(
+            spec.get("source").path(),
+            "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+        ),
+        (false, true) if volume.str().is_empty() => {
+            errs.required(volume.path(), "must specify non empty persistentVolumeName")
+        }
+        (true, false) => crate::core::persistent_volume::spec(&mut errs, &inline, None),
+        (false, true) => {}
+    }
+    crate::validate::dns_subdomain_at(&mut errs, &spec.get("nodeName"));
+    let metadata = View::root(obj).dig("status.attachmentMetadata");
+    if metadata.entries().iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_METADATA {
+        errs.too_long(metadata.path(), MAX_METADATA);
+    }
+    for field in ["attachError", "detachError"] {
+        let error = View::root(obj).get("status").get(field);
+        if error.get("message").len() > MAX_ERROR {
+            // Upstream says the limit of the metadata.
+            errs.too_long(error.get("message").path(), MAX_METADATA);
+        }
+        let code = error.get("errorCode");
+        if let Some(n) = code.int().filter(|n| *n < 0) {
+            errs.invalid(code.path(), n, "must be between 0 and 2147483647, inclusive");
+        }
+    }
+    errs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    #[test]
+    fn what_v1_asks_for_is_asked_of_new_objects() {
+        let of = |attacher: &str| json!({"spec": {"attacher": attacher, "nodeName": "n", "source": {"persistentVolumeName": "p"}}});
+        assert_eq!(problems(&VolumeAttachment, &of("d.io")), [""; 0]);
+        assert_eq!(problems(&VolumeAttachment, &of("a/b")).len(), 1);
+        assert_eq!(problems_of_update(&VolumeAttachment, Some("status"), &of("a/b"), &of("a/b")), [""; 0]);
+        const CODE: &str =
+            "status.attachError.errorCode: Invalid value: -1: must be between 0 and 2147483647, inclusive";
+        let mut new = of("d.io");
+        new["status"] = json!({"attachError": {"errorCode": -1}});
+        assert_eq!(problems_of_update(&VolumeAttachment, Some("status"), &new, &of("d.io")), [CODE, CODE]);
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::field::{ErrorList, Path};
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx};
+use crate::kind::{Cells, Cx, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, at, same, text};
 use crate::table::{age, name};
@@ -38,6 +38,10 @@ impl Kind for VolumeAttributesClass {
         }
         errs.extend(self.validate(cx, new));
         errs
+    }
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::Changed, MetaPass::New]
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

@@ -15,6 +15,8 @@ pub enum Go {
     Text,
     /// A number: `0`.
     Zero,
+    /// A boolean: `false`.
+    False,
     /// A pointer, list or map: `null`.
     Nil,
     /// A pointer to a struct: `null`, or its fields.
@@ -175,6 +177,7 @@ fn text(fields: Fields, v: &Value) -> String {
         let shown = match zero {
             Go::Text if value.is_null() => "\"\"".to_owned(),
             Go::Zero if value.is_null() => "0".to_owned(),
+            Go::False if value.is_null() => "false".to_owned(),
             Go::Object(fields) => text(fields, value),
             Go::Struct(fields) if !value.is_null() => text(fields, value),
             Go::List(fields) => shown_list(fields, value).text().to_owned(),

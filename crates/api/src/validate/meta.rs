@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{internal, labels};
 use crate::field::{ErrorList, ErrorType, Path};
-use crate::kind::{Cx, Kind, MetaRules, Scope};
+use crate::kind::{Cx, Kind, MetaPass, MetaRules, Scope};
 use crate::object::{View, at, same};
 
 /// Bytes all annotations of an object may have, keys and values together.
@@ -34,17 +34,25 @@ pub fn new_object(kind: &dyn Kind, cx: &Cx<'_>, obj: &Value) -> ErrorList {
 
 /// Checks a changed object, metadata first. Upstream: `rest.BeforeUpdate`.
 ///
-/// Upstream looks at the metadata three times: the registry as at a new object and as at a changed one, and then the
-/// kind. What is wrong is one problem in the message and three causes.
+/// Upstream looks at the metadata three times or more: the registry as at a new object and as at a changed one, and then
+/// the kind ([`Kind::meta_passes`]). What is wrong is one problem in the message and as many causes.
 pub fn changed_object(kind: &dyn Kind, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
-    new_meta(&mut errs, kind.info().scope, &View::root(new).get("metadata"), crate::names::path_segment);
+    let (scope, meta) = (kind.info().scope, View::root(new).get("metadata"));
+    new_meta(&mut errs, scope, &meta, crate::names::path_segment);
     changed_meta(&mut errs, new, old);
-    if kind.meta_rules() != MetaRules::Registry {
-        changed_meta(&mut errs, new, old);
-    }
-    if kind.meta_rules() == MetaRules::Core {
-        finalizer_words(&mut errs, new);
+    let passes = match kind.meta_rules() {
+        MetaRules::Registry => &[],
+        MetaRules::Core | MetaRules::Machinery => kind.meta_passes(cx.subresource),
+    };
+    for pass in passes {
+        match pass {
+            MetaPass::New => new_meta(&mut errs, scope, &meta, |name, prefix| kind.validate_name(name, prefix)),
+            MetaPass::Changed => changed_meta(&mut errs, new, old),
+        }
+        if kind.meta_rules() == MetaRules::Core {
+            finalizer_words(&mut errs, new);
+        }
     }
     errs.extend(kind.validate_update(cx, new, old));
     errs
@@ -319,6 +327,48 @@ mod tests {
         let found = with_cx(None, |cx| texts(&changed_object(&ConfigMap, cx, &new, &old)));
         assert!(found[0].starts_with("metadata.labels: Invalid value: \"b c\""), "{found:?}");
         assert_eq!((found.len(), found[0] == found[1], found[1] == found[2]), (3, true, true));
+    }
+
+    #[test]
+    fn some_kinds_look_more_often() {
+        let count = |kind: &dyn Kind, subresource| {
+            let old = json!({"metadata": {"name": "x", "namespace": "d"}});
+            let mut new = old.clone();
+            new["metadata"]["annotations"] = json!({"a b": ""});
+            let found = with_cx(subresource, |cx| texts(&changed_object(kind, cx, &new, &old)));
+            found.iter().filter(|e| e.starts_with("metadata.annotations: ")).count()
+        };
+        let seen: Vec<(String, usize)> = crate::kinds::all()
+            .iter()
+            .filter(|kind| kind.info().verbs != crate::kinds::CREATE_ONLY)
+            .map(|kind| (kind.info().kind.to_string(), count(kind.as_ref(), None)))
+            .filter(|(_, n)| *n != 3)
+            .collect();
+        let expected = [
+            ("PodDisruptionBudget", 2),
+            ("Role", 5),
+            ("ClusterRole", 5),
+            ("ClusterRoleBinding", 5),
+            ("RoleBinding", 5),
+            ("Ingress", 4),
+            ("IngressClass", 4),
+            ("IPAddress", 4),
+            ("StorageClass", 4),
+            ("CSINode", 4),
+            ("CSIStorageCapacity", 4),
+            ("VolumeAttachment", 4),
+            ("VolumeAttributesClass", 4),
+            ("RuntimeClass", 4),
+            ("CertificateSigningRequest", 4),
+            ("APIService", 4),
+            ("ResourceClaim", 4),
+            ("DeviceClass", 4),
+        ];
+        for (kind, n) in expected {
+            assert!(seen.contains(&(kind.to_owned(), n)), "{kind} is not looked at {n} times: {seen:?}");
+        }
+        assert_eq!(count(&crate::networking::ingress::Ingress, Some("status")), 3);
+        assert_eq!(count(&crate::storage::volume_attachment::VolumeAttachment, Some("status")), 4);
     }
 
     #[test]

@@ -41,8 +41,49 @@ fn parse(url: &str) -> Url<'_> {
     Url { scheme, user, host, query, fragment }
 }
 
+/// Why Go's `url.Parse` refuses a text. What hosts may be made of is looked at less closely here.
+fn refused(url: &str) -> Option<String> {
+    if url.bytes().any(|b| b < 0x20 || b == 0x7f) {
+        return Some("net/url: invalid control character in URL".into());
+    }
+    let rest = url.split('#').next().unwrap_or_default();
+    if rest.starts_with(':') {
+        return Some("missing protocol scheme".into());
+    }
+    let parsed = parse(url);
+    let before_query = rest.split('?').next().unwrap_or_default();
+    if parsed.scheme.is_empty() && !before_query.starts_with('/') {
+        let segment = before_query.split('/').next().unwrap_or_default();
+        return segment.contains(':').then(|| "first path segment in URL cannot contain colon".into());
+    }
+    if let Some((i, _)) = before_query.match_indices('%').find(|(i, _)| {
+        let digits = before_query.as_bytes().get(i + 1..i + 3);
+        !digits.is_some_and(|d| d.iter().all(u8::is_ascii_hexdigit))
+    }) {
+        let shown: String = before_query.get(i..).unwrap_or_default().chars().take(3).collect();
+        return Some(format!("invalid URL escape {}", crate::field::quote(&shown)));
+    }
+    let port = match parsed.host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((_, after)) => after,
+            None => return Some("missing ']' in host".into()),
+        },
+        None => parsed.host.find(':').and_then(|i| parsed.host.get(i..)).unwrap_or_default(),
+    };
+    let is_port = |p: &str| p.is_empty() || p.strip_prefix(':').is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit()));
+    if !is_port(port) {
+        return Some(format!("invalid port {} after host", crate::field::quote(port)));
+    }
+    parsed.host.contains(' ').then(|| "invalid character \" \" in host name".into())
+}
+
 fn address(errs: &mut ErrorList, v: &View<'_>) {
     const FORM: &str = "; desired format: https://host[/path]";
+    if let Some(why) = refused(v.str()) {
+        let shown = crate::field::quote(v.str());
+        errs.required(v.path(), format!("url must be a valid URL: parse {shown}: {why}{FORM}"));
+        return;
+    }
     let url = parse(v.str());
     let scheme = url.scheme.to_ascii_lowercase();
     if scheme != "https" {
@@ -66,10 +107,10 @@ fn service_reference(errs: &mut ErrorList, service: &View<'_>) {
     let (name, namespace, port, path) =
         (service.get("name"), service.get("namespace"), service.get("port"), service.get("path"));
     if name.is_empty() {
-        errs.required(name.path(), "service name is required");
+        errs.required(name.path(), "");
     }
     if namespace.is_empty() {
-        errs.required(namespace.path(), "service namespace is required");
+        errs.required(namespace.path(), "");
     }
     let n = port.int().unwrap_or_default();
     if !(1..=65535).contains(&n) {
@@ -146,6 +187,19 @@ mod tests {
         };
         check(json!({"url": "https://host:8443/path"}), &[]);
         check(json!({"service": {"name": "s", "namespace": "n", "port": 443, "path": "/a/b/"}}), &[]);
+        for (url, why) in [
+            ("://x", "missing protocol scheme"),
+            ("1x:y", "first path segment in URL cannot contain colon"),
+            ("https://h:port/", "invalid port \":port\" after host"),
+            ("https://h/%zz", "invalid URL escape \"%zz\""),
+            ("https://[::1", "missing ']' in host"),
+        ] {
+            let expected = format!(
+                "c.url: Required value: url must be a valid URL: parse \"{url}\": {why}; desired format: https://host[/path]"
+            );
+            check(json!({ "url": url }), &[&expected]);
+        }
+        check(json!({"url": "https://[::1]:443/"}), &[]);
         check(json!({}), &["c: Required value: exactly one of url or service is required"]);
         check(
             json!({"url": "http://u:p@h/x?q#f"}),
@@ -159,7 +213,7 @@ mod tests {
         check(
             json!({"service": {"name": "", "namespace": "n", "port": 0, "path": "a//b"}}),
             &[
-                "c.service.name: Required value: service name is required",
+                "c.service.name: Required value",
                 "c.service.port: Invalid value: 0: port is not valid: must be between 1 and 65535, inclusive",
                 "c.service.path: Invalid value: \"a//b\": must start with a '/'",
                 "c.service.path: Invalid value: \"a//b\": segment[0] may not be empty",

@@ -203,8 +203,8 @@ fn amounts(out: &mut Vec<String>, amounts: &View<'_>, resource: &str) {
 }
 
 /// What is to be said of a label of nodes that has another name now. Upstream: `GetNodeLabelDeprecatedMessage`.
-fn moved(key: &str) -> Option<&'static str> {
-    const MOVED: [(&str, &str); 4] = [
+pub(crate) fn moved(key: &str) -> Option<&'static str> {
+    const MOVED: [(&str, &str); 6] = [
         ("beta.kubernetes.io/arch", "deprecated since v1.14; use \"kubernetes.io/arch\" instead"),
         ("beta.kubernetes.io/os", "deprecated since v1.14; use \"kubernetes.io/os\" instead"),
         (
@@ -215,6 +215,11 @@ fn moved(key: &str) -> Option<&'static str> {
             "failure-domain.beta.kubernetes.io/zone",
             "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
         ),
+        (
+            "beta.kubernetes.io/instance-type",
+            "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
+        ),
+        ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
     ];
     MOVED.iter().find(|(old, _)| *old == key).map(|(_, text)| *text)
 }
