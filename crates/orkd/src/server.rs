@@ -30,7 +30,7 @@ use orkd_base::{BoxError, Clock, Stage, Supervisor, TaskKind};
 use orkd_pki::Authority;
 use orkd_pki::cluster::{ClusterPki, ServerNames};
 use orkd_pki::jwt::{LEGACY_ISSUER, Signer};
-use orkd_reconcile::{Api, Client, Informers, Recorder};
+use orkd_reconcile::{Api, Client, Informers};
 use orkd_store::Store;
 use orkd_store::backends::embedded::{self, Embedded};
 use orkd_store::backends::etcd::{Etcd, EtcdOptions};
@@ -520,10 +520,10 @@ pub fn spawn_scheduler(client: impl Into<Client>, supervisor: &Supervisor, confi
     let client = client.into();
     let informers = Informers::new(client.clone(), supervisor.clone());
     let api = Api::new(client, "kube-scheduler");
-    let recorder = Recorder::new(api.clone(), supervisor, "default-scheduler", "");
+    let host = host::node_name(None).unwrap_or_default();
     let tasks = supervisor.clone();
     supervisor.run(TaskKind::Controller, "scheduler", move |stop| {
-        orkd_scheduler::run(config.clone(), informers.clone(), api.clone(), recorder.clone(), tasks.clone(), stop)
+        orkd_scheduler::run(config.clone(), informers.clone(), api.clone(), host.clone(), tasks.clone(), stop)
     });
 }
 

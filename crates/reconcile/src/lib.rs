@@ -93,6 +93,7 @@ mod queue;
 mod recorder;
 mod resource;
 mod selector;
+mod series;
 mod shared;
 mod store;
 mod time;

@@ -5,6 +5,8 @@
 //! cause 25 at once and then one in five minutes. Recording never blocks and never fails the caller: when the
 //! writers cannot keep up, events are dropped, `Normal` ones first.
 //!
+//! Some components speak of events as `events.k8s.io` has them: [`Recorder::of_controller`], [`crate::series`].
+//!
 //! Differs: upstream writes one event after the other and drops the 1,001st that waits. A rollout of thousands of
 //! objects makes more than that in a second, so here several lanes write side by side; all that is said of an object goes
 //! by one lane, and so in order.
@@ -21,6 +23,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::series::Series;
 use crate::{Api, ApiError, Meta, Patch, Resource, View, time};
 
 const EVENTS: Resource = Resource::new("", "v1", "events", "Event", true);
@@ -32,7 +35,7 @@ const WAITING: usize = 2000;
 /// Of these, places that are kept for warnings.
 const RESERVED: usize = WAITING / 4;
 /// How many correlations a lane remembers.
-const REMEMBERED: usize = 4096 / LANES;
+pub(crate) const REMEMBERED: usize = 4096 / LANES;
 /// How often an event is sent to a server that cannot be reached, and how long the first wait is; it doubles.
 const TRIES: (u32, Duration) = (6, Duration::from_millis(500));
 /// Distinct texts after which events are combined.
@@ -43,6 +46,9 @@ const SIMILAR_SECONDS: i64 = 600;
 const BURST: f64 = 25.0;
 /// One event is given back in this many seconds.
 const REFILL_SECONDS: f64 = 300.0;
+
+/// How often it is looked whether a series has ended.
+const SERIES_PERIOD: Duration = Duration::from_secs(60);
 
 /// How many events this process dropped.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -57,7 +63,7 @@ pub enum EventType {
 }
 
 impl EventType {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             EventType::Normal => "Normal",
             EventType::Warning => "Warning",
@@ -110,7 +116,7 @@ impl ObjectRef {
         self
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let mut map = serde_json::Map::new();
         for (key, value) in [
             ("kind", &self.kind),
@@ -136,22 +142,37 @@ pub struct Recorder {
     lanes: Vec<mpsc::Sender<Box<Occurrence>>>,
 }
 
+/// What happened.
 #[derive(Clone, Debug)]
-struct Occurrence {
-    about: ObjectRef,
-    annotations: Option<Value>,
-    event_type: EventType,
-    reason: String,
-    message: String,
+pub(crate) struct Occurrence {
+    pub(crate) about: ObjectRef,
+    /// Another object that has to do with it.
+    pub(crate) related: Option<ObjectRef>,
+    pub(crate) annotations: Option<Value>,
+    pub(crate) event_type: EventType,
+    pub(crate) reason: String,
+    /// What was being done.
+    pub(crate) action: String,
+    pub(crate) message: String,
 }
 
 impl Recorder {
     /// A recorder for a component such as `deployment-controller` or `kubelet`, on a host that may be empty. Writes
     /// by `api` from a task of `supervisor`.
     pub fn new(api: Api, supervisor: &Supervisor, component: &str, host: &str) -> Self {
+        Self::writing(&api, supervisor, component, || Style::Counted(Correlator::new(component, host)))
+    }
+
+    /// A recorder for a controller that tells what it does ([`Recorder::act`]), on a host: its events are as
+    /// `events.k8s.io` has them.
+    pub fn of_controller(api: Api, supervisor: &Supervisor, controller: &str, host: &str) -> Self {
+        Self::writing(&api, supervisor, controller, || Style::Series(Series::new(controller, host)))
+    }
+
+    fn writing(api: &Api, supervisor: &Supervisor, component: &str, style: impl Fn() -> Style) -> Self {
         let lane = |_| {
             let (sender, receiver) = mpsc::channel(WAITING);
-            let (api, correlator) = (api.clone(), Correlator::new(component, host));
+            let (api, correlator) = (api.clone(), style());
             supervisor.spawn(TaskKind::Worker, format!("events of {component}"), move |stop| async move {
                 tokio::select! {
                     biased;
@@ -171,11 +192,26 @@ impl Recorder {
 
     /// Records an event.
     pub fn event(&self, about: &ObjectRef, event_type: EventType, reason: &str, message: impl Into<String>) {
+        self.act(about, None, event_type, (reason, ""), message);
+    }
+
+    /// Records an event of an object that came of an action, such as `("Preempted", "Preempting")`, and perhaps has to do
+    /// with another object. Only a recorder of a controller tells of the action and the other object.
+    pub fn act(
+        &self,
+        about: &ObjectRef,
+        related: Option<ObjectRef>,
+        event_type: EventType,
+        (reason, action): (&str, &str),
+        message: impl Into<String>,
+    ) {
         let occurrence = Box::new(Occurrence {
             about: about.clone(),
+            related,
             annotations: None,
             event_type,
             reason: reason.to_owned(),
+            action: action.to_owned(),
             message: message.into(),
         });
         if !self.lanes.is_empty() && !offer(&self.lanes[lane_of(about, self.lanes.len())], occurrence) {
@@ -211,24 +247,70 @@ fn offer(lane: &mpsc::Sender<Box<Occurrence>>, occurrence: Box<Occurrence>) -> b
     lane.capacity() > needed && lane.try_send(occurrence).is_ok()
 }
 
+/// How a recorder's events are put together.
+enum Style {
+    /// An event that happens again is counted.
+    Counted(Correlator),
+    /// An event that happens again becomes a series.
+    Series(Series),
+}
+
+impl Style {
+    fn correlate(&mut self, occurrence: Occurrence, now: Timestamp) -> Option<Write> {
+        match self {
+            Style::Counted(correlator) => correlator.correlate(occurrence, now),
+            Style::Series(series) => series.correlate(occurrence, now),
+        }
+    }
+
+    /// What is to be written because time has passed.
+    fn due(&mut self, now: Timestamp) -> Vec<Write> {
+        match self {
+            Style::Counted(_) => Vec::new(),
+            Style::Series(series) => series.due(now),
+        }
+    }
+
+    /// Whether something may become due.
+    fn waits(&self) -> bool {
+        matches!(self, Style::Series(series) if !series.is_empty())
+    }
+}
+
 /// Writes what a lane holds, one after the other.
-async fn write_all(api: &Api, mut correlator: Correlator, mut lane: mpsc::Receiver<Box<Occurrence>>) {
+async fn write_all(api: &Api, mut style: Style, mut lane: mpsc::Receiver<Box<Occurrence>>) {
     let clock = Clock::real();
-    while let Some(occurrence) = lane.recv().await {
-        let Some(write) = correlator.correlate(*occurrence, clock.now()) else { continue };
-        let (tries, mut wait) = TRIES;
-        for attempt in 1..=tries {
-            match Box::pin(send(api, &write)).await {
-                Ok(()) => break,
-                // What the server refused it will refuse again.
-                Err(err) if err.status().is_some() || attempt == tries => {
-                    tracing::debug!(error = %orkd_base::chain(&err), "an event was not written");
-                    break;
-                }
-                Err(_) => {
-                    tokio::time::sleep(wait).await;
-                    wait *= 2;
-                }
+    let mut look_at = tokio::time::Instant::now() + SERIES_PERIOD;
+    loop {
+        let writes = tokio::select! {
+            occurrence = lane.recv() => match occurrence {
+                Some(occurrence) => style.correlate(*occurrence, clock.now()).into_iter().collect(),
+                None => return,
+            },
+            () = tokio::time::sleep_until(look_at), if style.waits() => {
+                look_at = tokio::time::Instant::now() + SERIES_PERIOD;
+                style.due(clock.now())
+            }
+        };
+        for write in &writes {
+            write_one(api, write).await;
+        }
+    }
+}
+
+async fn write_one(api: &Api, write: &Write) {
+    let (tries, mut wait) = TRIES;
+    for attempt in 1..=tries {
+        match Box::pin(send(api, write)).await {
+            Ok(()) => break,
+            // What the server refused it will refuse again.
+            Err(err) if err.status().is_some() || attempt == tries => {
+                tracing::debug!(error = %orkd_base::chain(&err), "an event was not written");
+                break;
+            }
+            Err(_) => {
+                tokio::time::sleep(wait).await;
+                wait *= 2;
             }
         }
     }
@@ -250,13 +332,13 @@ async fn send(api: &Api, write: &Write) -> Result<(), ApiError> {
 
 /// What is to be written for an occurrence.
 #[derive(Clone, Debug, PartialEq)]
-struct Write {
-    namespace: String,
-    name: String,
+pub(crate) struct Write {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
     /// The whole event, to be created.
-    event: Value,
+    pub(crate) event: Value,
     /// The change of an event that was created before; if that is gone the event is created again.
-    patch: Option<Value>,
+    pub(crate) patch: Option<Value>,
 }
 
 /// Turns occurrences into writes. Pure: the time is an argument.
@@ -298,7 +380,7 @@ impl Correlator {
 
     fn correlate(&mut self, occurrence: Occurrence, now: Timestamp) -> Option<Write> {
         self.prune(now);
-        let Occurrence { about, annotations, event_type, reason, message } = occurrence;
+        let Occurrence { about, annotations, event_type, reason, message, .. } = occurrence;
         // Versions differ from event to event; what happened does not.
         let about_key = ObjectRef { resource_version: String::new(), ..about.clone() };
 
@@ -402,9 +484,11 @@ mod tests {
     fn occurrence(message: &str) -> Occurrence {
         Occurrence {
             about: ObjectRef { name: "web".into(), namespace: "n".into(), kind: "Pod".into(), ..ObjectRef::default() },
+            related: None,
             annotations: None,
             event_type: EventType::Normal,
             reason: "Pulled".into(),
+            action: String::new(),
             message: message.into(),
         }
     }

@@ -20,7 +20,7 @@ use orkd_apiserver::security::{self, Guard, Options};
 use orkd_apiserver::user::{InProcess, MASTERS, UserInfo};
 use orkd_base::{Supervisor, TaskKind};
 use orkd_pki::cluster::{ClusterPki, ServerNames};
-use orkd_reconcile::{Api, Client, Informers, ListOptions, Recorder, Target};
+use orkd_reconcile::{Api, Client, Informers, ListOptions, Target};
 use orkd_store::backends::embedded;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -226,12 +226,11 @@ async fn measure(workload: &Workload, share: f64) {
     let client = world.client(UserInfo::new("system:kube-scheduler", &[]));
     let informers = Informers::new(client.clone(), world.supervisor.clone());
     let api = Api::new(client, "kube-scheduler");
-    let recorder = Recorder::new(api.clone(), &world.supervisor, "default-scheduler", "");
     let config = Arc::new(orkd_scheduler::Config::default());
     let tasks = world.supervisor.clone();
     world.supervisor.run(TaskKind::Controller, "scheduler", move |stop| {
-        let (informers, api, recorder) = (informers.clone(), api.clone(), recorder.clone());
-        orkd_scheduler::run(config.clone(), informers, api, recorder, tasks.clone(), stop)
+        let (informers, api) = (informers.clone(), api.clone());
+        orkd_scheduler::run(config.clone(), informers, api, String::new(), tasks.clone(), stop)
     });
     while bound.load(Ordering::Relaxed) < pods {
         let bound = bound.load(Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! Writes what was decided about a pod's claims of devices, and waits until the devices are prepared. Upstream:
 //! `bindClaim`, `PreBind` and `Unreserve` in `plugins/dynamicresources/dynamicresources.go`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,8 +37,8 @@ pub struct ClaimBinder {
     pub changed: watch::Receiver<u64>,
     /// Back to the loop: what was written, before the informer shows it.
     pub messages: mpsc::UnboundedSender<Message>,
-    /// Events.
-    pub recorder: Recorder,
+    /// Events, by profile.
+    pub recorders: Arc<BTreeMap<String, Recorder>>,
     /// What tasks run under.
     pub supervisor: Supervisor,
 }
@@ -81,7 +82,10 @@ impl ClaimBinder {
             return Ok(());
         }
         let text = format!("waiting for binding conditions for device on node {node}");
-        self.recorder.event(&reference(pod), EventType::Normal, "BindingConditionsPending", text);
+        if let Some(recorder) = self.recorders.get(&pod.template.scheduler_name) {
+            let what = ("BindingConditionsPending", "Scheduling");
+            recorder.act(&reference(pod), None, EventType::Normal, what, text);
+        }
         let mut changed = self.changed.clone();
         let ready = async {
             loop {

@@ -789,6 +789,31 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_victims_takes_no_more() {
+        let victim = |reason: &str| {
+            let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": reason});
+            let mut spec = cpu("900m");
+            spec["priority"] = json!(1);
+            crate::pod::tests::from_json(json!({"metadata": {"name": "v", "namespace": "default", "uid": "v",
+                "deletionTimestamp": "2020-01-01T00:00:00Z"}, "spec": spec, "status": {"conditions": [condition]}}))
+        };
+        let p = important("p", 9, "500m", json!({}));
+        let mut told = |reason: &str, nominated: &str| {
+            let mut a = cluster(&[("a", "1", json!({})), ("b", "100m", json!({}))]);
+            a.cluster.nodes.place(victim(reason), "a");
+            a.cluster.nominated.add(&p, nominated);
+            outcome(&mut a, &p)
+        };
+        assert_eq!(
+            told("PreemptionByScheduler", "a"),
+            "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to a \
+             terminating pod on the nominated node.",
+        );
+        assert_eq!(told("EvictionByEvictionAPI", "a"), "a without v", "that was not for its sake");
+        assert_eq!(told("PreemptionByScheduler", "b"), "a without v", "there is no hope where it was nominated");
+    }
+
+    #[test]
     fn preemption_puts_everything_back() {
         let mut a = cluster(&[("a", "1", in_zone("x")), ("b", "1", in_zone("y"))]);
         a.cluster.nodes.place(important("x", 1, "100m", anti_affinity("zone", "p")), "a");

@@ -225,7 +225,7 @@ pub struct Body {
     pub preferred_affinity: Vec<(i64, AffinityTerm)>,
     /// Spread constraints.
     pub spread: Vec<Spread>,
-    /// Images of all containers, with their tags.
+    /// Images of all containers and volumes, with their tags.
     pub images: Vec<String>,
     /// Volumes.
     pub volumes: Vec<PodVolume>,
@@ -260,7 +260,9 @@ impl Body {
         };
         let mut preferred_affinity = preferred(&affinity.pod_affinity.preferred, 1);
         preferred_affinity.extend(preferred(&affinity.pod_anti_affinity.preferred, -1));
-        let images = spec.init_containers.iter().chain(&spec.containers).map(|c| with_tag(&c.image)).collect();
+        let of_containers = spec.init_containers.iter().chain(&spec.containers).map(|c| &c.image);
+        let of_volumes = spec.volumes.iter().filter_map(|v| v.image.as_ref()).map(|i| &i.reference);
+        let images = of_containers.chain(of_volumes).map(|image| with_tag(image)).collect();
         let owner = pod.metadata.controller().map(|o| Owner {
             api_version: o.api_version.clone(),
             kind: o.kind.clone(),
@@ -503,6 +505,9 @@ pub(crate) mod tests {
         assert_eq!(with_tag("host:5000/a"), "host:5000/a:latest");
         assert_eq!(with_tag("host:5000/a:1"), "host:5000/a:1");
         assert_eq!(with_tag("a@sha256:00"), "a@sha256:00");
+        let volumes = json!([{"name": "v", "image": {"reference": "data"}}, {"name": "w", "emptyDir": {}}]);
+        let p = pod("p", json!({"containers": [{"image": "a"}], "volumes": volumes}));
+        assert_eq!(p.template.images, ["a:latest", "data:latest"], "those of volumes count like those of containers");
     }
 
     #[test]

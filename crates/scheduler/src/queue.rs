@@ -54,21 +54,29 @@ pub struct Lengths {
 struct Entry {
     pod: Arc<PodInfo>,
     place: Place,
-    attempts: u32,
+    past: Past,
     arrived: u64,
     /// When its back-off ends.
     retry_at: Option<Instant>,
-    /// Since when the queue has known it.
-    since: Instant,
 }
 
-/// What is kept of a pod while it is out of the queue for a cycle.
+/// What a pod has been through; it is kept while the pod is out of the queue for a cycle.
 #[derive(Clone, Copy, Debug)]
-pub struct Trying {
+pub struct Past {
     /// How often it was tried, this time included.
     pub attempts: u32,
+    /// How often it was refused (`UnschedulableCount`).
+    refusals: u32,
+    /// How often in a row something failed (`ConsecutiveErrorsCount`).
+    faults: u32,
     /// Since when the queue has known it.
     pub since: Instant,
+}
+
+impl Past {
+    fn new(now: Instant) -> Past {
+        Past { attempts: 0, refusals: 0, faults: 0, since: now }
+    }
 }
 
 /// How long pods wait after a failure.
@@ -102,7 +110,7 @@ pub struct Queue {
     gated_by: HashMap<&'static str, BTreeSet<String>>,
     arrivals: u64,
     /// Pods that are out of the queue for a cycle.
-    trying: HashMap<String, Trying>,
+    trying: HashMap<String, Past>,
 }
 
 impl Queue {
@@ -114,15 +122,12 @@ impl Queue {
     /// Adds a pod that has just come, or takes over what it says now; it is tried at once.
     pub fn add(&mut self, pod: Arc<PodInfo>, now: Instant) {
         let uid = pod.uid().to_owned();
-        let (attempts, arrived, since) = match self.remove_entry(&uid) {
-            Some(entry) => (entry.attempts, entry.arrived, entry.since),
-            None => {
-                let known = self.trying.remove(&uid);
-                (known.map_or(0, |t| t.attempts), self.arrive(), known.map_or(now, |t| t.since))
-            }
+        let (past, arrived) = match self.remove_entry(&uid) {
+            Some(entry) => (entry.past, entry.arrived),
+            None => (self.trying.remove(&uid).unwrap_or(Past::new(now)), self.arrive()),
         };
         let place = Place::Active((Reverse(pod.template.priority), arrived, uid));
-        self.enter(Entry { pod, place, attempts, arrived, retry_at: None, since }, "UnscheduledPodAdd");
+        self.enter(Entry { pod, place, past, arrived, retry_at: None }, "UnscheduledPodAdd");
     }
 
     /// Keeps a pod that a plugin does not let be tried.
@@ -132,10 +137,10 @@ impl Queue {
             self.refresh(pod);
             return;
         }
-        let since = self.remove_entry(pod.uid()).map_or(now, |e| e.since);
+        let past = self.remove_entry(pod.uid()).map_or(Past::new(now), |e| e.past);
         let arrived = self.arrive();
         let place = Place::Gated { plugin };
-        self.enter(Entry { pod, place, attempts: 0, arrived, retry_at: None, since }, "UnscheduledPodAdd");
+        self.enter(Entry { pod, place, past, arrived, retry_at: None }, "UnscheduledPodAdd");
     }
 
     /// Takes over what a waiting pod says now. One that was refused is tried again if that `helps` with what one of the
@@ -152,6 +157,11 @@ impl Queue {
     /// Whether a waiting pod is kept by a plugin from being tried.
     pub fn is_gated(&self, uid: &str) -> bool {
         matches!(self.entries.get(uid), Some(Entry { place: Place::Gated { .. }, .. }))
+    }
+
+    /// Whether a waiting pod is to be tried now or when its back-off ends.
+    pub fn is_due(&self, uid: &str) -> bool {
+        matches!(self.entries.get(uid), Some(Entry { place: Place::Active(_) | Place::Backoff { .. }, .. }))
     }
 
     fn arrive(&mut self) -> u64 {
@@ -178,7 +188,7 @@ impl Queue {
     }
 
     /// What is kept of a pod that is out of the queue for a cycle.
-    pub fn trying(&self, uid: &str) -> Option<Trying> {
+    pub fn trying(&self, uid: &str) -> Option<Past> {
         self.trying.get(uid).copied()
     }
 
@@ -196,7 +206,7 @@ impl Queue {
             None => self.early.first()?.1.clone(),
         };
         let entry = self.remove_entry(&uid)?;
-        self.trying.insert(uid, Trying { attempts: entry.attempts + 1, since: entry.since });
+        self.trying.insert(uid, Past { attempts: entry.past.attempts + 1, ..entry.past });
         Some(entry.pod)
     }
 
@@ -208,15 +218,23 @@ impl Queue {
             // It changed during its cycle and is in line again.
             return;
         }
-        let Trying { attempts, since } = self.trying.remove(&uid).unwrap_or(Trying { attempts: 1, since: now });
-        let doubled = self.times.initial.saturating_mul(1 << attempts.saturating_sub(1).min(10));
+        let mut past = self.trying.remove(&uid).unwrap_or(Past { attempts: 1, ..Past::new(now) });
+        let times = if plugins.is_empty() {
+            past.faults += 1;
+            past.faults
+        } else {
+            past.refusals += 1;
+            past.faults = 0;
+            past.refusals
+        };
+        let doubled = self.times.initial.saturating_mul(1 << times.saturating_sub(1).min(30));
         let retry_at = now + doubled.min(self.times.most);
         let place = match plugins.is_empty() {
             true => Place::Backoff { until: retry_at, failed: true },
             false => Place::Unschedulable { since: now, plugins, helped: false },
         };
         let arrived = self.arrive();
-        self.enter(Entry { pod, place, attempts, arrived, retry_at: Some(retry_at), since }, "ScheduleAttemptFailure");
+        self.enter(Entry { pod, place, past, arrived, retry_at: Some(retry_at) }, "ScheduleAttemptFailure");
     }
 
     /// Moves the pods that an event may help: `helps` is asked with the pod and each plugin that refused it, `hears`
@@ -452,6 +470,25 @@ mod tests {
             at = next;
         }
         assert_eq!(waits, [1, 2, 4, 8, 10, 10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_and_faults_are_counted_apart() {
+        let mut queue = Queue::default();
+        let mut at = Instant::now();
+        queue.add(pod("a", json!({})), at);
+        let mut wait = |plugins: Vec<&'static str>| {
+            let a = queue.pop(at).expect("its time has come");
+            queue.failed(a, plugins, at);
+            event(&mut queue, at, "Fit");
+            let next = queue.next_deadline().expect("it backs off");
+            (next - std::mem::replace(&mut at, next)).as_secs()
+        };
+        let (refused, fault) = (|| vec!["Fit"], Vec::new);
+        assert_eq!([wait(refused()), wait(refused()), wait(refused())], [1, 2, 4]);
+        assert_eq!([wait(fault()), wait(fault())], [1, 2], "a fault begins anew");
+        assert_eq!(wait(refused()), 8, "and is over with the next refusal");
+        assert_eq!(wait(fault()), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ mod extenders;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,9 +45,6 @@ const ASSUMED_MOST: Duration = Duration::from_secs(900);
 const UNSCHEDULABLE: &str = "Unschedulable";
 const SCHEDULER_ERROR: &str = "SchedulerError";
 
-/// The profile whose events are told by the recorder that the scheduler is given.
-const DEFAULT_SCHEDULER: &str = "default-scheduler";
-
 /// What stands for an extender where a plugin's name does: any event may help a pod that it refused.
 const EXTENDER: &str = "Extender";
 
@@ -62,7 +59,7 @@ struct Scheduler {
     levels: Arc<Levels>,
 }
 
-/// Runs until `stop`.
+/// Runs until `stop`; events tell of the host that it runs on.
 ///
 /// # Errors
 /// The configuration is of no use.
@@ -70,7 +67,7 @@ pub async fn run(
     config: Arc<Config>,
     informers: Informers,
     api: Api,
-    recorder: Recorder,
+    host: String,
     supervisor: Supervisor,
     stop: CancellationToken,
 ) -> Result<(), BoxError> {
@@ -82,22 +79,19 @@ pub async fn run(
         pods: feed.pods.clone(),
         changed: feed.changed.clone(),
     };
+    // Each profile tells of its pods under its own name.
+    let named = |name: &str| (name.to_owned(), Recorder::of_controller(api.clone(), &supervisor, name, &host));
+    let recorders: Arc<BTreeMap<_, _>> = Arc::new(config.names().into_iter().map(named).collect());
     let claims = ClaimBinder {
         api: api.clone(),
         claims: feed.device_claims.clone(),
         changed: feed.device_claims_changed.clone(),
         messages: feed.messages.clone(),
-        recorder: recorder.clone(),
+        recorders: recorders.clone(),
         supervisor: supervisor.clone(),
     };
     let doors = Doors { api: Some(api.clone()), binder: Some(binder), claims: Some(claims) };
     let profiles = config.profiles(&doors)?;
-    // Each profile tells of its pods under its own name.
-    let named = |name: &str| match name {
-        DEFAULT_SCHEDULER => recorder.clone(),
-        name => Recorder::new(api.clone(), &supervisor, name, ""),
-    };
-    let recorders = Arc::new(profiles.iter().map(|p| (p.name.clone(), named(&p.name))).collect());
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = informers.synced() => {}
@@ -331,6 +325,12 @@ impl Scheduler {
             return;
         }
         if pod.is_terminating() {
+            // Whose turn it would be (`skipPodSchedule`).
+            if self.queue.is_due(uid) || (old.is_none() && pod.gates.is_empty()) {
+                let text = format!("skip schedule deleting pod: {}", pod.key());
+                let scheduler = &pod.template.scheduler_name;
+                self.writer.event(scheduler, pod, EventType::Warning, ("FailedScheduling", "Scheduling"), text);
+            }
             self.leaves(pod);
             return;
         }
@@ -546,8 +546,13 @@ impl Scheduler {
         cluster.nominated.add(pod, node);
         let mut victims = candidate.victims;
         // One that is not there yet need not be removed: it does not come.
-        let is_there = |v: &Arc<PodInfo>| !cluster.waiting.reject(v.uid(), default_preemption::NAME, "preempted");
-        victims.retain(is_there);
+        victims.retain(|victim| {
+            let waited = cluster.waiting.reject(victim.uid(), default_preemption::NAME, "preempted");
+            if waited {
+                self.writer.preempted(pod, node, victim);
+            }
+            !waited
+        });
         victims.retain(|v| !v.is_terminating());
         if !victims.is_empty() {
             cluster.preempting.insert(pod.uid().to_owned());

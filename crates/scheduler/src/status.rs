@@ -65,16 +65,26 @@ fn note(message: &str) -> String {
 }
 
 impl Writer {
-    /// Tells of a pod, as the scheduler that `scheduler` names.
-    pub fn event(&self, scheduler: &str, about: &PodInfo, ty: EventType, reason: &str, text: String) {
+    /// Tells of a pod, as the scheduler that `scheduler` names: a reason, and the action it came of.
+    pub fn event(&self, scheduler: &str, about: &PodInfo, ty: EventType, what: (&str, &str), text: String) {
         if let Some(recorder) = self.recorders.get(scheduler) {
-            recorder.event(&reference(about), ty, reason, text);
+            recorder.act(&reference(about), None, ty, what, text);
+        }
+    }
+
+    /// Tells that a pod goes for the sake of another.
+    pub fn preempted(&self, pod: &PodInfo, node: &str, victim: &PodInfo) {
+        if let Some(recorder) = self.recorders.get(&pod.template.scheduler_name) {
+            let text = format!("Preempted by pod {} on node {node}", pod.uid());
+            let (about, of) = (reference(victim), Some(reference(pod)));
+            recorder.act(&about, of, EventType::Normal, ("Preempted", "Preempting"), text);
         }
     }
 
     /// Tells why a pod is not scheduled: event, condition and nomination. `current` is what the API says of the pod.
     pub fn refused(&self, pod: &PodInfo, current: &PodInfo, reason: &str, message: &str, nomination: Nomination<'_>) {
-        self.event(&pod.template.scheduler_name, pod, EventType::Warning, "FailedScheduling", note(message));
+        let what = ("FailedScheduling", "Scheduling");
+        self.event(&pod.template.scheduler_name, pod, EventType::Warning, what, note(message));
         let condition = condition(&current.conditions, reason, message, current.meta.generation, Timestamp::now());
         let mut status = serde_json::Map::new();
         if let Some(condition) = condition {
@@ -161,8 +171,7 @@ impl Writer {
         if let Err(e) = self.api.delete(&at, &DeleteOptions::default().uid(victim.uid())).await {
             return gone(e);
         }
-        let text = format!("Preempted by pod {} on node {node}", pod.uid());
-        self.event(&pod.template.scheduler_name, victim, EventType::Normal, "Preempted", text);
+        self.preempted(pod, node, victim);
         Ok(())
     }
 }

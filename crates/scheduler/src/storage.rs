@@ -55,7 +55,7 @@ pub mod reason {
     /// See the text.
     pub const BIND_CONFLICT: &str = "node(s) didn't find available persistent volumes to bind";
     /// See the text.
-    pub const NODE_CONFLICT: &str = "node(s) had volume node affinity conflict";
+    pub const NODE_CONFLICT: &str = "node(s) didn't match PersistentVolume's node affinity";
     /// See the text.
     pub const NOT_ENOUGH_SPACE: &str = "node(s) did not have enough free storage";
     /// See the text.
@@ -494,5 +494,106 @@ mod tests {
         let pod = crate::pod::tests::pod("p", volumes);
         let Ok(Some(claims)) = storage.claims_of(&pod) else { panic!("the pod has a claim that can be read") };
         assert_eq!((claims.immediate.len(), claims.delayed.len()), (1, 0));
+    }
+
+    fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Arc<T> {
+        Arc::new(serde_json::from_value(value).expect("an object"))
+    }
+
+    fn volume(name: &str, size: &str, zone: &str) -> Arc<PersistentVolume> {
+        object(json!({"metadata": {"name": name}, "status": {"phase": "Available"}, "spec": {
+            "storageClassName": "late", "accessModes": ["ReadWriteOnce"], "capacity": {"storage": size},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "zone", "operator": "In", "values": [zone]}]}]}}}}))
+    }
+
+    fn claim(name: &str, class: &str, bound: &str) -> Arc<Claim> {
+        let done = if bound.is_empty() { json!({}) } else { json!({BIND_COMPLETED: "yes"}) };
+        object(json!({"metadata": {"name": name, "namespace": "default", "annotations": done}, "spec": {
+            "storageClassName": class, "volumeName": bound, "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "5Gi"}}}}))
+    }
+
+    fn class(name: &str, provisioner: &str, zone: &str) -> (Arc<str>, Arc<StorageClass>) {
+        let topologies = json!([{"matchLabelExpressions": [{"key": "zone", "values": [zone]}]}]);
+        let class = json!({"metadata": {"name": name}, "provisioner": provisioner,
+            "volumeBindingMode": "WaitForFirstConsumer", "allowedTopologies": topologies});
+        (name.into(), object(class))
+    }
+
+    /// What a pod's claims come to on a node of a zone: volumes and claims to be provided for, or reasons.
+    fn decided(storage: &Storage, names: &[&str], zone: &str) -> String {
+        let volumes: Vec<_> =
+            names.iter().map(|n| json!({"name": n, "persistentVolumeClaim": {"claimName": n}})).collect();
+        let pod = crate::pod::tests::pod("p", json!({"volumes": volumes}));
+        let Ok(Some(claims)) = storage.claims_of(&pod) else { panic!("the pod has claims") };
+        assert!(claims.immediate.is_empty(), "none must be bound before");
+        let labels = BTreeMap::from([("zone".to_owned(), zone.to_owned())]);
+        match storage.decide(&claims, "n", &labels) {
+            Err(reasons) => reasons.join(", "),
+            Ok(d) => {
+                let bound =
+                    d.bindings.iter().map(|b| format!("{} to {}", b.claim.metadata.name, b.volume.metadata.name));
+                let made = d.provisions.iter().map(|c| format!("{} is made", c.metadata.name));
+                bound.chain(made).collect::<Vec<_>>().join(", ")
+            }
+        }
+    }
+
+    #[test]
+    fn a_claim_that_waited_gets_the_smallest_volume_that_can_be_reached() {
+        let mut storage = Storage::default();
+        storage.classes.extend([class("late", "kubernetes.io/no-provisioner", "x")]);
+        for (name, size, zone) in [("small", "1Gi", "x"), ("big", "9Gi", "x"), ("fit", "5Gi", "x"), ("far", "5Gi", "y")]
+        {
+            storage.set_volume(&volume(name, size, zone));
+        }
+        storage.set_claim(&claim("a", "late", ""));
+        storage.set_claim(&claim("b", "late", ""));
+        assert_eq!(decided(&storage, &["a"], "x"), "a to fit");
+        assert_eq!(decided(&storage, &["a", "b"], "x"), "a to fit, b to big", "each gets its own");
+        assert_eq!(decided(&storage, &["a"], "z"), reason::BIND_CONFLICT);
+        assert_eq!(decided(&storage, &["a", "b"], "y"), reason::BIND_CONFLICT, "there is one");
+        let pod = crate::pod::tests::pod("p", json!({}));
+        let binding = Binding { volume: volume("fit", "5Gi", "x"), claim: claim("a", "late", "") };
+        storage.assume(&pod, "n", Decision { bindings: vec![binding], provisions: vec![] });
+        assert_eq!(decided(&storage, &["b"], "x"), "b to big", "what is promised is taken");
+        storage.forget(pod.uid(), false);
+        assert_eq!(decided(&storage, &["b"], "x"), "b to fit");
+    }
+
+    #[test]
+    fn a_bound_claim_keeps_its_pod_where_the_volume_is() {
+        let mut storage = Storage::default();
+        storage.set_volume(&volume("v", "5Gi", "x"));
+        storage.set_claim(&claim("a", "late", "v"));
+        storage.set_claim(&claim("lost", "late", "gone"));
+        assert_eq!(decided(&storage, &["a"], "x"), "");
+        assert_eq!(decided(&storage, &["a"], "y"), "node(s) didn't match PersistentVolume's node affinity");
+        assert_eq!(
+            decided(&storage, &["lost"], "x"),
+            "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
+        );
+    }
+
+    #[test]
+    fn a_volume_is_made_where_its_class_allows_and_where_there_is_room() {
+        let mut storage = Storage::default();
+        storage.classes.extend([class("made", "csi.example.com", "x")]);
+        storage.set_claim(&claim("a", "made", ""));
+        assert_eq!(decided(&storage, &["a"], "x"), "a is made");
+        assert_eq!(decided(&storage, &["a"], "y"), "node(s) didn't find available persistent volumes to bind");
+        let driver = json!({"metadata": {"name": "csi.example.com"}, "spec": {"storageCapacity": true}});
+        storage.csi_drivers.insert("csi.example.com".into(), object(driver));
+        assert_eq!(decided(&storage, &["a"], "x"), "node(s) did not have enough free storage");
+        let capacity = |most: Option<&str>| {
+            object::<CsiCapacity>(json!({"metadata": {"name": "c", "namespace": "d"}, "storageClassName": "made",
+                "capacity": "9Gi", "maximumVolumeSize": most, "nodeTopology": {"matchLabels": {"zone": "x"}}}))
+        };
+        let key = capacity(None).metadata.key();
+        storage.capacities.insert(key.clone(), capacity(None));
+        assert_eq!(decided(&storage, &["a"], "x"), "a is made");
+        storage.capacities.insert(key, capacity(Some("1Gi")));
+        assert_eq!(decided(&storage, &["a"], "x"), "node(s) did not have enough free storage");
     }
 }

@@ -135,10 +135,11 @@ impl WaitingPods {
 }
 
 /// A duration as Go writes it: `1h0m5s`, `1m30s`, `10s`, `500ms`.
-fn go_text(duration: Duration) -> String {
+pub(crate) fn go_text(duration: Duration) -> String {
     let minutes = duration.as_secs() / 60;
     let seconds = duration - Duration::from_secs(60 * minutes);
     match (minutes / 60, minutes % 60) {
+        (0, 0) if seconds.is_zero() => "0s".to_owned(),
         (0, 0) => format!("{seconds:?}"),
         (0, minutes) => format!("{minutes}m{}s", seconds.as_secs_f64()),
         (hours, minutes) => format!("{hours}h{minutes}m{}s", seconds.as_secs_f64()),

@@ -15,7 +15,7 @@ use orkd_apiserver::user::{InProcess, MASTERS, UserInfo};
 use orkd_base::{Clock, Supervisor, TaskKind};
 use orkd_controllers::{Composition, Config, MANAGER, Signers, run_some};
 use orkd_pki::cluster::{ClusterPki, ServerNames};
-use orkd_reconcile::{Api, DeleteOptions, Informers, Patch, Recorder, Target};
+use orkd_reconcile::{Api, DeleteOptions, Informers, Patch, Target};
 use orkd_store::backends::embedded;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -269,11 +269,10 @@ impl World {
         let client = client(&self.server, user, Arc::default(), Stubs::default());
         let informers = Informers::new(client.clone(), self.supervisor.clone());
         let api = Api::new(client, "kube-scheduler");
-        let recorder = Recorder::new(api.clone(), &self.supervisor, "default-scheduler", "");
         let (config, tasks) = (Arc::new(orkd_scheduler::Config::default()), self.supervisor.clone());
         self.supervisor.run(TaskKind::Controller, "scheduler", move |stop| {
-            let (informers, api, recorder) = (informers.clone(), api.clone(), recorder.clone());
-            orkd_scheduler::run(config.clone(), informers, api, recorder, tasks.clone(), stop)
+            let (informers, api) = (informers.clone(), api.clone());
+            orkd_scheduler::run(config.clone(), informers, api, String::new(), tasks.clone(), stop)
         });
     }
 

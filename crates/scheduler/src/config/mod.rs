@@ -3,16 +3,19 @@
 
 mod args;
 pub mod types;
+mod validate;
 
 use std::time::Duration;
 
 use crate::framework::Point;
-use crate::plugins::{self, Args, Doors, Weighted};
+use crate::plugins::{self, Args, Doors};
 use crate::profile::Profile;
 use crate::queue::Backoff;
 use types::{Extender, File, PluginSet};
 
-/// Groups and versions of the file.
+/// Group of the file.
+const GROUP: &str = "kubescheduler.config.k8s.io";
+/// Group and version of the file.
 const API_VERSION: &str = "kubescheduler.config.k8s.io/v1";
 const KIND: &str = "KubeSchedulerConfiguration";
 
@@ -45,22 +48,38 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(text: &str) -> Result<Config, String> {
-        let file: File = serde_yaml::from_str(text).map_err(|e| format!("strict decoding error: {e}"))?;
-        let mut wrong = Vec::new();
+        let file: File = serde_yaml::from_str(text).map_err(|e| match strict(&e.to_string()) {
+            Some(why) => format!("strict decoding error: {why}"),
+            None => e.to_string(),
+        })?;
         if file.kind != KIND || file.api_version != API_VERSION {
-            wrong.push(format!(
-                "no kind {:?} is registered for version {:?}; expected {KIND} of {API_VERSION}",
-                file.kind, file.api_version
-            ));
+            return Err(format!("no kind {:?} is registered for version {:?}", file.kind, file.api_version));
         }
-        check(&file, &mut wrong);
+        let mut strictly = Vec::new();
+        for (i, profile) in file.profiles.iter().enumerate() {
+            for (j, one) in profile.plugin_config.iter().enumerate() {
+                if let Err(why) = args::decode(one) {
+                    let why = format!("decoding .profiles[{i}].pluginConfig[{j}]: {why}");
+                    if !why.contains("strict decoding error: ") {
+                        return Err(why);
+                    }
+                    strictly.push(why);
+                }
+            }
+        }
+        if !strictly.is_empty() {
+            return Err(format!("strict decoding error: {}", strictly.join(", ")));
+        }
         let config = Config { file };
-        if wrong.is_empty()
-            && let Err(why) = config.profiles(&Doors::default())
-        {
-            wrong.push(why);
+        let wrong: Vec<String> =
+            validate::check(&config.file, &config.lead()).0.iter().map(ToString::to_string).collect();
+        match &wrong[..] {
+            [] => {}
+            [one] => return Err(one.clone()),
+            several => return Err(format!("[{}]", several.join(", "))),
         }
-        if wrong.is_empty() { Ok(config) } else { Err(wrong.join("; ")) }
+        config.profiles(&Doors::default())?;
+        Ok(config)
     }
 
     /// Whether a YAML document says that it is such a file.
@@ -81,6 +100,12 @@ impl Config {
     /// Servers that are asked as well.
     pub fn extenders(&self) -> &[Extender] {
         &self.file.extenders
+    }
+
+    /// The names of the profiles.
+    pub fn names(&self) -> Vec<&str> {
+        let none_said = self.file.profiles.is_empty().then_some("default-scheduler");
+        none_said.into_iter().chain(self.file.profiles.iter().map(name_of)).collect()
     }
 
     /// Who acts.
@@ -107,77 +132,37 @@ impl Config {
         let percentage = self.file.percentage_of_nodes_to_score.unwrap_or(0);
         let none_said = [types::Profile::default()];
         let all = if self.file.profiles.is_empty() { &none_said[..] } else { &self.file.profiles };
-        let one = |(i, said): (usize, &types::Profile)| {
-            let mut args = args::read(&said.plugin_config).map_err(|e| format!("profiles[{i}].{e}"))?;
-            for resource in self.file.extenders.iter().flat_map(|e| &e.managed_resources) {
-                if resource.ignored_by_scheduler {
-                    args.node_resources_fit.ignored_resources.push(resource.name.clone());
-                }
+        let one = |said: &types::Profile| {
+            let mut args = Args::default();
+            said.plugin_config.iter().try_for_each(|one| args::take(&mut args, one))?;
+            let managed = self.file.extenders.iter().flat_map(|e| &e.managed_resources);
+            let ignored: Vec<_> = managed.filter(|r| r.ignored_by_scheduler).map(|r| r.name.clone()).collect();
+            if !ignored.is_empty() {
+                args.node_resources_fit.ignored_resources = ignored;
             }
-            let mut profile = profile(said, args, doors).map_err(|e| format!("profiles[{i}]: {e}"))?;
+            let name = name_of(said);
+            let mut profile = profile(said, args, doors)
+                .map_err(|e| format!("initializing profiles: creating profile for scheduler name {name}: {e}"))?;
             profile.percentage = said.percentage_of_nodes_to_score.unwrap_or(percentage);
             Ok(profile)
         };
-        all.iter().enumerate().map(one).collect()
+        all.iter().map(one).collect()
     }
+}
+
+/// What strict decoding says of an error of the decoder; `None` where it is another sort of error. The decoder stops at the
+/// first field that it does not know and says where: `profiles[0]: unknown field `x`, expected ...`.
+fn strict(error: &str) -> Option<String> {
+    let (before, rest) = error.split_once("unknown field `")?;
+    let (name, _) = rest.split_once('`')?;
+    Some(match before.strip_suffix(": ") {
+        Some(path) => format!("unknown field \"{path}.{name}\""),
+        None => format!("unknown field {name:?}"),
+    })
 }
 
 fn name_of(profile: &types::Profile) -> &str {
     profile.scheduler_name.as_deref().unwrap_or("default-scheduler")
-}
-
-/// Upstream: `ValidateKubeSchedulerConfiguration`.
-fn check(file: &File, wrong: &mut Vec<String>) {
-    let mut invalid = |path: &str, value: &dyn std::fmt::Debug, why: &str| {
-        wrong.push(format!("{path}: Invalid value: {value:?}: {why}"));
-    };
-    if let Some(n) = file.parallelism.filter(|n| *n <= 0) {
-        invalid("parallelism", &n, "should be an integer value greater than zero");
-    }
-    let percentage = |invalid: &mut dyn FnMut(&str, &dyn std::fmt::Debug, &str), path: &str, n: Option<i64>| {
-        if let Some(n) = n.filter(|n| !(0..=100).contains(n)) {
-            invalid(path, &n, "not in valid range [0-100]");
-        }
-    };
-    percentage(&mut invalid, "percentageOfNodesToScore", file.percentage_of_nodes_to_score);
-    let initial = file.pod_initial_backoff_seconds.unwrap_or(1);
-    let most = file.pod_max_backoff_seconds.unwrap_or(10);
-    if initial <= 0 {
-        invalid("podInitialBackoffSeconds", &initial, "must be greater than 0");
-    }
-    if most < initial {
-        invalid("podMaxBackoffSeconds", &most, "must be greater than or equal to PodInitialBackoffSeconds");
-    }
-    let mut names = Vec::new();
-    for (i, profile) in file.profiles.iter().enumerate() {
-        let name = name_of(profile);
-        if name.is_empty() {
-            invalid(&format!("profiles[{i}].schedulerName"), &name, "Required value");
-        } else if names.contains(&name) {
-            invalid(&format!("profiles[{i}].schedulerName"), &name, "Duplicate value");
-        }
-        names.push(name);
-        percentage(
-            &mut invalid,
-            &format!("profiles[{i}].percentageOfNodesToScore"),
-            profile.percentage_of_nodes_to_score,
-        );
-    }
-    let mut binders = 0;
-    for (i, extender) in file.extenders.iter().enumerate() {
-        if !extender.prioritize_verb.is_empty() && extender.weight <= 0 {
-            let path = format!("extenders[{i}].weight");
-            invalid(&path, &extender.weight, "must have a positive weight applied to it");
-        }
-        binders += usize::from(!extender.bind_verb.is_empty());
-    }
-    if binders > 1 {
-        invalid("extenders", &binders, "found more than one extender implementing bind");
-    }
-    let lead = &file.leader_election;
-    if !matches!(lead.resource_lock.as_str(), "" | "leases") {
-        invalid("leaderElection.resourceLock", &lead.resource_lock, "resourceLock value must be \"leases\"");
-    }
 }
 
 /// The profile of pods that name no other, with all plugins where they belong.
@@ -211,77 +196,123 @@ fn set_of(plugins: &types::Plugins, point: Point) -> &PluginSet {
     }
 }
 
-/// A profile as it is written: the plugins of all points, then what each point says for itself.
+/// The points in the order in which upstream looks at them (`getExtensionPoints`), with its names of what is called there.
+const IN_ORDER: [(Point, &str); 12] = [
+    (Point::PreFilter, "PreFilterPlugin"),
+    (Point::Filter, "FilterPlugin"),
+    (Point::PostFilter, "PostFilterPlugin"),
+    (Point::Reserve, "ReservePlugin"),
+    (Point::PreScore, "PreScorePlugin"),
+    (Point::Score, "ScorePlugin"),
+    (Point::PreBind, "PreBindPlugin"),
+    (Point::Bind, "BindPlugin"),
+    (Point::PostBind, "PostBindPlugin"),
+    (Point::Permit, "PermitPlugin"),
+    (Point::PreEnqueue, "PreEnqueuePlugin"),
+    (Point::QueueSort, "QueueSortPlugin"),
+];
+
+/// A weight that is not said is 1.
+fn weight_or_one(weight: i64) -> i64 {
+    if weight == 0 { 1 } else { weight }
+}
+
+/// What is called at all its points: the default plugins but those that are disabled, each as it is said anew or as it is by
+/// default, then the others that are said (`mergePluginSet`).
+fn everywhere<'a>(defaults: &[(&'a str, i64)], said: &'a PluginSet) -> Vec<(&'a str, i64)> {
+    let mut all: Vec<(&str, i64)> = Vec::new();
+    let mut taken = Vec::new();
+    for (name, weight) in defaults.iter().filter(|(name, _)| !said.disables(name)) {
+        // Of several the last counts, and the others stay.
+        let anew = said.enabled.iter().rposition(|p| p.name == *name);
+        taken.extend(anew);
+        all.push((name, weight_or_one(anew.map_or(*weight, |i| said.enabled[i].weight))));
+    }
+    let rest = said.enabled.iter().enumerate().filter(|(i, _)| !taken.contains(i));
+    all.extend(rest.map(|(_, p)| (p.name.as_str(), weight_or_one(p.weight))));
+    all
+}
+
+/// A profile as it is written: the plugins of all points, then what each point says for itself (`NewFramework`,
+/// `updatePluginList`, `expandMultiPointPlugins`).
 fn profile(said: &types::Profile, args: Args, doors: &Doors) -> Result<Profile, String> {
+    let of_fit = args::check_fit(&args.node_resources_fit);
     let mut profile = Profile::new(name_of(said));
-    let mut known: Vec<(&'static str, i64, usize)> = Vec::new();
+    let mut defaults: Vec<(&'static str, i64)> = Vec::new();
     for (plugin, weight) in plugins::all(args, doors) {
-        let name = plugin.name();
-        known.push((name, Weighted::default_weight(weight), profile.add(plugin)));
+        defaults.push((plugin.name(), weight));
+        profile.add(plugin);
     }
-    let find = |name: &str| known.iter().find(|(n, ..)| *n == name).copied();
-    let exists = |name: &str| find(name).ok_or_else(|| format!("plugin {name:?} is not known"));
-    // Which are called at all their points, in upstream's order; what is named anew keeps its place and has its weight.
-    let everywhere = &said.plugins.multi_point;
-    let mut multi: Vec<(usize, i64)> = Vec::new();
-    for (name, weight, at) in known.iter().filter(|(n, ..)| !everywhere.disables(n)) {
-        let own = everywhere.enabled.iter().find(|p| p.name == *name).map(|p| p.weight.max(1));
-        multi.push((*at, own.unwrap_or(*weight)));
+    let multi = everywhere(&defaults, &said.plugins.multi_point);
+    let is_needed = |name: &str| {
+        let said = said.plugins.points();
+        multi.iter().any(|(n, _)| *n == name) || said.iter().any(|(_, s)| s.enabled.iter().any(|p| p.name == name))
+    };
+    if let Some(wrong) = of_fit.0.first().filter(|_| is_needed("NodeResourcesFit")) {
+        let all: Vec<String> = of_fit.0.iter().map(ToString::to_string).collect();
+        let text = if all.len() == 1 { wrong.to_string() } else { format!("[{}]", all.join(", ")) };
+        return Err(format!("initializing plugin \"NodeResourcesFit\": {text}"));
     }
-    for plugin in &everywhere.enabled {
-        let (name, _, at) = exists(&plugin.name)?;
-        if everywhere.disables(name) {
-            multi.push((at, plugin.weight.max(1)));
-        }
-    }
-    for point in Point::ALL {
-        let set = set_of(&said.plugins, point);
+    let find = |name: &str, ty: &str| {
+        let at = defaults.iter().position(|(n, _)| *n == name);
+        at.ok_or_else(|| format!("{ty} {name:?} does not exist"))
+    };
+    let twice = |name: &str, ty: &str| format!("plugin {name:?} already registered as {ty:?}");
+    // What each point names for itself is looked at before what is called everywhere.
+    let mut own_of: Vec<Vec<(usize, i64)>> = Vec::new();
+    for (point, ty) in IN_ORDER {
         let mut own: Vec<(usize, i64)> = Vec::new();
-        for plugin in &set.enabled {
-            let (name, _, at) = exists(&plugin.name)?;
+        for plugin in &set_of(&said.plugins, point).enabled {
+            let at = find(&plugin.name, ty)?;
             if !profile.plugin(at).points().contains(&point) {
-                return Err(format!("plugin {name:?} does not extend {point:?} plugin"));
+                return Err(format!("plugin {:?} does not extend {ty} plugin", plugin.name));
             }
             if own.iter().any(|(a, _)| *a == at) {
-                return Err(format!("plugin {name:?} already registered as {point:?}"));
+                return Err(twice(&plugin.name, ty));
             }
-            own.push((at, plugin.weight.max(1)));
+            own.push((at, weight_or_one(plugin.weight)));
         }
-        let here: Vec<(usize, i64)> = (multi.iter().copied())
-            .filter(|(at, _)| {
-                profile.plugin(*at).points().contains(&point) && !set.disables(profile.plugin(*at).name())
-            })
-            .collect();
-        // Those of this point that are called everywhere too, then the others from everywhere, then the rest.
-        let is_multi = |at: usize| multi.iter().any(|(a, _)| *a == at);
-        let (first, last): (Vec<_>, Vec<_>) = own.into_iter().partition(|(at, _)| is_multi(*at));
-        let rest = here.into_iter().filter(|(at, _)| !first.iter().any(|(a, _)| a == at)).collect::<Vec<_>>();
-        for (at, weight) in first.iter().copied().chain(rest).chain(last) {
+        own_of.push(own);
+    }
+    for ((point, ty), own) in IN_ORDER.into_iter().zip(own_of) {
+        let set = set_of(&said.plugins, point);
+        let (mut first, mut from_all): (Vec<usize>, Vec<(usize, i64)>) = (Vec::new(), Vec::new());
+        for (name, weight) in multi.iter().filter(|_| !set.disabled.iter().any(|p| p.name == "*")) {
+            let at = find(name, ty)?;
+            if !profile.plugin(at).points().contains(&point) || set.disables(name) {
+                continue;
+            }
+            if own.iter().any(|(a, _)| *a == at) {
+                first.push(at);
+            } else if from_all.iter().any(|(a, _)| *a == at) {
+                return Err(twice(name, ty));
+            } else {
+                from_all.push((at, *weight));
+            }
+        }
+        // What this point says anew of what is called everywhere, then that, then the rest.
+        let (before, after): (Vec<_>, Vec<_>) = own.into_iter().partition(|(at, _)| first.contains(at));
+        for (at, weight) in before.into_iter().chain(from_all).chain(after) {
             profile.call(point, at);
             if point == Point::Score {
                 profile.weigh(at, weight);
             }
         }
     }
+    let name = name_of(said);
     match profile.at(Point::QueueSort) {
         [_] => {}
-        several => return Err(format!("only one queue sort plugin required, not {}", several.len())),
+        several => {
+            let n = several.len();
+            return Err(format!(
+                "only one queue sort plugin required for profile with scheduler name {name:?}, but got {n}"
+            ));
+        }
     }
     if profile.at(Point::Bind).is_empty() {
-        return Err("at least one bind plugin is needed".into());
+        return Err(format!("at least one bind plugin is needed for profile with scheduler name {name:?}"));
     }
     Ok(profile)
-}
-
-trait DefaultWeight {
-    fn default_weight(weight: i64) -> i64;
-}
-
-impl DefaultWeight for Weighted {
-    /// A plugin whose weight is not said counts once.
-    fn default_weight(weight: i64) -> i64 {
-        weight.max(1)
-    }
 }
 
 #[cfg(test)]
@@ -297,11 +328,6 @@ mod tests {
         let profiles = parse(body).and_then(|c| c.profiles(&Doors::default())).expect("good");
         let profile = &profiles[0];
         profile.at(point).iter().map(|i| (profile.plugin(*i).name().to_owned(), profile.weight(*i))).collect()
-    }
-
-    fn refused(body: &str, why: &str) {
-        let error = parse(body).map(|_| ()).expect_err("bad");
-        assert!(error.contains(why), "{error}");
     }
 
     #[test]
@@ -329,13 +355,62 @@ mod tests {
                     enabled: [{name: TaintToleration, weight: 9}]\n    filter: {disabled: [{name: '*'}], enabled: [{name: \
                     NodePorts}]}\n";
         let score = calls(body, Point::Score);
-        assert_eq!(score[0], ("TaintToleration".to_owned(), 9));
+        assert_eq!(score.last(), Some(&("TaintToleration".to_owned(), 9)), "after the default ones");
         assert!(!score.iter().any(|(n, _)| n == "ImageLocality"));
         assert_eq!(calls(body, Point::Filter), [("NodePorts".to_owned(), 1)]);
+        let body = "profiles: [{plugins: {score: {enabled: [{name: NodeAffinity, weight: 7}]}}}]";
+        let score = calls(body, Point::Score);
+        assert_eq!(score[0], ("NodeAffinity".to_owned(), 7), "what a point says anew comes first");
+        assert_eq!(score.len(), 8);
         let body = "profiles:\n- plugins:\n    multiPoint:\n      enabled: [{name: NodeResourcesFit, weight: 5}]\n      \
                     disabled: [{name: InterPodAffinity}]\n";
         assert_eq!(calls(body, Point::Score)[2], ("NodeResourcesFit".to_owned(), 5));
         assert!(!calls(body, Point::Filter).iter().any(|(n, _)| n == "InterPodAffinity"));
+        let body = "profiles: [{plugins: {multiPoint: {disabled: [{name: '*'}], enabled: [{name: DefaultBinder}, {name: \
+                    PrioritySort}, {name: NodePorts}, {name: NodeName}]}}}]";
+        assert_eq!(calls(body, Point::Filter), [("NodePorts".to_owned(), 1), ("NodeName".to_owned(), 1)]);
+        let body = "profiles: [{plugins: {multiPoint: {enabled: [{name: TaintToleration}]}}}]";
+        assert_eq!(calls(body, Point::Score)[0], ("TaintToleration".to_owned(), 1), "the weight is said anew too");
+    }
+
+    #[test]
+    fn each_profile_has_its_share_of_nodes() {
+        let body = "percentageOfNodesToScore: 30\nprofiles: [{schedulerName: a}, {schedulerName: b, \
+                    percentageOfNodesToScore: 0}, {schedulerName: c, percentageOfNodesToScore: 70}]";
+        let profiles = parse(body).and_then(|c| c.profiles(&Doors::default())).expect("good");
+        let shares: Vec<_> = profiles.iter().map(|p| (p.name.as_str(), p.percentage)).collect();
+        assert_eq!(shares, [("a", 30), ("b", 0), ("c", 70)]);
+    }
+
+    #[test]
+    fn profiles_rate_by_their_own_arguments() {
+        use crate::cycle::Algorithm;
+        use crate::nodes::tests::{cpu, node};
+        use crate::pod::tests::pod;
+        let alone = "plugins: {score: {disabled: [{name: '*'}], enabled: [{name: NodeResourcesFit}]}}";
+        let profile = |name: &str, strategy: &str| {
+            format!(
+                "- schedulerName: {name}\n  {alone}\n  pluginConfig: [{{name: NodeResourcesFit, args: {{scoringStrategy: \
+                 {{resources: [{{name: cpu}}], {strategy}}}}}}}]\n"
+            )
+        };
+        let shape = "[{utilization: 0, score: 0}, {utilization: 50, score: 10}, {utilization: 100, score: 0}]";
+        let body = [
+            profile("spread", "type: LeastAllocated"),
+            profile("pack", "type: MostAllocated"),
+            profile("half", &format!("type: RequestedToCapacityRatio, requestedToCapacityRatio: {{shape: {shape}}}")),
+        ];
+        let profiles = parse(&format!("profiles:\n{}", body.concat())).and_then(|c| c.profiles(&Doors::default()));
+        let mut a = Algorithm::new(profiles.expect("good"));
+        for (name, used) in [("empty", "0"), ("middling", "400m"), ("full", "800m")] {
+            a.cluster.nodes.set_node(&node(name, "1", serde_json::json!({})));
+            a.cluster.nodes.place(pod(name, cpu(used)), name);
+        }
+        for (profile, expected) in [("spread", "empty"), ("pack", "full"), ("half", "middling")] {
+            let profile = a.profile_of(profile).expect("a profile");
+            let Ok(at) = a.schedule(profile, &pod("p", cpu("100m")), 0) else { panic!("every node will do") };
+            assert_eq!(a.cluster.nodes.rows.name(at as usize), expected);
+        }
     }
 
     #[test]
@@ -361,24 +436,232 @@ mod tests {
         assert!(fits(&format!("{}profiles: [{{}}]\n", extender(true))));
     }
 
+    fn check(body: &str, expected: &str) {
+        assert_eq!(parse(body).map(|_| ()).expect_err("bad"), expected, "{body}");
+    }
+
+    fn profile_with(plugins: &str, why: &str) {
+        let expected = format!("initializing profiles: creating profile for scheduler name default-scheduler: {why}");
+        check(&format!("profiles: [{{plugins: {{{plugins}}}}}]"), &expected);
+    }
+
+    fn args_of(name: &str, args: &str, why: &str) {
+        let expected = why.replace("ARGS", "profiles[0].pluginConfig[0].args");
+        check(&format!("profiles: [{{pluginConfig: [{{name: {name}, args: {args}}}]}}]"), &expected);
+    }
+
     #[test]
-    fn what_is_wrong_is_told() {
-        refused("podInitialBackoffSecs: 3", "unknown field `podInitialBackoffSecs`");
-        refused("podInitialBackoffSeconds: 0", "podInitialBackoffSeconds: Invalid value: 0: must be greater than 0");
-        refused("podMaxBackoffSeconds: 1\npodInitialBackoffSeconds: 2", "must be greater than or equal");
-        refused("percentageOfNodesToScore: 101", "not in valid range [0-100]");
-        refused("profiles: [{schedulerName: a}, {schedulerName: a}]", "profiles[1].schedulerName");
-        refused("profiles: [{plugins: {score: {enabled: [{name: Mine}]}}}]", "plugin \"Mine\" is not known");
-        refused("profiles: [{plugins: {score: {enabled: [{name: NodePorts}]}}}]", "does not extend Score plugin");
-        refused("profiles: [{plugins: {bind: {disabled: [{name: '*'}]}}}]", "at least one bind plugin is needed");
-        refused(
-            "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {ignored: []}}]}]",
-            "unknown field `ignored`",
+    fn a_file_that_cannot_be_read_says_where() {
+        check("podInitialBackoffSecs: 3", "strict decoding error: unknown field \"podInitialBackoffSecs\"");
+        check(
+            "profiles: [{plugins: {scores: {}}}]",
+            "strict decoding error: unknown field \"profiles[0].plugins.scores\"",
         );
-        refused(
-            "profiles: [{pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 101}}]}]",
-            "[0-100]",
+        args_of(
+            "NodeResourcesFit",
+            "{ignored: []}",
+            "strict decoding error: decoding .profiles[0].pluginConfig[0]: strict decoding error: decoding args for plugin \
+             NodeResourcesFit: strict decoding error: unknown field \"ignored\"",
         );
-        assert!(Config::parse("kind: Other").is_err());
+        args_of(
+            "NodeResourcesFit",
+            "{scoringStrategy: {kind: X}}",
+            "strict decoding error: decoding .profiles[0].pluginConfig[0]: strict decoding error: decoding args for plugin \
+             NodeResourcesFit: strict decoding error: unknown field \"scoringStrategy.kind\"",
+        );
+        args_of(
+            "DefaultPreemption",
+            "{kind: InterPodAffinityArgs}",
+            "decoding .profiles[0].pluginConfig[0]: args for plugin DefaultPreemption were not of type \
+             DefaultPreemptionArgs.kubescheduler.config.k8s.io, got InterPodAffinityArgs.kubescheduler.config.k8s.io",
+        );
+        assert_eq!(
+            Config::parse("kind: Other\napiVersion: v1").map(|_| ()),
+            Err("no kind \"Other\" is registered for version \"v1\"".into())
+        );
+        assert!(parse("profiles: [{pluginConfig: [{name: Mine, args: {any: thing}}]}]").is_ok(), "another's plugin");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_as_upstream_tells_it() {
+        check("clientConnection: {burst: -1}", "clientConnection.burst: Invalid value: -1: must be non-negative");
+        check("parallelism: 0", "parallelism: Invalid value: 0: should be an integer value greater than zero");
+        check("podInitialBackoffSeconds: 0", "podInitialBackoffSeconds: Invalid value: 0: must be greater than 0");
+        check(
+            "podMaxBackoffSeconds: 1\npodInitialBackoffSeconds: 2",
+            "podMaxBackoffSeconds: Invalid value: 1: must be greater than or equal to PodInitialBackoffSeconds",
+        );
+        check(
+            "percentageOfNodesToScore: 101\nprofiles: [{percentageOfNodesToScore: -1}]",
+            "[profiles[0].percentageOfNodesToScore: Invalid value: -1: not in valid range [0-100], \
+             percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]]",
+        );
+        check(
+            "leaderElection: {leaseDuration: 5s, retryPeriod: 0s, resourceLock: endpoints}",
+            "[leaderElection.retryPeriod: Invalid value: 0s: must be greater than zero, leaderElection.leaseDuration: \
+             Invalid value: 10s: LeaseDuration must be greater than RenewDeadline, leaderElection.resourceLock: Invalid \
+             value: \"endpoints\": resourceLock value must be \"leases\"]",
+        );
+        assert!(parse("leaderElection: {leaderElect: false, leaseDuration: 5s}").is_ok());
+        check(
+            "profiles: [{schedulerName: a}, {schedulerName: a}]",
+            "profiles[1].schedulerName: Duplicate value: profiles[0].schedulerName",
+        );
+        check("profiles: [{schedulerName: a}, {}]", "profiles[1].schedulerName: Required value");
+        check(
+            "profiles: [{schedulerName: a}, {schedulerName: b, plugins: {queueSort: {enabled: [{name: PrioritySort}]}}}]",
+            "profiles[1].plugins.queueSort: Invalid value: {\"Disabled\":null,\"Enabled\":[{\"Name\":\"PrioritySort\",\
+             \"Weight\":0}]}: must be the same for all profiles",
+        );
+        check(
+            "profiles: [{plugins: {filter: {enabled: [{name: EBSLimits}]}}}]",
+            "profiles[0].plugins.filter.enabled[0]: Invalid value: \"EBSLimits\": was invalid in version \"v1\" \
+             (KubeSchedulerConfiguration is version \"kubescheduler.config.k8s.io/v1\")",
+        );
+        check(
+            "profiles: [{pluginConfig: [{name: NodeAffinity}, {name: NodeAffinity}]}]",
+            "profiles[0].pluginConfig[1]: Duplicate value: \"NodeAffinity\"",
+        );
+        check(
+            "extenders: [{prioritizeVerb: p, bindVerb: b}, {bindVerb: b, managedResources: [{name: a.b/c}, {name: a.b/c}, \
+             {name: kubernetes.io/x}]}]",
+            "[extenders[0].weight: Invalid value: 0: must have a positive weight applied to it, \
+             extenders[1].managedResources[1].name: Invalid value: \"a.b/c\": duplicate extender managed resource name, \
+             extenders[1].managedResources[2].name: Invalid value: \"kubernetes.io/x\": is an invalid extended resource name, \
+             extenders: Invalid value: \"found 2 extenders implementing bind\": only one extender can implement bind]",
+        );
+    }
+
+    #[test]
+    fn plugins_that_cannot_be_called_there_are_refused() {
+        profile_with("score: {enabled: [{name: Mine}]}", "ScorePlugin \"Mine\" does not exist");
+        profile_with("multiPoint: {enabled: [{name: Mine}]}", "PreFilterPlugin \"Mine\" does not exist");
+        profile_with(
+            "score: {enabled: [{name: NodePorts}]}",
+            "plugin \"NodePorts\" does not extend ScorePlugin plugin",
+        );
+        profile_with(
+            "filter: {enabled: [{name: NodePorts}, {name: NodePorts}]}",
+            "plugin \"NodePorts\" already registered as \"FilterPlugin\"",
+        );
+        profile_with(
+            "multiPoint: {disabled: [{name: NodeName}], enabled: [{name: NodeName}, {name: NodeName}]}",
+            "plugin \"NodeName\" already registered as \"FilterPlugin\"",
+        );
+        profile_with(
+            "bind: {disabled: [{name: '*'}]}",
+            "at least one bind plugin is needed for profile with scheduler name \"default-scheduler\"",
+        );
+        profile_with(
+            "queueSort: {disabled: [{name: '*'}]}",
+            "only one queue sort plugin required for profile with scheduler name \"default-scheduler\", but got 0",
+        );
+    }
+
+    #[test]
+    fn arguments_of_plugins_are_looked_at() {
+        args_of(
+            "DefaultPreemption",
+            "{minCandidateNodesPercentage: 200, minCandidateNodesAbsolute: -1}",
+            "[ARGS.minCandidateNodesPercentage: Invalid value: 200: not in valid range [0, 100], \
+             ARGS.minCandidateNodesAbsolute: Invalid value: -1: not in valid range [0, inf)]",
+        );
+        args_of(
+            "DefaultPreemption",
+            "{minCandidateNodesPercentage: 0, minCandidateNodesAbsolute: 0}",
+            "[ARGS.minCandidateNodesPercentage: Invalid value: 0: cannot be zero at the same time as \
+             minCandidateNodesAbsolute, ARGS.minCandidateNodesAbsolute: Invalid value: 0: cannot be zero at the same time as \
+             minCandidateNodesPercentage]",
+        );
+        args_of(
+            "InterPodAffinity",
+            "{hardPodAffinityWeight: 101}",
+            "ARGS.hardPodAffinityWeight: Invalid value: 101: not in valid range [0, 100]",
+        );
+        args_of(
+            "NodeResourcesBalancedAllocation",
+            "{resources: [{name: cpu, weight: 2}, {name: cpu}]}",
+            "[ARGS.resources[0].weight: Invalid value: 2: must be 1, ARGS.resources[1].name: Duplicate value: \"cpu\"]",
+        );
+        args_of(
+            "VolumeBinding",
+            "{bindTimeoutSeconds: -1, shape: [{utilization: 0, score: 10}]}",
+            "[ARGS.bindTimeoutSeconds: Invalid value: -1: invalid BindTimeoutSeconds, should not be a negative value, \
+             ARGS.shape: Invalid value: [{\"Score\":10,\"Utilization\":0}]: unexpected field `shape`, remove it or turn on \
+             the feature gate StorageCapacityScoring]",
+        );
+        args_of(
+            "DynamicResources",
+            "{filterTimeout: -1s, bindingTimeout: 500ms}",
+            "[ARGS.filterTimeout: Invalid value: -1s: must be zero or positive, ARGS.bindingTimeout: Invalid value: 500ms: \
+             must be at least 1 second]",
+        );
+        args_of(
+            "PodTopologySpread",
+            "{defaultConstraints: [{maxSkew: 0, whenUnsatisfiable: Never, labelSelector: {}}]}",
+            "[ARGS.defaultingType: Invalid value: \"System\": when .defaultConstraints are not empty, \
+             ARGS.defaultConstraints[0].maxSkew: Invalid value: 0: not in valid range (0, inf), \
+             ARGS.defaultConstraints[0].topologyKey: Required value: can not be empty, \
+             ARGS.defaultConstraints[0].whenUnsatisfiable: Unsupported value: \"Never\": supported values: \
+             \"DoNotSchedule\", \"ScheduleAnyway\", ARGS.defaultConstraints[0].labelSelector: Forbidden: constraint must not \
+             define a selector, as they deduced for each pod]",
+        );
+        let c = "{maxSkew: 1, topologyKey: k, whenUnsatisfiable: DoNotSchedule}";
+        args_of(
+            "PodTopologySpread",
+            &format!("{{defaultingType: List, defaultConstraints: [{c}, {c}]}}"),
+            "ARGS.defaultConstraints[1]: Duplicate value: \"{k, DoNotSchedule}\"",
+        );
+        args_of(
+            "PodTopologySpread",
+            "{defaultingType: None}",
+            "ARGS.defaultingType: Unsupported value: \"None\": supported values: \"System\", \"List\"",
+        );
+        args_of(
+            "NodeAffinity",
+            "{addedAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: \
+             k, operator: Near}, {key: k, operator: In}], matchFields: [{key: metadata.name, operator: In}]}]}}}",
+            "[ARGS.addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator: \
+             Unsupported value: \"Near\": supported values: \"In\", \"NotIn\", \"Exists\", \"DoesNotExist\", \"Gt\", \"Lt\", \
+             ARGS.addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[1].values: \
+             Invalid value: []: for 'in', 'notin' operators, values set can't be empty, \
+             ARGS.addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchFields[0].values: \
+             Invalid value: 0: must have one element]",
+        );
+    }
+
+    #[test]
+    fn how_nodes_are_rated_is_looked_at_when_the_plugin_is_made() {
+        let strategy = |args: &str, why: &str| {
+            let expected = "initializing profiles: creating profile for scheduler name default-scheduler: initializing \
+                            plugin \"NodeResourcesFit\": ";
+            args_of("NodeResourcesFit", args, &format!("{expected}{why}"));
+        };
+        strategy(
+            "{scoringStrategy: {resources: [{name: cpu, weight: 101}]}}",
+            "[scoringStrategy.type: Unsupported value: \"\": supported values: \"LeastAllocated\", \"MostAllocated\", \
+             \"RequestedToCapacityRatio\", scoringStrategy.resources[0].weight: Invalid value: 101: resource weight of cpu not \
+             in valid range (0, 100]]",
+        );
+        strategy(
+            "{scoringStrategy: {type: RequestedToCapacityRatio}}",
+            "scoringStrategy.requestedToCapacityRatio: Required value: must be specified when type is \
+             RequestedToCapacityRatio",
+        );
+        strategy(
+            "{scoringStrategy: {type: MostAllocated, requestedToCapacityRatio: {}}}",
+            "scoringStrategy.requestedToCapacityRatio: Forbidden: must be nil when type is not RequestedToCapacityRatio",
+        );
+        strategy(
+            "{scoringStrategy: {type: RequestedToCapacityRatio, requestedToCapacityRatio: {shape: [{utilization: 50, score: \
+             11}, {utilization: 50}]}}}",
+            "[scoringStrategy.requestedToCapacityRatio.shape[1].utilization: Invalid value: 50: values must be sorted in \
+             increasing order, scoringStrategy.requestedToCapacityRatio.shape[0].score: Invalid value: 11: not in valid range \
+             [0, 10]]",
+        );
+        strategy(
+            "{ignoredResourceGroups: [a/b]}",
+            "ignoredResourceGroups[0]: Invalid value: \"a/b\": resource group name can't contain '/'",
+        );
     }
 }

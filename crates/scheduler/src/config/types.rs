@@ -105,8 +105,28 @@ pub struct Plugins {
     pub multi_point: PluginSet,
 }
 
+impl Plugins {
+    /// What is said of each extension point, by its name.
+    pub fn points(&self) -> [(&'static str, &PluginSet); 12] {
+        [
+            ("preEnqueue", &self.pre_enqueue),
+            ("queueSort", &self.queue_sort),
+            ("preFilter", &self.pre_filter),
+            ("filter", &self.filter),
+            ("postFilter", &self.post_filter),
+            ("preScore", &self.pre_score),
+            ("score", &self.score),
+            ("reserve", &self.reserve),
+            ("permit", &self.permit),
+            ("preBind", &self.pre_bind),
+            ("bind", &self.bind),
+            ("postBind", &self.post_bind),
+        ]
+    }
+}
+
 /// Plugins of one extension point.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PluginSet {
     /// Called, beside the default ones.
@@ -123,7 +143,7 @@ impl PluginSet {
 }
 
 /// A plugin.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Plugin {
     /// Its name.

@@ -121,6 +121,8 @@ pub struct Volume {
     pub ephemeral: Option<serde::de::IgnoredAny>,
     /// A volume of a CSI driver in the pod itself.
     pub csi: Option<CsiSource>,
+    /// An image.
+    pub image: Option<ImageSource>,
     /// A disk.
     pub gce_persistent_disk: Option<GceDisk>,
     /// A disk.
@@ -137,6 +139,14 @@ pub struct Volume {
 pub struct ClaimSource {
     /// The claim.
     pub claim_name: String,
+}
+
+/// `image`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ImageSource {
+    /// Its name.
+    pub reference: String,
 }
 
 /// `csi`.

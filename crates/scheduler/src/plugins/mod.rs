@@ -99,7 +99,93 @@ pub fn all(args: Args, doors: &Doors) -> Vec<Weighted> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::config::default_profile;
+    use crate::cycle::Algorithm;
+    use crate::framework::Event;
+    use crate::nodes::NodeChange;
+    use crate::nodes::tests::{cpu, node};
+    use crate::pod::tests::{labelled, pod};
+
+    #[test]
+    fn events_move_the_pods_that_they_may_help() {
+        let mut a = Algorithm::new(vec![default_profile(&Doors::default())]);
+        a.cluster.nodes.set_node(&node("n", "1", json!({"metadata": {"labels": {"zone": "x"}}})));
+        let check = |plugin: &str, event: Event<'_>, waiting: &crate::pod::PodInfo, expected: bool| {
+            let helps = a.profiles[0].named(plugin).is_some_and(|p| p.may_help(event, waiting, &a.cluster));
+            assert_eq!(event.concerns(plugin) && helps, expected, "{plugin}: {event:?}");
+        };
+        let none = NodeChange::default();
+        let changed = |change| Event::Node { position: 0, change };
+        let added = || changed(NodeChange { added: true, ..none });
+        let labels = || changed(NodeChange { labels: true, ..none });
+        let taints = || changed(NodeChange { taints: true, ..none });
+        let grown = || changed(NodeChange { allocatable: true, ..none });
+
+        let (small, large) = (pod("p", cpu("500m")), pod("p", cpu("2")));
+        check("NodeResourcesFit", added(), &small, true);
+        check("NodeResourcesFit", grown(), &small, true);
+        check("NodeResourcesFit", added(), &large, false);
+        check("NodeResourcesFit", labels(), &small, false);
+        check("NodeResourcesFit", Event::PodGone(&small), &small, true);
+        check("NodeResourcesFit", Event::PodPlaced(&small), &small, false);
+        check("NodeResourcesFit", Event::PodChanged { old: &large, new: &small }, &small, true);
+        check("NodeResourcesFit", Event::PodChanged { old: &small, new: &large }, &small, false);
+
+        let here = pod("p", json!({"nodeSelector": {"zone": "x"}}));
+        let elsewhere = pod("p", json!({"nodeSelector": {"zone": "y"}}));
+        check("NodeAffinity", labels(), &here, true);
+        check("NodeAffinity", labels(), &elsewhere, false);
+        check("NodeAffinity", taints(), &here, false);
+        check("NodeName", added(), &here, true);
+        check("NodeName", labels(), &here, false);
+        check("TaintToleration", taints(), &here, true);
+        check("TaintToleration", labels(), &here, false);
+        check("NodeUnschedulable", taints(), &here, true);
+        check("NodeUnschedulable", grown(), &here, false);
+        check("SchedulingGates", added(), &here, false);
+
+        let port = |n: u16| pod("p", json!({"containers": [{"ports": [{"hostPort": n}]}]}));
+        check("NodePorts", Event::PodGone(&port(80)), &port(80), true);
+        check("NodePorts", Event::PodGone(&port(81)), &port(80), false);
+
+        let (web, db) = (labelled("w", json!({"app": "web"}), json!({})), pod("d", json!({})));
+        let term = json!([{"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "web"}}}]);
+        let with = |kind: &str| {
+            pod("p", json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": term}}}))
+        };
+        check("InterPodAffinity", Event::PodPlaced(&web), &with("podAffinity"), true);
+        check("InterPodAffinity", Event::PodPlaced(&db), &with("podAffinity"), false);
+        check("InterPodAffinity", Event::PodPlaced(&web), &with("podAntiAffinity"), false);
+        check("InterPodAffinity", Event::PodGone(&web), &with("podAntiAffinity"), true);
+        check("InterPodAffinity", Event::PodGone(&db), &with("podAntiAffinity"), false);
+        check("InterPodAffinity", labels(), &with("podAffinity"), true);
+
+        let spread = pod(
+            "p",
+            json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+            "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]}),
+        );
+        check("PodTopologySpread", Event::PodGone(&web), &spread, true);
+        check("PodTopologySpread", Event::PodPlaced(&web), &spread, true);
+        check("PodTopologySpread", Event::PodGone(&db), &spread, false);
+        check("PodTopologySpread", Event::NodeGone, &spread, true);
+
+        let claiming = pod("p", json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}));
+        for plugin in ["VolumeBinding", "VolumeZone", "VolumeRestrictions", "NodeVolumeLimits"] {
+            check(plugin, Event::Claim("default", "c"), &claiming, true);
+            check(plugin, Event::Claim("default", "d"), &claiming, false);
+            check(plugin, Event::Claim("other", "c"), &claiming, false);
+        }
+        check("VolumeBinding", Event::Volume, &claiming, true);
+        check("VolumeBinding", Event::StorageClass, &claiming, true);
+        check("VolumeBinding", Event::PodGone(&claiming), &claiming, false);
+        check("VolumeRestrictions", Event::PodGone(&claiming), &claiming, true);
+        check("VolumeRestrictions", Event::PodGone(&db), &claiming, false);
+        check("DynamicResources", Event::PodGone(&db), &db, false);
+    }
 
     #[test]
     fn names_are_unique() {

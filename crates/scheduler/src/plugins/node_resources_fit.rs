@@ -27,8 +27,8 @@ pub struct Args {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Strategy {
-    /// Which.
-    #[serde(rename = "type")]
+    /// Which; there is no default where anything else of it is said.
+    #[serde(rename = "type", default = "not_said")]
     pub ty: StrategyType,
     /// The resources that count.
     pub resources: Vec<Weighted>,
@@ -36,8 +36,13 @@ pub struct Strategy {
     pub requested_to_capacity_ratio: Option<Ratio>,
 }
 
+fn not_said() -> StrategyType {
+    StrategyType::Other(String::new())
+}
+
 /// The strategies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
 pub enum StrategyType {
     /// The emptier the better.
     #[default]
@@ -46,6 +51,19 @@ pub enum StrategyType {
     MostAllocated,
     /// By a line through points.
     RequestedToCapacityRatio,
+    /// One that is not known; the configuration is refused.
+    Other(String),
+}
+
+impl From<String> for StrategyType {
+    fn from(text: String) -> StrategyType {
+        match text.as_str() {
+            "LeastAllocated" => StrategyType::LeastAllocated,
+            "MostAllocated" => StrategyType::MostAllocated,
+            "RequestedToCapacityRatio" => StrategyType::RequestedToCapacityRatio,
+            _ => StrategyType::Other(text),
+        }
+    }
 }
 
 /// A resource and what it counts for.
@@ -112,9 +130,9 @@ impl NodeResourcesFit {
     }
 
     fn rate(&self, has: i64, used: i64) -> i64 {
-        match self.strategy.ty {
-            StrategyType::LeastAllocated if used > has => 0,
-            StrategyType::LeastAllocated => part(has - used, has),
+        match &self.strategy.ty {
+            StrategyType::LeastAllocated | StrategyType::Other(_) if used > has => 0,
+            StrategyType::LeastAllocated | StrategyType::Other(_) => part(has - used, has),
             StrategyType::MostAllocated => part(used.min(has), has),
             StrategyType::RequestedToCapacityRatio => {
                 let shape = self.strategy.requested_to_capacity_ratio.as_ref().map_or(&[][..], |r| &r.shape);
@@ -232,7 +250,7 @@ impl Plugin for NodeResourcesFit {
                     weights += resource.weight;
                 }
             }
-            *score = match (weights, self.strategy.ty) {
+            *score = match (weights, &self.strategy.ty) {
                 (0, _) => 0,
                 (_, StrategyType::RequestedToCapacityRatio) => (sum as f64 / weights as f64).round() as i64,
                 _ => sum / weights,

@@ -27,13 +27,26 @@ pub struct Args {
 }
 
 /// Where default constraints come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
 pub enum Defaulting {
     /// Built in: over nodes and over zones.
     #[default]
     System,
     /// From the list.
     List,
+    /// From somewhere that is not known; the configuration is refused.
+    Other(String),
+}
+
+impl From<String> for Defaulting {
+    fn from(text: String) -> Defaulting {
+        match text.as_str() {
+            "" | "System" => Defaulting::System,
+            "List" => Defaulting::List,
+            _ => Defaulting::Other(text),
+        }
+    }
 }
 
 impl Default for Args {

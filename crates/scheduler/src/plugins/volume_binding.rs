@@ -22,12 +22,12 @@ pub struct Args {
     /// How long binding may take.
     pub bind_timeout_seconds: i64,
     /// How full storage should be; needs the feature `StorageCapacityScoring`, which is alpha and off in v1.36.
-    pub shape: Vec<ShapePoint>,
+    pub shape: Option<Vec<ShapePoint>>,
 }
 
 impl Default for Args {
     fn default() -> Self {
-        Args { bind_timeout_seconds: 600, shape: Vec::new() }
+        Args { bind_timeout_seconds: 600, shape: None }
     }
 }
 

@@ -97,3 +97,71 @@ impl Plugin for VolumeRestrictions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::default_profile;
+    use crate::cycle::{Algorithm, NotFound};
+    use crate::nodes::tests::node;
+    use crate::plugins::Doors;
+    use crate::pod::tests::pod;
+
+    fn with(name: &str, volume: &Value) -> Arc<PodInfo> {
+        let mut volume = volume.clone();
+        volume["name"] = json!("v");
+        pod(name, json!({"containers": [{}], "volumes": [volume]}))
+    }
+
+    /// What keeps a pod with a volume from the one node, where another pod with a volume is.
+    fn outcome(there: &Value, wanted: &Value) -> String {
+        let mut a = Algorithm::new(vec![default_profile(&Doors::default())]);
+        a.cluster.nodes.set_node(&node("n", "4", json!({})));
+        for (name, mode) in [("alone", "ReadWriteOncePod"), ("shared", "ReadWriteMany")] {
+            let volume = json!({"metadata": {"name": name}, "spec": {}});
+            a.cluster.storage.set_volume(&Arc::new(serde_json::from_value(volume).expect("a volume")));
+            let claim = json!({"metadata": {"namespace": "default", "name": name,
+                "annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+                "spec": {"volumeName": name, "accessModes": [mode]}});
+            a.cluster.storage.set_claim(&Arc::new(serde_json::from_value(claim).expect("a claim")));
+        }
+        a.cluster.nodes.place(with("x", there), "n");
+        match a.schedule(0, &with("p", wanted), 0) {
+            Ok(_) => "fits".into(),
+            Err((NotFound::Unfit(unfit), _)) => unfit.reasons.into_keys().collect::<Vec<_>>().join(", "),
+            Err((NotFound::Failed(why), _)) => why,
+        }
+    }
+
+    #[test]
+    fn disks_are_shared_only_for_reading() {
+        let check = |a: Value, b: Value, fits: bool| {
+            assert_eq!(outcome(&a, &b), if fits { "fits" } else { REASON_DISK }, "{a} {b}");
+        };
+        let gce = |name: &str, read: bool| json!({"gcePersistentDisk": {"pdName": name, "readOnly": read}});
+        check(gce("a", false), gce("b", false), true);
+        check(gce("a", false), gce("a", true), false);
+        check(gce("a", true), gce("a", true), true);
+        let aws = |id: &str| json!({"awsElasticBlockStore": {"volumeID": id, "readOnly": true}});
+        check(aws("a"), aws("a"), false);
+        let iscsi = |iqn: &str, read: bool| json!({"iscsi": {"iqn": iqn, "readOnly": read}});
+        check(iscsi("a", false), iscsi("a", false), false);
+        check(iscsi("a", true), iscsi("a", true), true);
+        let rbd = |monitors: Value, image: &str| json!({"rbd": {"monitors": monitors, "pool": "p", "image": image}});
+        check(rbd(json!(["a", "b"]), "i"), rbd(json!(["b", "c"]), "i"), false);
+        check(rbd(json!(["a"]), "i"), rbd(json!(["c"]), "i"), true);
+        check(rbd(json!(["a"]), "i"), rbd(json!(["a"]), "j"), true);
+    }
+
+    #[test]
+    fn a_claim_may_be_for_one_pod_alone() {
+        let claim = |name: &str| json!({"persistentVolumeClaim": {"claimName": name}});
+        assert_eq!(outcome(&claim("shared"), &claim("shared")), "fits");
+        assert_eq!(outcome(&claim("shared"), &claim("alone")), "fits");
+        assert_eq!(outcome(&claim("alone"), &claim("alone")), REASON_ONE_POD);
+    }
+}

@@ -97,3 +97,53 @@ impl Plugin for VolumeZone {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::default_profile;
+    use crate::cycle::{Algorithm, NotFound};
+    use crate::nodes::tests::node;
+    use crate::plugins::Doors;
+    use crate::pod::tests::pod;
+
+    const ZONE: &str = "topology.kubernetes.io/zone";
+
+    /// A node of a zone (or of none), and a claim bound to a volume with labels.
+    fn outcome(zone: Option<&str>, labels: &Value) -> String {
+        let mut a = Algorithm::new(vec![default_profile(&Doors::default())]);
+        let labelled = zone.map_or(json!({}), |z| json!({"metadata": {"labels": {ZONE: z}}}));
+        a.cluster.nodes.set_node(&node("n", "4", labelled));
+        let volume = json!({"metadata": {"name": "v", "labels": labels}, "spec": {}});
+        a.cluster.storage.set_volume(&Arc::new(serde_json::from_value(volume).expect("a volume")));
+        let claim = json!({"metadata": {"namespace": "default", "name": "c",
+            "annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": "v"}});
+        a.cluster.storage.set_claim(&Arc::new(serde_json::from_value(claim).expect("a claim")));
+        let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
+        match a.schedule(0, &pod("p", json!({"containers": [{}], "volumes": volumes})), 0) {
+            Ok(_) => "fits".into(),
+            Err((NotFound::Unfit(unfit), _)) => unfit.message(),
+            Err((NotFound::Failed(why), _)) => why,
+        }
+    }
+
+    #[test]
+    fn volumes_are_used_in_their_zone() {
+        let refused = format!("0/1 nodes are available: 1 {REASON}.");
+        let check = |zone, labels, fits: bool| {
+            let expected = if fits { "fits" } else { &refused };
+            assert_eq!(outcome(zone, &labels), expected, "{zone:?} {labels}");
+        };
+        check(Some("x"), json!({}), true);
+        check(Some("x"), json!({ZONE: "x"}), true);
+        check(Some("y"), json!({ZONE: "x"}), false);
+        check(Some("y"), json!({ZONE: "x__y"}), true);
+        check(Some("y"), json!({"failure-domain.beta.kubernetes.io/zone": "x"}), false);
+        check(Some("y"), json!({"topology.kubernetes.io/region": "r"}), false);
+        check(None, json!({ZONE: "x"}), true);
+    }
+}

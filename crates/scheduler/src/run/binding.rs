@@ -186,7 +186,8 @@ impl Scheduler {
             }
             if error.is_none() {
                 let message = format!("Successfully assigned {} to {node}", pod.key());
-                writer.event(&pod.template.scheduler_name, &pod, EventType::Normal, "Scheduled", message);
+                let scheduler = &pod.template.scheduler_name;
+                writer.event(scheduler, &pod, EventType::Normal, ("Scheduled", "Binding"), message);
                 debug!(pod = %pod.key(), node, "bound pod");
             }
             levels.binding(-1.0);

@@ -116,6 +116,24 @@ impl Bed {
         self.asked.recv().await.expect("a request")
     }
 
+    /// From now on events are asked of the API too.
+    fn tell(&mut self) {
+        let writer = &mut self.scheduler.writer;
+        let recorder = Recorder::of_controller(writer.api.clone(), &writer.supervisor, "default-scheduler", "h");
+        writer.recorders = Arc::new([(String::new(), recorder)].into());
+    }
+
+    /// The next event of a reason: who it is about, the other object, the action and the text.
+    async fn told(&mut self, reason: &str) -> [String; 4] {
+        loop {
+            let (what, body) = self.asks().await;
+            if what == "POST /api/v1/namespaces/default/events" && body["reason"] == reason {
+                let of = |at: &str| body.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+                return [of("/involvedObject/name"), of("/related/name"), of("/action"), of("/message")];
+            }
+        }
+    }
+
     fn used(&self) -> Vec<i64> {
         self.scheduler.algorithm.cluster.nodes.rows.used[crate::nodes::PODS].clone()
     }
@@ -284,6 +302,69 @@ async fn extenders_refusals_stand_beside_the_others() {
     let (_, body) = bed.asks().await;
     let message = body["status"]["conditions"][0]["message"].as_str().unwrap_or_default().to_owned();
     assert!(message.starts_with("0/2 nodes are available: 1 Insufficient cpu, 1 busy. "), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_of_other_schedulers_are_left_alone() {
+    let mut bed = Bed::new(false, vec![]);
+    let mut spec = cpu("1");
+    spec["schedulerName"] = json!("other");
+    bed.pod(&pod("p", spec));
+    assert_eq!(bed.scheduler.queue.len(), 0);
+    bed.pod(&pod("q", cpu("1")));
+    assert_eq!(bed.scheduler.queue.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_tell_what_was_done_to_whom() {
+    let mut bed = Bed::new(true, vec![]);
+    bed.tell();
+    bed.node("a");
+    bed.pod(&pod("p", cpu("1")));
+    bed.cycle().await;
+    bed.waiting().allow("p", "Doorkeeper");
+    bed.scheduler.tick(Instant::now());
+    let scheduled = ["p", "", "Binding", "Successfully assigned default/p to a"];
+    assert_eq!(bed.told("Scheduled").await, scheduled);
+    bed.pod(&pod("q", cpu("1")));
+    bed.cycle().await;
+    let [about, _, action, text] = bed.told("FailedScheduling").await;
+    assert_eq!((about.as_str(), action.as_str()), ("q", "Scheduling"));
+    assert!(text.starts_with("0/1 nodes are available: 1 Insufficient cpu. "), "{text}");
+    let mut spec = cpu("1");
+    spec["priority"] = json!(5);
+    bed.pod(&pod("important", spec));
+    bed.cycle().await;
+    let preempted = ["p", "important", "Preempting", "Preempted by pod important on node a"];
+    assert_eq!(bed.told("Preempted").await, preempted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_waits_for_leave_is_told_that_it_was_preempted() {
+    let mut bed = Bed::new(true, vec![]);
+    bed.tell();
+    bed.node("a");
+    bed.pod(&pod("p", cpu("1")));
+    bed.cycle().await;
+    let mut spec = cpu("1");
+    spec["priority"] = json!(5);
+    bed.pod(&pod("important", spec));
+    bed.cycle().await;
+    let preempted = ["p", "important", "Preempting", "Preempted by pod important on node a"];
+    assert_eq!(bed.told("Preempted").await, preempted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_going_is_not_scheduled_and_told_so() {
+    let mut bed = Bed::new(false, vec![]);
+    bed.tell();
+    bed.node("a");
+    let going = from_json(json!({"metadata": {"name": "p", "namespace": "default", "uid": "p",
+        "deletionTimestamp": "2020-01-01T00:00:00Z", "finalizers": ["example.com/x"]}, "spec": cpu("1")}));
+    bed.pod(&going);
+    assert_eq!(bed.scheduler.queue.len(), 0);
+    let skipped = ["p", "", "Scheduling", "skip schedule deleting pod: default/p"];
+    assert_eq!(bed.told("FailedScheduling").await, skipped);
 }
 
 #[test]
