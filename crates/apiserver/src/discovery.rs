@@ -2,19 +2,23 @@
 //!
 //! All of it derives from the resources served. Upstream: `endpoints/discovery`.
 
+use std::cmp::Ordering;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH, VARY};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use orkd_api::kind::{ResourceInfo, Scope};
+use orkd_api::status::Status;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
 use crate::Body;
 use crate::health;
-use crate::negotiation::{Format, Wanted};
+use crate::negotiation::{self, Format, Offer, Wanted};
 use crate::pipeline::ApiServer;
+use crate::query::Query;
 use crate::resources::{Resources, api_version};
 use crate::respond;
 
@@ -60,23 +64,32 @@ pub fn groups(resources: &Resources) -> Vec<(String, Vec<String>)> {
     let rank = |g: &str| ORDER.iter().position(|o| *o == g).unwrap_or(ORDER.len());
     groups.sort_by(|(a, _), (b, _)| rank(a).cmp(&rank(b)).then(a.cmp(b)));
     for (_, versions) in &mut groups {
-        // v2 before v1 before v1beta1.
-        versions.sort_by_key(|v| std::cmp::Reverse(priority(v)));
+        versions.sort_by(|a, b| by_maturity(a, b));
     }
     groups
 }
 
-/// Stable versions first, the higher the better (`version.CompareKubeAwareVersionStrings`).
-fn priority(version: &str) -> (u8, u32, u32) {
-    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
-    let digits = |s: &str| s.parse::<u32>().unwrap_or(0);
-    if let Some((major, minor)) = rest.split_once("beta") {
-        (2, digits(major), digits(minor))
-    } else if let Some((major, minor)) = rest.split_once("alpha") {
-        (1, digits(major), digits(minor))
-    } else {
-        (3, digits(rest), 0)
+/// The order of versions in discovery: stable before beta before alpha, newer before older, versions of another form last
+/// and by name (`version.CompareKubeAwareVersionStrings`, the other way round).
+fn by_maturity(a: &str, b: &str) -> Ordering {
+    match (maturity(a), maturity(b)) {
+        (None, None) => a.cmp(b),
+        (a, b) => b.cmp(&a),
     }
+}
+
+/// What `v1` or `v1beta2` says: how stable, and the two numbers.
+fn maturity(version: &str) -> Option<(u8, u64, u64)> {
+    let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+    let rest = version.strip_prefix('v')?;
+    let Some(end) = rest.find(|c: char| !c.is_ascii_digit()) else { return Some((3, number(rest)?, 0)) };
+    let (major, minor) = rest.split_at(end);
+    let (stage, minor) = match (minor.strip_prefix("beta"), minor.strip_prefix("alpha")) {
+        (Some(minor), _) => (2, minor),
+        (_, Some(minor)) => (1, minor),
+        _ => return None,
+    };
+    Some((stage, number(major)?, number(minor)?))
 }
 
 /// A hash of the version in which a kind is stored.
@@ -199,54 +212,62 @@ fn aggregated_resource(info: &ResourceInfo) -> Value {
     value
 }
 
-/// Whether a client asks for the aggregated form, which every kubectl does first. The version it asks for.
-fn asks_aggregated(parts: &Parts) -> Option<&'static str> {
-    let header = parts.headers.get(ACCEPT)?.to_str().ok()?;
-    header.split(',').find_map(|clause| {
-        let mut pieces = clause.split(';').map(str::trim);
-        let media = pieces.next()?;
-        let params: Vec<&str> = pieces.collect();
-        let fits = media == "application/json"
-            && params.contains(&"g=apidiscovery.k8s.io")
-            && params.contains(&"as=APIGroupDiscoveryList");
-        (fits && params.contains(&"v=v2")).then_some("v2")
-    })
+/// Answers below `/api` and `/apis`.
+pub fn serve(
+    server: &ApiServer,
+    parts: &Parts,
+    query: &Query,
+    segments: &[&str],
+) -> Result<Option<Response<Body>>, Status> {
+    let resources = server.resources();
+    // Upstream's router has routes for these; the others have handlers of their own.
+    let is_routed = match segments {
+        ["api", ..] => true,
+        ["apis", group, version] => {
+            resources.built_in().any(|r| r.info().group == *group && r.info().version == *version)
+        }
+        _ => false,
+    };
+    if is_routed {
+        negotiation::check_route(&parts.headers, &negotiation::DOCUMENTS)?;
+    }
+    let is_root = matches!(segments, ["api"] | ["apis"]);
+    if is_root && let Some(wanted) = negotiation::aggregated_discovery(&parts.headers, query) {
+        return Ok(Some(with_etag(parts, &wanted, &aggregated(&resources, segments[0] == "api"))));
+    }
+    let Some(value) = document(&resources, parts, segments) else { return Ok(None) };
+    let wanted = negotiation::negotiate(&parts.headers, query, Offer::Plain)?;
+    let mut response = respond::object(&wanted, 200, &value);
+    if is_root {
+        response.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
+    }
+    Ok(Some(response))
 }
 
-/// Answers below `/api` and `/apis`.
-pub fn serve(server: &ApiServer, parts: &Parts, wanted: &Wanted, segments: &[&str]) -> Option<Response<Body>> {
-    let resources = server.resources();
-    let value = match segments {
-        ["api"] | ["apis"] => {
-            let legacy = segments[0] == "api";
-            if asks_aggregated(parts).is_some() {
-                return Some(with_etag(parts, wanted, &aggregated(&resources, legacy)));
-            }
-            if legacy {
-                json!({
-                    "kind": "APIVersions", "versions": ["v1"],
-                    "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address(parts)}],
-                })
-            } else {
-                let all = groups(&resources);
-                let list: Vec<Value> =
-                    all.iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group_value(g, v)).collect();
-                json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
-            }
+/// A document of discovery that is not aggregated.
+fn document(resources: &Resources, parts: &Parts, segments: &[&str]) -> Option<Value> {
+    match segments {
+        ["api"] => Some(json!({
+            "kind": "APIVersions", "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address(parts)}],
+        })),
+        ["apis"] => {
+            let all = groups(resources);
+            let list: Vec<Value> = all.iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group_value(g, v)).collect();
+            Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}))
         }
-        ["api", version] => resource_list(&resources, "", version)?,
+        ["api", version] => resource_list(resources, "", version),
         ["apis", group] => {
-            let all = groups(&resources);
+            let all = groups(resources);
             let (group, versions) = all.iter().find(|(g, _)| g == group && !g.is_empty())?;
             let mut value = group_value(group, versions);
             value["kind"] = json!("APIGroup");
             value["apiVersion"] = json!("v1");
-            value
+            Some(value)
         }
-        ["apis", group, version] if !group.is_empty() => resource_list(&resources, group, version)?,
-        _ => return None,
-    };
-    Some(respond::object(wanted, 200, &value))
+        ["apis", group, version] if !group.is_empty() => resource_list(resources, group, version),
+        _ => None,
+    }
 }
 
 fn address(parts: &Parts) -> String {
@@ -254,38 +275,47 @@ fn address(parts: &Parts) -> String {
     header.or(parts.uri.authority().map(http::uri::Authority::as_str)).unwrap_or_default().to_owned()
 }
 
+/// Answers with aggregated discovery, or that the client has it already (`aggregated/etag.go`). The tag is of the JSON
+/// form, whatever form is sent.
 fn with_etag(parts: &Parts, wanted: &Wanted, value: &Value) -> Response<Body> {
-    let bytes = crate::codec::encode(value);
-    let tag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&bytes)));
+    let tag = format!("\"{}\"", hex::encode_upper(Sha512::digest(crate::codec::encode(value))));
     let known = parts.headers.get(IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes());
     let mut response = if known {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        respond::json(&Wanted { format: Format::Json, ..*wanted }, 200, bytes)
+        let mut response = respond::object(wanted, 200, value);
+        let media = format!("{};g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", wanted.format.media_type());
+        if let Ok(media) = HeaderValue::from_str(&media) {
+            response.headers_mut().insert(CONTENT_TYPE, media);
+        }
+        response
     };
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"),
-    );
-    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    headers.append(VARY, HeaderValue::from_static("Accept"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public"));
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         headers.insert(ETAG, tag);
     }
     response
 }
 
-/// Answers `/version`.
-pub fn version(server: &ApiServer, wanted: &Wanted) -> Response<Body> {
+/// Answers `/version`: always JSON for people (`routes.Version`).
+pub fn version(server: &ApiServer, parts: &Parts) -> Result<Response<Body>, Status> {
+    negotiation::check_route(&parts.headers, &[Format::Json.media_type()])?;
     let value = json!({
         "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1",
         "minCompatibilityMinor": "35", "gitVersion": server.git_version(), "gitCommit": "", "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
         "platform": format!("{}/{}", std::env::consts::OS, arch()),
     });
-    respond::object(wanted, 200, &value)
+    Ok(respond::object(&raw(parts), 200, &value))
+}
+
+/// JSON for people, whatever is asked for (`responsewriters.WriteRawJSON`).
+fn raw(parts: &Parts) -> Wanted {
+    Wanted { gzip: negotiation::accepts_gzip(&parts.headers), ..Wanted::fallback() }
 }
 
 /// The architecture as Go names it.
@@ -298,7 +328,7 @@ fn arch() -> &'static str {
 }
 
 /// Answers `/`: the paths served, each health check with its own.
-pub async fn root(server: &ApiServer, wanted: &Wanted) -> Response<Body> {
+pub async fn root(server: &ApiServer, parts: &Parts) -> Response<Body> {
     const ALWAYS: [&str; 9] = [
         "/api",
         "/apis",
@@ -323,7 +353,7 @@ pub async fn root(server: &ApiServer, wanted: &Wanted) -> Response<Body> {
     }
     paths.sort();
     paths.dedup();
-    respond::object(wanted, 200, &json!({"paths": paths}))
+    respond::object(&raw(parts), 200, &json!({"paths": paths}))
 }
 
 #[cfg(test)]
@@ -332,9 +362,27 @@ mod tests {
 
     #[test]
     fn versions_are_ordered_by_maturity() {
-        let mut versions = vec!["v1beta1", "v1", "v2", "v1alpha1", "v2beta2"];
-        versions.sort_by_key(|v| std::cmp::Reverse(priority(v)));
-        assert_eq!(versions, ["v2", "v1", "v2beta2", "v1beta1", "v1alpha1"]);
+        let wanted = [
+            "v10",
+            "v2",
+            "v1",
+            "v11beta2",
+            "v10beta3",
+            "v3beta1",
+            "v12alpha1",
+            "v11alpha2",
+            "foo1",
+            "foo10",
+            "v1beta",
+            "vfoo",
+            "v1gamma1",
+        ];
+        let mut wanted = wanted.to_vec();
+        wanted[8..].sort_unstable();
+        let mut versions = wanted.clone();
+        versions.reverse();
+        versions.sort_by(|a, b| by_maturity(a, b));
+        assert_eq!(versions, wanted);
     }
 
     #[test]

@@ -155,6 +155,7 @@ async fn stages(
     if let Some(refusal) = late(server, info, &parts) {
         return Ok(refusal);
     }
+    let limit = if is_long_running(info) { None } else { Some(deadline(query)?) };
     let begun = Instant::now();
     let user = match authenticate(server, &parts).await {
         Ok(user) => user,
@@ -192,15 +193,13 @@ async fn stages(
         }
     };
     allow(server, &user, info, flight).await?;
-    let limit = deadline(query)?;
     let verb = verb(server, info, query, user, parts, body, flight);
     let verb = audit::scope(record, verb);
-    let answer = if is_long_running(info) {
-        verb.await
-    } else {
-        tokio::time::timeout(limit, verb)
+    let answer = match limit {
+        None => verb.await,
+        Some(limit) => tokio::time::timeout(limit, verb)
             .await
-            .unwrap_or_else(|_| Err(Status::server_timeout("request did not complete within the allotted timeout", 1)))
+            .unwrap_or_else(|_| Err(Status::server_timeout("request did not complete within the allotted timeout", 1))),
     };
     drop(permit);
     answer
@@ -295,14 +294,19 @@ async fn begin_audit(
 /// Asks the authorizers, and notes for audit what they say.
 async fn allow(server: &ApiServer, user: &UserInfo, info: &RequestInfo, flight: &Flight) -> Result<(), Status> {
     let begun = Instant::now();
-    let (allowed, reason) = decide(server, user, info).await;
-    metrics::authorized(if allowed { "allowed" } else { "no-opinion" }, begun.elapsed());
+    let decision = decide(server, user, info).await;
+    let (result, noted, reason) = match &decision {
+        Decision::Allow(reason) => ("allowed", "allow", reason),
+        Decision::Deny(reason) => ("denied", "forbid", reason),
+        Decision::NoOpinion(reason) => ("no-opinion", "forbid", reason),
+    };
+    metrics::authorized(result, begun.elapsed());
     if flight.record.get().is_some() {
         let notes = flight.warnings.annotations();
-        notes.add("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+        notes.add("authorization.k8s.io/decision", noted);
         notes.add("authorization.k8s.io/reason", reason.as_str());
     }
-    if allowed { Ok(()) } else { Err(forbidden(&Attributes { user, request: info }, &reason)) }
+    outcome(user, info, &decision)
 }
 
 fn is_read(info: &RequestInfo) -> bool {
@@ -328,26 +332,30 @@ async fn authenticate(server: &ApiServer, parts: &Parts) -> Result<UserInfo, Sta
 
 /// Asks the authorizers. Where none allows, the request is forbidden; so it is where there is none.
 pub(crate) async fn authorize(server: &ApiServer, user: &UserInfo, info: &RequestInfo) -> Result<(), Status> {
-    let (allowed, reason) = decide(server, user, info).await;
-    if allowed { Ok(()) } else { Err(forbidden(&Attributes { user, request: info }, &reason)) }
+    outcome(user, info, &decide(server, user, info).await)
 }
 
-/// Whether a request is allowed, and why or why not.
-async fn decide(server: &ApiServer, user: &UserInfo, info: &RequestInfo) -> (bool, String) {
+fn outcome(user: &UserInfo, info: &RequestInfo, decision: &Decision) -> Result<(), Status> {
+    match decision {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+            Err(forbidden(&Attributes { user, request: info }, reason))
+        }
+    }
+}
+
+/// What the authorizers come to: the first that has an opinion decides.
+async fn decide(server: &ApiServer, user: &UserInfo, info: &RequestInfo) -> Decision {
     let attributes = Attributes { user, request: info };
     let mut reasons = Vec::new();
     for authorizer in server.authorizers() {
         match authorizer.authorize(&attributes).await {
-            Decision::Allow(reason) => return (true, reason),
-            Decision::Deny(reason) => return (false, reason),
-            Decision::NoOpinion(reason) => {
-                if !reason.is_empty() {
-                    reasons.push(reason);
-                }
-            }
+            Decision::NoOpinion(reason) if reason.is_empty() => {}
+            Decision::NoOpinion(reason) => reasons.push(reason),
+            decision => return decision,
         }
     }
-    (false, reasons.join("\n"))
+    Decision::NoOpinion(reasons.join("\n"))
 }
 
 fn no_such_path() -> Response<Body> {
@@ -392,9 +400,13 @@ async fn verb(
             "" => facts.verbs,
             sub => facts.subresources.iter().find(|s| s.name == sub).map_or(&[][..], |s| s.verbs),
         };
-        let connect = matches!(info.subresource.as_str(), "proxy" | "exec" | "attach" | "portforward");
-        if !connect && !allowed.contains(&info.verb.as_str()) {
+        let proxies = info.subresource == "proxy";
+        let connects = proxies || matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
+        if !proxies && !allowed.contains(&info.verb.as_str()) {
             return Err(method_not_allowed());
+        }
+        if !connects {
+            negotiation::check_route(&parts.headers, &negotiation::produced(info))?;
         }
         let call = Call {
             info: info.clone(),
@@ -436,6 +448,9 @@ async fn verb(
     if resource.cache.is_none() {
         // A kind that is not stored is served by a handler or not at all.
         return Err(Status::no_such_path());
+    }
+    if resource.kind.custom().is_none() {
+        negotiation::check_route(&parts.headers, &negotiation::produced(info))?;
     }
     if matches!(info.verb.as_str(), "get" | "list" | "watch") {
         let cx = Context { server, user: &user, info, resource, query, parts: &parts, warnings: &flight.warnings };
@@ -497,15 +512,14 @@ async fn other_path(
     parts: &Parts,
 ) -> Result<Response<Body>, Status> {
     let path = info.path.trim_end_matches('/');
-    let wanted = negotiation::negotiate(&parts.headers, query, Offer::Plain).unwrap_or_default();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     if !matches!(info.verb.as_str(), "get" | "head") {
         return Ok(no_such_path());
     }
     let served = match segments.as_slice() {
-        [] | [""] => Some(discovery::root(server, &wanted).await),
-        ["api" | "apis", ..] => discovery::serve(server, parts, &wanted, &segments),
-        ["version"] => Some(discovery::version(server, &wanted)),
+        [] | [""] => Some(discovery::root(server, parts).await),
+        ["api" | "apis", ..] => discovery::serve(server, parts, query, &segments)?,
+        ["version"] => Some(discovery::version(server, parts)?),
         ["healthz" | "livez" | "readyz", ..] => health::serve(server, &segments, query).await,
         ["metrics"] => Some(metrics_text(metrics::text(server))),
         ["debug", "api_priority_and_fairness", what] => {

@@ -6,12 +6,13 @@ use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::request::Parts;
 use orkd_api::kind::{Kind, ResourceInfo};
-use orkd_api::status::Status;
+use orkd_api::status::{Details, Status};
 use serde_json::Value;
 
 use crate::query::Query;
 use crate::registry::options::FieldValidation;
 use crate::rest::Call;
+use crate::route::RequestInfo;
 
 /// An encoding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,6 +181,52 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Wan
         }
     }
     Err(not_acceptable(offer))
+}
+
+/// The media types of objects.
+const OBJECTS: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+/// Those of streams of them.
+const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
+/// What a route of a built-in kind is declared to produce, as upstream installs it (`endpoints/installer.go`).
+pub fn produced(info: &RequestInfo) -> Vec<&'static str> {
+    let text = (info.resource == "pods" && info.subresource == "log").then_some("text/plain");
+    let streams = matches!(info.verb.as_str(), "list" | "watch").then_some(STREAMS).into_iter().flatten();
+    text.into_iter().chain(OBJECTS).chain(streams).collect()
+}
+
+/// Those of documents of discovery.
+pub const DOCUMENTS: [&str; 3] = OBJECTS;
+
+/// Refuses what upstream's router refuses before any handler is asked: an `Accept` that names none of the types a route
+/// is declared to produce, letter by letter. Ranges other than `*/*` are unknown to it (go-restful's
+/// `Route.matchesAccept`).
+pub fn check_route(headers: &HeaderMap, produces: &[&str]) -> Result<(), Status> {
+    let header = accept(headers);
+    let names = |clause: &str| {
+        let media = clause.split(';').next().unwrap_or_default().trim_matches(' ');
+        media == "*/*" || produces.contains(&media)
+    };
+    if header.is_empty() || header.split(',').any(names) {
+        return Ok(());
+    }
+    let text = format!("406: Not Acceptable\n\nAvailable representations: {}", produces.join(", "));
+    Err(Status { details: Some(Details::default()), ..Status::new(406, "NotAcceptable", text) })
+}
+
+/// The encoding of aggregated discovery, for clients that ask for it: any clause that names it counts, wherever it stands
+/// (`endpoints/discovery/aggregated/negotiation.go`).
+pub fn aggregated_discovery(headers: &HeaderMap, query: &Query) -> Option<Wanted> {
+    const NAMED: [(&str, &str); 3] = [("g", "apidiscovery.k8s.io"), ("v", "v2"), ("as", "APIGroupDiscoveryList")];
+    let header = accept(headers);
+    let base = Wanted { pretty: pretty(headers, query), gzip: accepts_gzip(headers), ..Wanted::default() };
+    clauses(&header).iter().filter(|c| c.quality > 0.0).find_map(|clause| {
+        let named = NAMED.iter().all(|(name, value)| clause.param(name) == *value);
+        let other = !clause.param("sv").is_empty() || !matches!(clause.param("stream"), "" | "watch");
+        let format = [Format::Json, Format::Yaml, Format::Protobuf].into_iter().find(|f| clause.fits(f.media_type()));
+        let pretty = base.pretty || clause.param("pretty") == "1";
+        format.filter(|_| named && !other).map(|format| Wanted { format, pretty, ..base })
+    })
 }
 
 /// The place of the first media type that the client takes, by its preference; without a header the first.
@@ -375,5 +422,53 @@ mod tests {
         check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", Objects, "406");
         check("application/cbor", Objects, "406");
         check("text/html", Objects, "406");
+    }
+
+    fn accepting(accept: &str) -> HeaderMap {
+        HeaderMap::from_iter([(ACCEPT, accept.parse().expect("a header"))])
+    }
+
+    #[test]
+    fn routes_are_chosen_by_the_letter() {
+        let check = |accept: &str, produces: &[&str], expected: bool| {
+            assert_eq!(check_route(&accepting(accept), produces).is_ok(), expected, "{accept}");
+        };
+        let pods = |verb: &str, subresource: &str| {
+            produced(&RequestInfo {
+                verb: verb.into(),
+                resource: "pods".into(),
+                subresource: subresource.into(),
+                ..RequestInfo::default()
+            })
+        };
+        check("application/json;as=Table;g=meta.k8s.io;v=v1", &DOCUMENTS, true);
+        check("text/html, application/yaml;q=0.1", &DOCUMENTS, true);
+        check("text/html,*/*;q=0.8", &DOCUMENTS, true);
+        check("application/*", &DOCUMENTS, false);
+        check("text/plain", &pods("get", ""), false);
+        check("text/plain", &pods("get", "log"), true);
+        let refused = check_route(&accepting("application/cbor"), &pods("list", "")).expect_err("refused");
+        let text = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, \
+                    application/vnd.kubernetes.protobuf, application/json;stream=watch, \
+                    application/vnd.kubernetes.protobuf;stream=watch";
+        assert_eq!((refused.code, &*refused.reason, &*refused.message), (406, "NotAcceptable", text));
+        assert!(check_route(&HeaderMap::new(), &DOCUMENTS).is_ok());
+    }
+
+    #[test]
+    fn aggregated_discovery_is_asked_for_by_name() {
+        let check = |accept: &str, expected: Option<Format>| {
+            let got = aggregated_discovery(&accepting(accept), &Query::default()).map(|w| w.format);
+            assert_eq!(got, expected, "{accept}");
+        };
+        let named = "g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        check(&format!("application/json;{named},application/json"), Some(Format::Json));
+        check(&format!("application/json,application/vnd.kubernetes.protobuf;{named}"), Some(Format::Protobuf));
+        check(&format!("application/yaml;{named}"), Some(Format::Yaml));
+        check(&format!("*/*;{named}"), Some(Format::Json));
+        check("application/json;g=apidiscovery.k8s.io;v=v1;as=APIGroupDiscoveryList", None);
+        check("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupList", None);
+        check(&format!("text/html;{named}"), None);
+        check("application/json", None);
     }
 }

@@ -20,7 +20,7 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use orkd_api::kind::ResourceInfo;
-use orkd_api::schema::openapi;
+use orkd_api::schema::openapi::{self, OwnSchema};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -30,7 +30,7 @@ use crate::discovery;
 use crate::negotiation::{self, Wanted};
 use crate::pipeline::ApiServer;
 use crate::query::Query;
-use crate::resources::Resources;
+use crate::resources::{Resource, Resources};
 use crate::respond;
 
 const JSON: &str = "application/json";
@@ -95,17 +95,18 @@ fn address(group: &str, version: &str) -> String {
 }
 
 /// The resources of a group and version, with the schemas of those that are not built in.
-fn of_version(resources: &Resources, group: &str, version: &str) -> Vec<(ResourceInfo, Option<Value>)> {
+fn of_version(resources: &Resources, group: &str, version: &str) -> Owned {
+    let own = |r: &Resource| Some(OwnSchema { schema: r.kind.openapi_schema()?, list_kind: r.list_kind() });
     resources
         .iter()
         .filter(|r| r.info().group == group && r.info().version == version)
-        .map(|r| (r.info().clone(), r.kind.openapi_schema()))
+        .map(|r| (r.info().clone(), own(r)))
         .collect()
 }
 
-type Owned = Vec<(ResourceInfo, Option<Value>)>;
+type Owned = Vec<(ResourceInfo, Option<OwnSchema>)>;
 
-fn schema_of<'a>(all: &'a [&'a Owned]) -> impl Fn(&ResourceInfo) -> Option<Value> + 'a {
+fn schema_of<'a>(all: &'a [&'a Owned]) -> impl Fn(&ResourceInfo) -> Option<OwnSchema> + 'a {
     |info| {
         let same = |i: &ResourceInfo| i.group == info.group && i.version == info.version && i.plural == info.plural;
         all.iter().copied().flatten().find(|(i, _)| same(i)).and_then(|(_, schema)| schema.clone())

@@ -8,12 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use orkd_pki::kubeconfig::Kubeconfig;
+use orkd_pki::kubeconfig::{Credential, Kubeconfig};
 use orkd_pki::tls;
 use parking_lot::Mutex;
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -46,7 +48,8 @@ pub struct Endpoint {
     host: String,
     port: u16,
     tls: Option<Arc<rustls::ClientConfig>>,
-    bearer: Option<HeaderValue>,
+    authorization: Option<HeaderValue>,
+    agent: &'static str,
     timeout: Duration,
     idle: Mutex<Vec<Connection>>,
 }
@@ -59,7 +62,18 @@ pub type Address = (String, u16);
 impl Endpoint {
     /// A server by URL. `authorities` are PEM; the system's where none are given.
     pub fn new(url: &str, authorities: Option<&str>, timeout: Duration) -> Result<Self, String> {
-        Self::with(url, authorities, None, None, timeout)
+        Self::with(url, authorities, &Credential::default(), timeout)
+    }
+
+    /// A server by URL, to which the API server shows a credential, and whose name there is another.
+    pub fn shown(
+        url: &str,
+        authorities: Option<&str>,
+        credential: &Credential,
+        agent: &'static str,
+    ) -> Result<Self, String> {
+        let endpoint = Self::with(url, authorities, credential, Duration::ZERO)?;
+        Ok(Endpoint { agent, ..endpoint })
     }
 
     /// The server of a kubeconfig's current context, as `--authentication-token-webhook-config-file` has it.
@@ -67,17 +81,11 @@ impl Endpoint {
         let text = |e: orkd_pki::Error| format!("{}: {e}", path.display());
         let resolved = Kubeconfig::load(path).map_err(text)?.resolve().map_err(text)?;
         let identity = resolved.identity().map_err(text)?;
-        let token = resolved.token.as_deref();
-        Self::with(&resolved.server, resolved.authorities.as_deref(), identity.as_ref(), token, timeout)
+        let credential = Credential { identity, token: resolved.token.clone(), basic: None };
+        Self::with(&resolved.server, resolved.authorities.as_deref(), &credential, timeout)
     }
 
-    fn with(
-        url: &str,
-        authorities: Option<&str>,
-        identity: Option<&orkd_pki::Identity>,
-        token: Option<&str>,
-        timeout: Duration,
-    ) -> Result<Self, String> {
+    fn with(url: &str, authorities: Option<&str>, credential: &Credential, timeout: Duration) -> Result<Self, String> {
         let uri: Uri = url.parse().map_err(|e| format!("{url:?}: {e}"))?;
         let host = uri.host().ok_or_else(|| format!("{url:?} names no host"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -85,20 +93,15 @@ impl Endpoint {
             Some("http") => None,
             Some("https") => {
                 let roots = roots(authorities)?;
-                Some(Arc::new(tls::client_config(roots, identity).map_err(|e| e.to_string())?))
+                let config = tls::client_config(roots, credential.identity.as_ref());
+                Some(Arc::new(config.map_err(|e| e.to_string())?))
             }
             _ => return Err(format!("{url:?} is neither http nor https")),
         };
         let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
-        let bearer = match token {
-            Some(token) => {
-                let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| e.to_string())?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-            None => None,
-        };
-        Ok(Endpoint { url: uri, host, port, tls, bearer, timeout, idle: Mutex::default() })
+        let authorization = authorization(credential)?;
+        let agent = "kube-apiserver";
+        Ok(Endpoint { url: uri, host, port, tls, authorization, agent, timeout, idle: Mutex::default() })
     }
 
     /// Posts JSON.
@@ -147,9 +150,9 @@ impl Endpoint {
             .uri(path)
             .header(header::HOST, self.url.authority().map_or(self.host.as_str(), |a| a.as_str()))
             .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, "kube-apiserver");
-        if let Some(bearer) = &self.bearer {
-            builder = builder.header(header::AUTHORIZATION, bearer.clone());
+            .header(header::USER_AGENT, self.agent);
+        if let Some(value) = &self.authorization {
+            builder = builder.header(header::AUTHORIZATION, value.clone());
         }
         builder
     }
@@ -220,6 +223,18 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// The header that shows a credential: a token comes before a password.
+fn authorization(credential: &Credential) -> Result<Option<HeaderValue>, String> {
+    let text = match (&credential.token, &credential.basic) {
+        (Some(token), _) => format!("Bearer {token}"),
+        (None, Some((name, password))) => format!("Basic {}", STANDARD.encode(format!("{name}:{password}"))),
+        (None, None) => return Ok(None),
+    };
+    let mut value = HeaderValue::from_str(&text).map_err(|e| e.to_string())?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 /// What is said of a request that took too long.
@@ -299,6 +314,19 @@ fn roots(authorities: Option<&str>) -> Result<Arc<rustls::RootCertStore>, String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_are_shown() {
+        let check = |token: Option<&str>, basic: Option<(&str, &str)>, expected: Option<&str>| {
+            let basic = basic.map(|(name, password)| (name.to_owned(), password.to_owned()));
+            let credential = Credential { identity: None, token: token.map(str::to_owned), basic };
+            assert_eq!(authorization(&credential), Ok(expected.map(HeaderValue::from_str).transpose().expect("text")));
+        };
+        check(None, None, None);
+        check(Some("t"), None, Some("Bearer t"));
+        check(None, Some(("n", "p")), Some("Basic bjpw"));
+        check(Some("t"), Some(("n", "p")), Some("Bearer t"));
+    }
 
     #[test]
     fn failures_are_told_as_go_does() {

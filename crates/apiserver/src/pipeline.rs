@@ -19,6 +19,7 @@ use crate::flowcontrol::{Control, Flow};
 use crate::impersonation::Remembered;
 use crate::metrics::{AdmissionTimes, Metrics};
 use crate::openapi::Documents;
+use crate::registry::options::WriteOptions;
 use crate::registry::{self, Hook, Request, Target};
 use crate::resources::{Resource, Resources};
 use crate::rest::{Call, Rest};
@@ -337,8 +338,12 @@ impl ApiServer {
         let target = Target { resource, subresource: &info.subresource, namespace: &info.namespace, name: &info.name };
         let request = Request { server: self, user: &call.user, now: call.now, warnings: call.warnings.clone() };
         let dry = call.dry_run();
-        let null = Value::Null;
-        registry::strategy::mutate(&request, &target, operation, object, None, &null, dry).await?;
-        registry::strategy::check(&request, &target, operation, object, None, &null, dry).await
+        // What opens a stream has no options beside the object.
+        let options = match operation {
+            Operation::Connect => Value::Null,
+            _ => WriteOptions::parse(&call.query, &call.user_agent, "CreateOptions", false)?.to_value("CreateOptions"),
+        };
+        registry::strategy::mutate(&request, &target, operation, object, None, &options, dry).await?;
+        registry::strategy::check(&request, &target, operation, object, None, &options, dry).await
     }
 }

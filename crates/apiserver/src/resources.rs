@@ -157,6 +157,19 @@ impl Resource {
         }
     }
 
+    /// Turns an object of the form served here into the form in which another resource of the same storage serves it.
+    pub async fn to_form_of(&self, other: &Resource, object: &mut Value) -> Result<(), Status> {
+        match &other.form {
+            // Every object says of which version it is.
+            Form::Custom(_) => other.to_served(object).await,
+            _ => {
+                self.turn(object, false);
+                other.turn(object, true);
+                Ok(())
+            }
+        }
+    }
+
     /// Turns an object between the form served and the form stored, where that needs nobody else's help.
     pub fn turn(&self, object: &mut Value, to_served: bool) {
         let Some(cache) = &self.cache else { return };

@@ -9,6 +9,7 @@
 pub mod binding;
 mod body;
 pub mod component_status;
+mod connect;
 pub mod dial;
 pub mod eviction;
 pub(crate) mod handlers;

@@ -45,7 +45,7 @@ impl Writer {
     }
 
     fn options(&self) -> WriteOptions {
-        WriteOptions { dry_run: self.dry_run, field_manager: self.manager.clone(), ..WriteOptions::default() }
+        WriteOptions::internal(self.dry_run, &self.manager)
     }
 
     fn target<'a>(

@@ -512,6 +512,63 @@ async fn constrained_impersonation_is_for_some_requests_only() {
     }
 }
 
+/// Nobody grants what he does not hold, nor has it gathered by a label; what the garbage collector changes grants nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_and_bindings_grant_no_more_than_their_writer_holds() {
+    const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    let world = World::start().await;
+    let role = |name: &str, rules: Value| json!({"metadata": {"name": name}, "rules": rules});
+    let binding = |name: &str, role: &str| {
+        json!({"metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "User", "name": "clerk", "apiGroup": "rbac.authorization.k8s.io"}]})
+    };
+    let pods = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]);
+    let clerk_rules = json!([
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+        {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles", "clusterrolebindings"],
+            "verbs": ["create", "update", "patch", "get"]},
+    ]);
+    let nodes = json!([{"apiGroups": [""], "resources": ["nodes"], "verbs": ["delete"]}]);
+    for (path, object) in [
+        (ROLES, role("clerk", clerk_rules)),
+        (ROLES, role("nodes", nodes.clone())),
+        (BINDINGS, binding("clerk", "clerk")),
+    ] {
+        assert_eq!(world.call(&admin(), "POST", path, object).await.0, 201);
+    }
+    let clerk = UserInfo::new("clerk", &[]);
+    let send = async |method: &str, path: &str, body: Value| {
+        let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let request = Request::builder().method(method).uri(path).header("content-type", media);
+        let request = request.extension(InProcess(clerk.clone())).body(Body::from(body.to_string()));
+        let (code, answer) = world.send(request.expect("a request")).await;
+        (code, answer["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let not_held = "user \"clerk\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently \
+                    held:\n{APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"delete\"]}";
+    let refused = |resource: &str, name: &str, why: &str| {
+        (403, format!("{resource}.rbac.authorization.k8s.io {name:?} is forbidden: {why}"))
+    };
+    assert_eq!(send("POST", ROLES, role("pods", pods.clone())).await.0, 201);
+    assert_eq!(send("POST", ROLES, role("more", nodes)).await, refused("clusterroles", "more", not_held));
+    assert_eq!(send("POST", BINDINGS, binding("b", "pods")).await.0, 201);
+    assert_eq!(send("POST", BINDINGS, binding("c", "nodes")).await, refused("clusterrolebindings", "c", not_held));
+    let missing = "clusterroles.rbac.authorization.k8s.io \"none\" not found";
+    assert_eq!(send("POST", BINDINGS, binding("d", "none")).await, (404, missing.into()));
+    let mut gathers = role("gathers", pods);
+    gathers["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]});
+    let gathering = "must have cluster-admin privileges to use an aggregationRule";
+    assert_eq!(send("POST", ROLES, gathers).await, refused("clusterroles", "gathers", gathering));
+    // A label has a role gathered by others: it is a change like any other.
+    let path = format!("{ROLES}/nodes");
+    let label = json!({"metadata": {"labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}}});
+    assert_eq!(send("PATCH", &path, label).await, refused("clusterroles", "nodes", not_held));
+    let finalizer = json!({"metadata": {"finalizers": ["example.com/wait"]}});
+    assert_eq!(send("PATCH", &path, finalizer).await.0, 200);
+}
+
 /// Everything that is served, asked for in another namespace by an account that may everything in its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_of_one_namespace_reaches_nothing_of_another() {

@@ -33,10 +33,13 @@ impl Hook {
         let (sender, reviews) = mpsc::unbounded_channel();
         let permits = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
         let (answer, gate): (Answer, _) = (Arc::new(answer), permits.clone());
-        let server = https::serve(move |path, mut review| {
+        let server = https::serve(move |https::Asked { path, headers, body: mut review }| {
             let (sender, answer, gate) = (sender.clone(), answer.clone(), gate.clone());
             async move {
                 review["path"] = json!(path);
+                for name in ["authorization", "user-agent"] {
+                    review[name] = json!(headers.get(name).map(|v| v.to_str().expect("text")));
+                }
                 // Who does not listen any more has seen enough.
                 let _ = sender.send(review.clone());
                 gate.acquire().await.expect("open").forget();
@@ -123,11 +126,23 @@ async fn a_validating_webhook_is_sent_a_review_and_may_refuse() {
     ] {
         assert_eq!(&request[field], expected, "{field}");
     }
-    assert_eq!(request["options"]["kind"], "CreateOptions");
+    let options = |kind: &str| json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+    assert_eq!(request["options"], options("CreateOptions"));
     assert_eq!(request["userInfo"]["username"], "admin");
     assert_eq!(request["object"]["data"], json!({"a": "b"}));
     assert!(request["object"]["metadata"]["uid"].is_string() && request["object"]["kind"] == "ConfigMap");
     assert!(request["uid"].as_str().is_some_and(|uid| uid.len() == 36));
+
+    // The options are those that the request says; a patch has those of an update.
+    let path = format!("{MAPS}/good?fieldManager=me&fieldValidation=Strict");
+    let patch =
+        Request::patch(path).extension(InProcess(admin())).header("content-type", "application/merge-patch+json");
+    let patch = patch.body(Body::from("{\"data\":{\"c\":\"d\"}}")).expect("a request");
+    assert_eq!(world.send(patch).await.0, 200);
+    let mut said = options("UpdateOptions");
+    said["fieldManager"] = json!("me");
+    said["fieldValidation"] = json!("Strict");
+    assert_eq!(hook.seen()[0]["request"]["options"], said);
 
     let delete = Request::delete(format!("{MAPS}/good")).extension(InProcess(admin())).body(Body::empty());
     let response = world.server.router().oneshot(delete.expect("a request")).await.expect("infallible");
@@ -136,6 +151,15 @@ async fn a_validating_webhook_is_sent_a_review_and_may_refuse() {
     let seen = hook.seen();
     assert_eq!((&seen[0]["request"]["object"], &seen[0]["request"]["operation"]), (&Value::Null, &json!("DELETE")));
     assert_eq!(seen[0]["request"]["oldObject"]["metadata"]["name"], "good");
+
+    // Of a collection each object is shown, and the name of none is told.
+    assert_eq!(world.call(&admin(), "POST", MAPS, map("one", json!({}))).await.0, 201);
+    hook.seen();
+    let path = format!("{MAPS}?fieldSelector=metadata.name%3Done");
+    assert_eq!(world.call(&admin(), "DELETE", &path, Value::Null).await.0, 200);
+    let seen = hook.seen();
+    assert_eq!((&seen[0]["request"]["name"], &seen[0]["request"]["namespace"]), (&Value::Null, &json!("default")));
+    assert_eq!(seen[0]["request"]["oldObject"]["metadata"]["name"], "one");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -326,4 +350,80 @@ async fn a_silent_webhook_holds_up_nothing_but_what_it_is_asked_about() {
         let refused = task.await.expect("a task");
         assert_eq!(message(&refused), (400, "admission webhook \"slow.example.com\" denied the request: late"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_are_admitted_before_anything_else() {
+    let world = World::start().await;
+    let mut hook =
+        Hook::start(|review| json!({"allowed": review["request"]["name"] != "no", "status": {"message": "not here"}}))
+            .await;
+    let mut webhook = hook.webhook("connect.example.com");
+    webhook["rules"] = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CONNECT"],
+        "resources": ["pods/*", "services/proxy"]}]);
+    configure(&world, "validating", "v", json!([webhook])).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    // No such pod, and no protocol to switch to: the webhook is asked all the same.
+    let denied = "admission webhook \"connect.example.com\" denied the request: not here";
+    for path in ["exec?command=sh", "attach", "portforward", "proxy/x"] {
+        let refused = world.call(&admin(), "POST", &format!("{pods}/no/{path}"), Value::Null).await;
+        assert_eq!(message(&refused), (400, denied), "{path}");
+    }
+    hook.seen();
+    let exec = "exec?command=sh&command=-c&container=main&stdin=true&tty=1";
+    let refused = world.call(&admin(), "POST", &format!("{pods}/yes/{exec}"), Value::Null).await;
+    assert_eq!(message(&refused), (404, "pods \"yes\" not found"));
+    let proxy = "/api/v1/namespaces/default/services/http:yes:80/proxy/a/b/?c=d";
+    assert_eq!(world.call(&admin(), "GET", proxy, Value::Null).await.0, 404);
+    let seen = hook.seen();
+    let request = &seen[0]["request"];
+    assert_eq!(
+        request["object"],
+        json!({"kind": "PodExecOptions", "apiVersion": "v1", "command": ["sh", "-c"], "container": "main", "stdin": true,
+            "tty": true})
+    );
+    assert_eq!((&request["operation"], &request["subResource"]), (&json!("CONNECT"), &json!("exec")));
+    assert_eq!((&request["options"], &request["oldObject"]), (&Value::Null, &Value::Null));
+    let request = &seen[1]["request"];
+    assert_eq!(request["object"], json!({"kind": "ServiceProxyOptions", "apiVersion": "v1", "path": "/a/b/"}));
+    assert_eq!(request["name"], "http:yes:80");
+
+    let dry = world.call(&admin(), "POST", &format!("{pods}/yes/exec?dryRun=All"), Value::Null).await;
+    assert_eq!(message(&dry), (400, "dryRun is not supported"));
+    let put = world.call(&admin(), "PUT", &format!("{pods}/yes/exec"), json!({})).await;
+    assert_eq!(put.0, 405);
+    assert!(hook.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_is_shown_the_credential_that_is_for_it() {
+    let mut hook = Hook::start(|_| json!({"allowed": true})).await;
+    let dir = tempfile::tempdir().expect("dir");
+    let file = dir.path().join("webhooks.kubeconfig");
+    let port = hook.server.port;
+    let users = format!(
+        "apiVersion: v1\nkind: Config\nusers:\n- {{name: '127.0.0.1:{port}', user: {{token: for-the-address}}}}\n\
+         - {{name: '*', user: {{username: any, password: one}}}}\n"
+    );
+    std::fs::write(&file, users).expect("written");
+    let config = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "WebhookAdmissionConfiguration",
+        "kubeConfigFile": file});
+    let world = World::start_changed(|options| {
+        options.admission_configs =
+            std::mem::take(&mut options.admission_configs).with("ValidatingAdmissionWebhook", config.clone());
+    })
+    .await;
+    let validating = hook.webhook("check.example.com");
+    let mut by_name = hook.webhook("name.example.com");
+    by_name["clientConfig"]["url"] = json!(format!("https://localhost:{port}/check"));
+    configure(&world, "validating", "v", json!([validating, by_name])).await;
+    configure(&world, "mutating", "m", json!([hook.webhook("change.example.com")])).await;
+    assert_eq!(world.call(&admin(), "POST", MAPS, map("a", json!({}))).await.0, 201);
+    let mut shown: Vec<Value> = hook.seen().into_iter().map(|review| review["authorization"].clone()).collect();
+    // The mutating webhook comes first, and its plugin names no file.
+    assert_eq!(shown.remove(0), Value::Null);
+    shown.sort_by_key(Value::to_string);
+    assert_eq!(shown, ["Basic YW55Om9uZQ==", "Bearer for-the-address"]);
+    assert_eq!(world.call(&admin(), "DELETE", &format!("{MAPS}/a"), Value::Null).await.0, 200);
+    assert!(hook.seen().iter().all(|review| review["user-agent"] == "kube-apiserver-admission"));
 }

@@ -162,6 +162,46 @@ pub struct Context {
     pub rest: serde_json::Map<String, Value>,
 }
 
+/// What a user shows, its files read.
+#[derive(Default)]
+pub struct Credential {
+    /// Client certificate and key.
+    pub identity: Option<Identity>,
+    /// Bearer token.
+    pub token: Option<String>,
+    /// Name and password.
+    pub basic: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credential([hidden])")
+    }
+}
+
+impl User {
+    /// Reads what the user shows.
+    pub fn credential(&self) -> Result<Credential> {
+        let certificate = material(&self.client_certificate_data, &self.client_certificate)?;
+        let key = material(&self.client_key_data, &self.client_key)?;
+        let text = |name: &str| self.rest.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let basic = (text("username"), text("password"));
+        Ok(Credential {
+            identity: pair(certificate.as_deref(), key.as_deref())?,
+            token: self.token()?,
+            basic: (!basic.0.is_empty() || !basic.1.is_empty()).then_some(basic),
+        })
+    }
+
+    fn token(&self) -> Result<Option<String>> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(Some(token.clone())),
+            (None, Some(path)) => Ok(material(&None, &Some(path.clone()))?.map(|t| t.trim().to_owned())),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
 /// A context with its files read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resolved {
@@ -284,11 +324,7 @@ impl Kubeconfig {
             authorities: material(&cluster.certificate_authority_data, &cluster.certificate_authority)?,
             client_certificate: material(&user.client_certificate_data, &user.client_certificate)?,
             client_key: material(&user.client_key_data, &user.client_key)?,
-            token: match (&user.token, &user.token_file) {
-                (Some(token), _) => Some(token.clone()),
-                (None, Some(path)) => material(&None, &Some(path.clone()))?.map(|t| t.trim().to_owned()),
-                (None, None) => None,
-            },
+            token: user.token()?,
         })
     }
 }
@@ -296,11 +332,15 @@ impl Kubeconfig {
 impl Resolved {
     /// The client certificate and key, where there are any.
     pub fn identity(&self) -> Result<Option<Identity>> {
-        match (&self.client_certificate, &self.client_key) {
-            (Some(certificate), Some(key)) => Identity::from_pem(certificate, key).map(Some),
-            (None, None) => Ok(None),
-            _ => Err(Error::Kubeconfig("certificate and key must be given together".into())),
-        }
+        pair(self.client_certificate.as_deref(), self.client_key.as_deref())
+    }
+}
+
+fn pair(certificate: Option<&str>, key: Option<&str>) -> Result<Option<Identity>> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Identity::from_pem(certificate, key).map(Some),
+        (None, None) => Ok(None),
+        _ => Err(Error::Kubeconfig("certificate and key must be given together".into())),
     }
 }
 
@@ -335,6 +375,9 @@ mod tests {
         let resolved = again.resolve().expect("resolved");
         assert_eq!(resolved.identity().expect("pair").expect("there").certificate, id.certificate);
         assert_eq!(resolved.authorities.as_deref(), Some(ca.certificate().to_pem().as_str()));
+        let credential = again.users[0].value.credential().expect("read");
+        assert_eq!(credential.identity.expect("there").certificate, id.certificate);
+        assert_eq!((credential.token, credential.basic), (None, None));
     }
 
     #[test]

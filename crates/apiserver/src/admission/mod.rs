@@ -189,9 +189,9 @@ pub fn all(parts: &Parts) -> Result<Vec<Arc<dyn Plugin>>, String> {
         Arc::new(storage_in_use::StorageObjectInUseProtection),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(dynamic::mutating_policy::MutatingAdmissionPolicy::new(parts)),
-        Arc::new(dynamic::webhook::mutating::MutatingAdmissionWebhook::new(parts)),
+        Arc::new(dynamic::webhook::mutating::MutatingAdmissionWebhook::new(parts)?),
         Arc::new(dynamic::validating_policy::ValidatingAdmissionPolicy::new(parts)),
-        Arc::new(dynamic::webhook::validating::ValidatingAdmissionWebhook::new(parts)),
+        Arc::new(dynamic::webhook::validating::ValidatingAdmissionWebhook::new(parts)?),
     ];
     plugins.sort_by_key(|p| order::position(p.name()));
     Ok(plugins)

@@ -43,7 +43,8 @@ impl Plugin for NamespaceLifecycle {
             return Ok(());
         }
         let review = request.is("authorization.k8s.io", "localsubjectaccessreviews", "");
-        if request.namespace.is_empty() || request.operation == Operation::Delete || review {
+        let writes = matches!(request.operation, Operation::Create | Operation::Update);
+        if request.namespace.is_empty() || !writes || review {
             return Ok(());
         }
         let name = request.namespace;
@@ -91,7 +92,7 @@ mod tests {
             let done = plugin.admit(&request, &mut object, &mut Vec::new()).await;
             assert_eq!(done.err().map(|s| s.message).as_deref(), expected);
         };
-        use Operation::{Create, Delete, Update};
+        use Operation::{Connect, Create, Delete, Update};
         check(Create, "pods", "p", Some("Active"), None).await;
         check(Create, "pods", "p", None, Some("namespaces \"default\" not found")).await;
         let ending =
@@ -99,6 +100,7 @@ mod tests {
         check(Create, "pods", "p", Some("Terminating"), Some(ending)).await;
         check(Update, "pods", "p", Some("Terminating"), None).await;
         check(Delete, "pods", "p", None, None).await;
+        check(Connect, "pods", "p", None, None).await;
         let immortal = "namespaces \"kube-system\" is forbidden: this namespace may not be deleted";
         check(Delete, "namespaces", "kube-system", None, Some(immortal)).await;
         check(Delete, "namespaces", "mine", None, None).await;

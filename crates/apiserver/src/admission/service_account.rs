@@ -1,7 +1,8 @@
 //! Every pod runs as a service account and, unless it says no, finds that account's token in the usual place
 //! (`plugin/pkg/admission/serviceaccount`).
 //!
-//! Not here: the deprecated annotation `kubernetes.io/enforce-mountable-secrets`.
+//! An account annotated `kubernetes.io/enforce-mountable-secrets: "true"` (deprecated, and in force) lets its pods read the
+//! secrets that it names, and no others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use orkd_api::status::Status;
 use rand::Rng;
 use serde_json::{Value, json};
 
-use super::{Operation, Plugin, Request, is_mirror, items};
+use super::{Operation, Plugin, Request, is_mirror, items, meta};
+use crate::authz::node::graph::names_secret;
 use crate::lookup::{Lookup, get_fresh};
 use crate::registry::strategy::generate_name;
 
@@ -71,11 +73,7 @@ impl Plugin for ServiceAccount {
         object["spec"]["serviceAccountName"] = json!(name);
         object["spec"]["serviceAccount"] = json!(name);
         let Some(account) = self.account(request.namespace, &name).await? else {
-            let why = format!(
-                "error looking up service account {}/{name}: serviceaccount {name:?} not found",
-                request.namespace
-            );
-            return Err(request.forbidden(object, &why));
+            return Err(request.forbidden(object, &not_found(request.namespace, &name)));
         };
         let automount = |v: &Value| v["automountServiceAccountToken"].as_bool();
         if automount(&object["spec"]).or_else(|| automount(&account)).unwrap_or(true) {
@@ -89,19 +87,98 @@ impl Plugin for ServiceAccount {
     }
 
     async fn validate(&self, request: &Request<'_>, object: &Value, _warnings: &mut Vec<String>) -> Result<(), Status> {
-        if !request.is("", "pods", "") || request.operation != Operation::Create || !is_mirror(object) {
+        let creates = request.is("", "pods", "") && request.operation == Operation::Create;
+        let debugs = request.is("", "pods", "ephemeralcontainers") && request.operation == Operation::Update;
+        if !creates && !debugs {
             return Ok(());
         }
-        if object["spec"]["serviceAccountName"].as_str().is_some_and(|n| !n.is_empty()) {
-            return Err(request.forbidden(object, "a mirror pod may not reference service accounts"));
+        let forbidden = |why: String| request.forbidden(object, &why);
+        if creates && is_mirror(object) {
+            return mirror(object).map_err(|why| forbidden(why.to_owned()));
         }
-        let volumes = items(&object["spec"]["volumes"]);
-        let token = |v: &Value| items(&v["projected"]["sources"]).iter().any(|s| s["serviceAccountToken"].is_object());
-        if volumes.iter().any(token) {
-            return Err(request.forbidden(object, "a mirror pod may not use ServiceAccountToken volume projections"));
+        let name = object["spec"]["serviceAccountName"].as_str().unwrap_or_default();
+        if name.is_empty() {
+            let pod = request.shown_name(object);
+            return Err(forbidden(format!("no service account specified for pod {}/{pod}", request.namespace)));
         }
-        Ok(())
+        let Some(account) = self.account(request.namespace, name).await? else {
+            return Err(forbidden(not_found(request.namespace, name)));
+        };
+        let lists = if creates { &CONTAINERS[..2] } else { &CONTAINERS[2..] };
+        limited(&object["spec"], &account, lists, creates).map_err(forbidden)
     }
+}
+
+fn not_found(namespace: &str, name: &str) -> String {
+    format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found")
+}
+
+/// What is wrong with the API's picture of a pod that a kubelet runs from a file.
+fn mirror(pod: &Value) -> Result<(), &'static str> {
+    if pod["spec"]["serviceAccountName"].as_str().is_some_and(|n| !n.is_empty()) {
+        return Err("a mirror pod may not reference service accounts");
+    }
+    if names_secret(pod) {
+        return Err("a mirror pod may not reference secrets");
+    }
+    let token = |v: &Value| items(&v["projected"]["sources"]).iter().any(|s| s["serviceAccountToken"].is_object());
+    if items(&pod["spec"]["volumes"]).iter().any(token) {
+        return Err("a mirror pod may not use ServiceAccountToken volume projections");
+    }
+    Ok(())
+}
+
+/// Lists of containers, and what one of them is called.
+const CONTAINERS: [(&str, &str); 3] =
+    [("initContainers", "init container"), ("containers", "container"), ("ephemeralContainers", "ephemeral container")];
+
+/// Whether a pod reads secrets that its account names only, where the account wants that (`limitSecretReferences`).
+fn limited(spec: &Value, account: &Value, lists: &[(&str, &str)], whole: bool) -> Result<(), String> {
+    let wanted = account["metadata"]["annotations"]["kubernetes.io/enforce-mountable-secrets"].as_str();
+    if !wanted.is_some_and(|v| matches!(v, "1" | "t" | "T" | "true" | "TRUE" | "True")) {
+        return Ok(());
+    }
+    let of = meta(account, "name");
+    let names = |list: &Value, name: &Value| items(list).iter().any(|r| r["name"] == *name);
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let check = |secret: &Value, who: String| {
+        if secret.is_null() || names(&account["secrets"], secret) {
+            return Ok(());
+        }
+        let secret = text(secret);
+        Err(format!(
+            "{who} secret.secretName=\"{secret}\" is not allowed because service account {of} does not reference that secret"
+        ))
+    };
+    if whole {
+        for volume in items(&spec["volumes"]) {
+            check(&volume["secret"]["secretName"], "volume with".into())?;
+        }
+    }
+    for (list, what) in lists {
+        for container in items(&spec[*list]) {
+            let name = text(&container["name"]);
+            for env in items(&container["env"]) {
+                let who = format!("{what} {name} with envVar {} referencing", text(&env["name"]));
+                check(&env["valueFrom"]["secretKeyRef"]["name"], who)?;
+            }
+            for from in items(&container["envFrom"]) {
+                check(&from["secretRef"]["name"], format!("{what} {name} with envFrom referencing"))?;
+            }
+        }
+    }
+    if whole {
+        for (i, secret) in items(&spec["imagePullSecrets"]).iter().enumerate() {
+            if !names(&account["imagePullSecrets"], &secret["name"]) {
+                return Err(format!(
+                    "imagePullSecrets[{i}].name=\"{}\" is not allowed because service account {of} does not reference that \
+                     imagePullSecret",
+                    text(&secret["name"])
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Mounts the token in every container that has nothing at its place.
@@ -205,5 +282,52 @@ mod tests {
             missing,
             "pods \"x\" is forbidden: error looking up service account default/nope: serviceaccount \"nope\" not found"
         );
+    }
+
+    #[test]
+    fn accounts_may_say_which_secrets_their_pods_read() {
+        let account = |limits: &str| {
+            json!({"metadata": {"name": "a", "annotations": {"kubernetes.io/enforce-mountable-secrets": limits}},
+                "secrets": [{"name": "mine"}], "imagePullSecrets": [{"name": "registry"}]})
+        };
+        let check = |spec: Value, expected: &str| {
+            assert_eq!(limited(&spec, &account("false"), &CONTAINERS, true), Ok(()), "{spec}");
+            let got = limited(&spec, &account("true"), &CONTAINERS, true).err().unwrap_or_default();
+            let because = " is not allowed because service account a does not reference that ";
+            assert_eq!(got.replace(because, ": "), expected, "{spec}");
+        };
+        let env = |secret: &str| json!([{"name": "E", "valueFrom": {"secretKeyRef": {"name": secret, "key": "k"}}}]);
+        let from = |secret: &str| json!([{"secretRef": {"name": secret}}, {"configMapRef": {"name": "any"}}]);
+        check(json!({"volumes": [{"secret": {"secretName": "mine"}}, {"emptyDir": {}}]}), "");
+        let volume = "volume with secret.secretName=\"other\": secret";
+        check(json!({"volumes": [{"secret": {"secretName": "other"}}]}), volume);
+        check(json!({"containers": [{"name": "c", "env": env("mine"), "envFrom": from("mine")}]}), "");
+        let variable = "container c with envVar E referencing secret.secretName=\"other\": secret";
+        check(json!({"containers": [{"name": "c", "env": env("other")}]}), variable);
+        let whole = "init container i with envFrom referencing secret.secretName=\"other\": secret";
+        check(json!({"initContainers": [{"name": "i", "envFrom": from("other")}]}), whole);
+        let debugger = "ephemeral container d with envVar E referencing secret.secretName=\"other\": secret";
+        check(json!({"ephemeralContainers": [{"name": "d", "env": env("other")}]}), debugger);
+        check(json!({"imagePullSecrets": [{"name": "registry"}]}), "");
+        let pull = "imagePullSecrets[1].name=\"mine\": imagePullSecret";
+        check(json!({"imagePullSecrets": [{"name": "registry"}, {"name": "mine"}]}), pull);
+    }
+
+    #[test]
+    fn mirrors_name_nothing_of_the_cluster() {
+        let check = |spec: Value, expected: &str| {
+            assert_eq!(mirror(&json!({"spec": spec})).err().unwrap_or_default(), expected, "{spec}");
+        };
+        check(json!({"containers": [{"name": "c"}], "volumes": [{"configMap": {"name": "m"}}]}), "");
+        check(json!({"serviceAccountName": "a"}), "a mirror pod may not reference service accounts");
+        for spec in [
+            json!({"volumes": [{"secret": {"secretName": "s"}}]}),
+            json!({"imagePullSecrets": [{"name": "s"}]}),
+            json!({"containers": [{"envFrom": [{"secretRef": {"name": "s"}}]}]}),
+        ] {
+            check(spec, "a mirror pod may not reference secrets");
+        }
+        let token = json!({"volumes": [{"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]});
+        check(token, "a mirror pod may not use ServiceAccountToken volume projections");
     }
 }

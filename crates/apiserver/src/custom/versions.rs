@@ -6,18 +6,20 @@
 //! that object, so that it is asked once. Upstream: `apiextensions-apiserver/pkg/apiserver/conversion`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use orkd_api::codec::Strictness;
 use orkd_api::custom::CustomKind;
 use orkd_api::kind::Kind;
-use orkd_api::object::{at, list};
+use orkd_api::object::{at, list, text};
 use orkd_api::status::Status;
+use orkd_base::metrics::{Counter, Family, Histogram};
 use serde_json::Value;
 
 use super::review;
 use crate::admission::dynamic::webhook::config::Server;
+use crate::admission::dynamic::webhook::credentials::Credentials;
 use crate::admission::dynamic::webhook::review::failure;
 use crate::cache::{Entry, Intake, Reader};
 use crate::resources::view;
@@ -29,6 +31,30 @@ const BATCH: usize = 500;
 /// and no more bytes of them, one object aside: answers are limited, too.
 const BATCH_BYTES: usize = 1 << 20;
 
+static REQUESTS: Family<Counter> = Family::counter(
+    "apiserver_conversion_webhook_request_total",
+    "[ALPHA] Counter for conversion webhook requests with success/failure and failure error type",
+    &["failure_type", "result"],
+);
+static REQUEST_TIME: Family<Histogram> = Family::histogram(
+    "apiserver_conversion_webhook_duration_seconds",
+    "[ALPHA] Conversion webhook request latency",
+    &["failure_type", "result"],
+    &[0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0],
+);
+static DEFINITION_TIME: Family<Histogram> = Family::histogram(
+    "apiserver_crd_conversion_webhook_duration_seconds",
+    "[ALPHA] CRD webhook conversion duration in seconds",
+    &["crd_name", "from_version", "succeeded", "to_version"],
+    &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384],
+);
+
+/// `ConversionWebhookErrorType` of upstream's metrics.
+const CALL: &str = "conversion_webhook_call_failure";
+const MALFORMED: &str = "conversion_webhook_malformed_response_failure";
+const PARTIAL: &str = "conversion_webhook_partial_response_failure";
+const INVALID: &str = "conversion_webhook_invalid_converted_object_failure";
+
 /// The versions of one definition.
 pub struct Versions {
     all: Vec<Arc<CustomKind>>,
@@ -36,6 +62,8 @@ pub struct Versions {
 }
 
 struct Webhook {
+    /// The name of the definition, for metrics.
+    definition: String,
     server: Result<Server, String>,
     version: Option<review::Version>,
     /// Finds the endpoints of Services.
@@ -61,7 +89,8 @@ impl Versions {
         let webhook = (conversion["strategy"] == "Webhook").then(|| {
             let accepted = list(conversion, &["webhook", "conversionReviewVersions"]);
             Webhook {
-                server: Server::new(at(conversion, &["webhook", "clientConfig"])),
+                definition: text(definition, &["metadata", "name"]).to_owned(),
+                server: Server::new(at(conversion, &["webhook", "clientConfig"]), &Credentials::default()),
                 version: review::Version::first(accepted.iter().filter_map(Value::as_str)),
                 reader,
             }
@@ -152,28 +181,62 @@ impl Versions {
     }
 }
 
+/// Why a conversion came to nothing: what is told, and what metrics call it, where it was tried.
+struct Failure {
+    status: Status,
+    ty: Option<&'static str>,
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Failure { status, ty: None }
+    }
+}
+
 impl Webhook {
+    /// Has objects of one kind converted, and counts it.
     async fn convert(&self, kind: &CustomKind, objects: &[&Value]) -> Result<Vec<Value>, Status> {
+        let begun = Instant::now();
+        let converted = self.ask(kind, objects).await;
+        let took = begun.elapsed().as_secs_f64();
+        let outcome = match &converted {
+            Ok(_) => Some(["", "success"]),
+            Err(failure) => failure.ty.map(|ty| [ty, "failure"]),
+        };
+        if let Some(labels) = outcome {
+            REQUESTS.with(&labels).inc();
+            REQUEST_TIME.with(&labels).observe(took);
+        }
+        let from = objects.first().and_then(|o| api_version(o).split_once('/')).map_or("", |(_, version)| version);
+        let succeeded = if converted.is_ok() { "true" } else { "false" };
+        DEFINITION_TIME.with(&[&self.definition, from, succeeded, &kind.info().version]).observe(took);
+        converted.map_err(|failure| failure.status)
+    }
+
+    async fn ask(&self, kind: &CustomKind, objects: &[&Value]) -> Result<Vec<Value>, Failure> {
         let desired = kind.api_version();
         let first = objects.first().map(|o| review::group_version_kind(o)).unwrap_or_default();
-        let told = |why: &dyn std::fmt::Display| failed(format!("conversion webhook for {first} failed: {why}"));
-        let Some(version) = self.version else { return Err(failed("no supported conversion review versions")) };
+        let fails = |ty: &'static str, text: String| Failure { status: failed(text), ty: Some(ty) };
+        let told = |ty, why: &dyn std::fmt::Display| fails(ty, format!("conversion webhook for {first} failed: {why}"));
+        let Some(version) = self.version else { return Err(failed("no supported conversion review versions").into()) };
         let server = self.server.as_ref().map_err(failed)?;
         let uid = uuid::Uuid::new_v4().to_string();
         let question = review::question(version, &uid, objects, desired).to_string();
-        let answer = server.post(question, TIMEOUT, Some(self.reader.clone())).await.map_err(|e| told(&e))?;
+        let answer = server.post(question, TIMEOUT, Some(self.reader.clone())).await;
+        let answer = answer.map_err(|e| told(CALL, &e))?;
         if !(200..300).contains(&answer.status) {
-            return Err(told(&failure(answer.status, &answer.body)));
+            return Err(told(CALL, &failure(answer.status, &answer.body)));
         }
         let answer = serde_json::from_slice(&answer.body)
-            .map_err(|e| told(&format_args!("couldn't get version/kind; json parse error: {e}")))?;
-        let converted = review::objects(version, &uid, answer).map_err(|e| told(&e))?;
+            .map_err(|e| told(CALL, &format_args!("couldn't get version/kind; json parse error: {e}")))?;
+        let converted = review::objects(version, &uid, answer).map_err(|e| told(MALFORMED, &e))?;
         if converted.len() != objects.len() {
             let (got, expected) = (converted.len(), objects.len());
-            return Err(failed(format!("conversion webhook for {first} returned {got} objects, expected {expected}")));
+            let text = format!("conversion webhook for {first} returned {got} objects, expected {expected}");
+            return Err(fails(PARTIAL, text));
         }
         let one = |(index, (original, converted)): (usize, (&&Value, Value))| {
-            review::checked(original, converted, desired).map_err(|wrong| failed(wrong.told(&first, index)))
+            review::checked(original, converted, desired).map_err(|wrong| fails(INVALID, wrong.told(&first, index)))
         };
         objects.iter().zip(converted).enumerate().map(one).collect()
     }

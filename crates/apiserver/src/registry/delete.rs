@@ -87,8 +87,9 @@ async fn attempt(
 ) -> Tried {
     let Current { object: old, revision } = standing;
     let mut null = Value::Null;
-    strategy::mutate(cx, target, Operation::Delete, &mut null, Some(&old), option_value, options.dry_run).await?;
-    strategy::check(cx, target, Operation::Delete, &Value::Null, Some(&old), option_value, options.dry_run).await?;
+    let named = Target { name: if options.of_collection { "" } else { target.name }, ..target.clone() };
+    strategy::mutate(cx, &named, Operation::Delete, &mut null, Some(&old), option_value, options.dry_run).await?;
+    strategy::check(cx, &named, Operation::Delete, &Value::Null, Some(&old), option_value, options.dry_run).await?;
     check_preconditions(target, options, &old)?;
     let mut new = old.clone();
     if old["metadata"]["deletionTimestamp"].is_null() && target.resource.kind.begin_removal(&mut new, cx.now) {

@@ -19,6 +19,23 @@ pub enum FieldValidation {
     Ignore,
 }
 
+impl FieldValidation {
+    fn as_str(self) -> &'static str {
+        match self {
+            FieldValidation::Strict => "Strict",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Ignore => "Ignore",
+        }
+    }
+}
+
+/// What of the options was said by the request; admission sees nothing else.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    manager: bool,
+    validation: bool,
+}
+
 /// The options of a create, update or patch.
 #[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
@@ -30,6 +47,7 @@ pub struct WriteOptions {
     pub field_validation: FieldValidation,
     /// Takes over fields in conflict (apply only).
     pub force: bool,
+    said: Said,
 }
 
 const GROUP: &str = "meta.k8s.io";
@@ -95,20 +113,27 @@ impl WriteOptions {
             return Err(invalid(kind, &errors));
         }
         let field_manager = if manager.is_empty() { manager_of(user_agent) } else { manager.to_owned() };
-        Ok(WriteOptions { dry_run, field_manager, field_validation, force: query.flag("force") })
+        let said = Said { manager: !manager.is_empty(), validation: !query.text("fieldValidation").is_empty() };
+        Ok(WriteOptions { dry_run, field_manager, field_validation, force: query.flag("force"), said })
     }
 
-    /// The options object that admission sees.
+    /// The options of a service of this server that writes by itself.
+    pub fn internal(dry_run: bool, field_manager: &str) -> Self {
+        WriteOptions { dry_run, field_manager: field_manager.to_owned(), ..WriteOptions::default() }
+    }
+
+    /// The options object that admission sees. A patch makes or changes an object: it is seen with the options of that
+    /// (`patchToCreateOptions`, `patchToUpdateOptions`).
     pub fn to_value(&self, kind: &str) -> Value {
         let mut v = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
         if self.dry_run {
             v["dryRun"] = json!(["All"]);
         }
-        if !self.field_manager.is_empty() {
+        if self.said.manager {
             v["fieldManager"] = json!(self.field_manager);
         }
-        if kind == "PatchOptions" && self.force {
-            v["force"] = json!(true);
+        if self.said.validation {
+            v["fieldValidation"] = json!(self.field_validation.as_str());
         }
         v
     }
@@ -142,6 +167,8 @@ pub struct DeleteOptions {
     pub propagation: Option<Propagation>,
     /// That default: whether they stay.
     pub orphans_by_default: bool,
+    /// A collection is deleted: admission is asked about each object, but told the name of none.
+    pub of_collection: bool,
 }
 
 impl DeleteOptions {
@@ -213,5 +240,25 @@ impl DeleteOptions {
             }
         }
         v
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admission_sees_what_the_request_says() {
+        let check = |query: &str, expected: Value| {
+            let options = WriteOptions::parse(&Query::parse(query), "kubectl/v1.36", "PatchOptions", false);
+            let mut wanted = json!({"kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1"});
+            for (field, value) in expected.as_object().expect("fields") {
+                wanted[field] = value.clone();
+            }
+            assert_eq!(options.expect("good").to_value("UpdateOptions"), wanted, "{query}");
+        };
+        check("", json!({}));
+        check("fieldManager=me&fieldValidation=Strict", json!({"fieldManager": "me", "fieldValidation": "Strict"}));
+        check("dryRun=All&fieldValidation=Ignore", json!({"dryRun": ["All"], "fieldValidation": "Ignore"}));
     }
 }

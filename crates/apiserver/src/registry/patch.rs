@@ -214,10 +214,6 @@ impl Maker for Patching<'_> {
         })
     }
 
-    fn option_kind(&self) -> &'static str {
-        "PatchOptions"
-    }
-
     fn creates(&self) -> bool {
         self.patch.form == Form::Apply && self.target.subresource.is_empty()
     }
@@ -288,10 +284,6 @@ impl Maker for ScaleApplying<'_> {
             }
             Ok(Made::Object(object))
         })
-    }
-
-    fn option_kind(&self) -> &'static str {
-        "PatchOptions"
     }
 
     fn creates(&self) -> bool {

@@ -32,10 +32,6 @@ pub(super) trait Maker: Send + Sync {
     /// Makes it.
     fn make<'f>(&'f self, current: Option<&'f Value>) -> Making<'f>;
 
-    /// Whether a resourceVersion in the object must be the one that stands (PUT), or the object was made from
-    /// the one that stands (PATCH), where the version made is checked all the same.
-    fn option_kind(&self) -> &'static str;
-
     /// Whether an object that is not there is made.
     fn creates(&self) -> bool;
 }
@@ -71,10 +67,6 @@ impl Maker for Put<'_> {
             managed::update(kind, current, &mut object, self.manager, self.target.subresource, self.cx.now)?;
             Ok(Made::Object(object))
         })
-    }
-
-    fn option_kind(&self) -> &'static str {
-        "UpdateOptions"
     }
 
     fn creates(&self) -> bool {
@@ -115,10 +107,6 @@ impl<F: Fn(&mut Value) -> Result<(), Status> + Send + Sync> Maker for With<'_, F
             managed::update(kind, Some(current), &mut object, self.manager, self.target.subresource, self.cx.now)?;
             Ok(Made::Object(object))
         })
-    }
-
-    fn option_kind(&self) -> &'static str {
-        "UpdateOptions"
     }
 
     fn creates(&self) -> bool {
@@ -197,7 +185,7 @@ async fn attempt(
             done => done.map(|object| Attempt::Done(object, true)),
         };
     };
-    let option_value = options.to_value(maker.option_kind());
+    let option_value = options.to_value("UpdateOptions");
     let Made::Object(mut new) = maker.make(Some(old)).await?;
     let dry = options.dry_run;
     strategy::mutate(cx, target, Operation::Update, &mut new, Some(old), &option_value, dry).await?;

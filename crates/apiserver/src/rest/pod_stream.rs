@@ -8,12 +8,12 @@ use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, Limited};
 use orkd_api::status::{Details, Status};
 use orkd_streaming::remote::Streams;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::dial::{Address, Dialer, kubelet_of};
-use super::{Call, Reply, Rest, tunnel, websocket};
+use super::{Call, Reply, Rest, connect, tunnel, websocket};
 use crate::Body;
-use crate::admission::{Operation, items, meta};
+use crate::admission::{items, meta};
 use crate::authz::{Attributes, Authorizer, Decision, forbidden};
 
 /// How much of a kubelet's error text is read.
@@ -47,6 +47,7 @@ impl PodStream {
 #[async_trait]
 impl Rest for PodStream {
     async fn serve(&self, call: Call, request: Request<Body>) -> Result<Reply, Status> {
+        connect::admit(&call, &format!("Pod{:?}Options", self.stream), None).await?;
         // A GET that opens a stream has the power of a POST: it needs its permission, too.
         if call.info.verb == "get" {
             let mut info = call.info.clone();
@@ -56,12 +57,7 @@ impl Rest for PodStream {
                 return Err(forbidden(&attributes, ""));
             }
         }
-        if !tunnel::is_upgrade(request.headers()) {
-            return Err(Status::bad_request("Upgrade request required"));
-        }
         let (pod, address) = locate(&call).await?;
-        let address = address
-            .ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", meta(&pod, "name"))))?;
         let streams = Streams {
             stdin: call.query.flag("stdin"),
             stdout: call.query.flag("stdout"),
@@ -69,8 +65,11 @@ impl Rest for PodStream {
             tty: call.query.flag("tty"),
         };
         let target = self.target(&call, &pod, streams)?;
-        let mut options = json!({ "kind": format!("Pod{:?}Options", self.stream), "apiVersion": "v1" });
-        call.admit(Operation::Connect, &mut options).await?;
+        let address = address
+            .ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", meta(&pod, "name"))))?;
+        if !tunnel::is_upgrade(request.headers()) {
+            return Err(Status::bad_request("Upgrade request required"));
+        }
         let dialer = &self.dialer;
         let answer = match self.stream {
             _ if !tunnel::is_websocket(request.headers()) => tunnel::forward(dialer, &address, &target, request).await,
@@ -281,6 +280,8 @@ fn encode<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use orkd_api::status::Status;
 use rand::seq::IndexedRandom;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::dial::{Address, Dialer, Scheme, is_proxyable, kubelet_of};
-use super::{Call, Reply, Rest, tunnel};
+use super::{Call, Reply, Rest, connect, tunnel};
 use crate::Body;
-use crate::admission::{Operation, items, meta};
+use crate::admission::{items, meta};
 use crate::user::Peer;
 
 /// What is proxied to.
@@ -64,25 +64,25 @@ fn parse(id: &str) -> Option<Id<'_>> {
 #[async_trait]
 impl Rest for Proxy {
     async fn serve(&self, call: Call, mut request: Request<Body>) -> Result<Reply, Status> {
+        connect::admit(&call, &format!("{:?}ProxyOptions", self.to), Some(&connect::path(&call))).await?;
         let resource = call.kind.info().plural.clone();
         let id = parse(&call.info.name)
             .ok_or_else(|| Status::bad_request(format!("invalid {resource} request {:?}", call.info.name)))?;
-        let mut options = json!({ "kind": format!("{:?}ProxyOptions", self.to), "apiVersion": "v1" });
-        call.admit(Operation::Connect, &mut options).await?;
         let (prefix, rest) = split(request.uri().path(), &call.info.namespace, self.to);
         let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
-        if rest.is_empty() && request.method() == http::Method::GET && !tunnel::is_upgrade(request.headers()) {
+        let address = match self.to {
+            To::Node => node(&call, &id).await?,
+            To::Pod => pod(&call, &id).await?,
+            To::Service => service(&call, &id)?,
+        };
+        let reads = matches!(*request.method(), http::Method::GET | http::Method::HEAD);
+        if rest.is_empty() && reads && !tunnel::is_upgrade(request.headers()) {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
             let to = HeaderValue::from_str(&format!("{}/{query}", request.uri().path()));
             response.headers_mut().insert(header::LOCATION, to.map_err(|_| Status::bad_request("bad path"))?);
             return Ok(Reply::Raw(response));
         }
-        let address = match self.to {
-            To::Node => node(&call, &id).await?,
-            To::Pod => pod(&call, &id).await?,
-            To::Service => service(&call, &id)?,
-        };
         let target = if rest.is_empty() { format!("/{query}") } else { format!("{rest}{query}") };
         let peer = request.extensions().get::<Peer>().and_then(|p| p.addr);
         tunnel::add_forwarded(request.headers_mut(), peer);

@@ -166,7 +166,7 @@ const DELETES_AT_ONCE: usize = 16;
 pub async fn delete_collection(cx: &Context<'_>, body: Body) -> Answer {
     let wanted = wanted(cx)?;
     let include = Include::parse(wanted.shape, cx.query)?;
-    let options = delete_options(cx, body).await?;
+    let options = DeleteOptions { of_collection: true, ..delete_options(cx, body).await? };
     let target = cx.target();
     let page = match list::read(cx, &target).await {
         Ok(page) => page,

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -31,10 +31,20 @@ impl Server {
     }
 }
 
-/// Starts a server. `answer` gets the path and the body, and says a status and a text.
+/// A request that came.
+pub struct Asked {
+    /// Path and query.
+    pub path: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Value,
+}
+
+/// Starts a server. `answer` gets the request, and says a status and a text.
 pub async fn serve<F, A>(answer: F) -> Server
 where
-    F: Fn(String, Value) -> A + Send + Sync + 'static,
+    F: Fn(Asked) -> A + Send + Sync + 'static,
     A: Future<Output = (u16, String)> + Send + 'static,
 {
     let authority = Authority::create("hooks", Timestamp::now()).expect("ca");
@@ -56,9 +66,10 @@ where
                 let serve = service_fn(move |request: Request<Incoming>| {
                     let answer = answer.clone();
                     async move {
-                        let path = request.uri().to_string();
+                        let (path, headers) = (request.uri().to_string(), request.headers().clone());
                         let body = request.into_body().collect().await.expect("a body").to_bytes();
-                        let (code, text) = answer(path, serde_json::from_slice(&body).expect("JSON")).await;
+                        let body = serde_json::from_slice(&body).expect("JSON");
+                        let (code, text) = answer(Asked { path, headers, body }).await;
                         let mut response = Response::new(Full::new(Bytes::from(text)));
                         *response.status_mut() = code.try_into().expect("a code");
                         Ok::<_, Infallible>(response)

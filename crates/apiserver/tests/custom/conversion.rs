@@ -89,12 +89,38 @@ fn convert(object: &Value, to: &str) -> Value {
     object
 }
 
+/// Defines widgets in two versions, which a server converts.
+async fn define(api: &Api, server: &https::Server) {
+    let mut second = version("v2", false);
+    let properties = &mut second["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    properties["paint"] = json!({"type": "string"});
+    properties.as_object_mut().expect("fields").remove("color");
+    second.as_object_mut().expect("a version").remove("selectableFields");
+    let conversion = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+        "clientConfig": {"url": format!("https://127.0.0.1:{}/convert", server.port), "caBundle": server.bundle()}}});
+    api.define(definition(json!({"versions": [version("v1", true), second], "conversion": conversion}))).await;
+}
+
+/// A server that converts widgets.
+async fn converter() -> https::Server {
+    https::serve(|https::Asked { body: review, .. }| async move {
+        let request = &review["request"];
+        let to = request["desiredAPIVersion"].as_str().expect("a version");
+        let objects: Vec<Value> =
+            request["objects"].as_array().expect("objects").iter().map(|o| convert(o, to)).collect();
+        let answer = json!({"apiVersion": review["apiVersion"], "kind": "ConversionReview", "response": {
+            "uid": request["uid"], "result": {"status": "Success"}, "convertedObjects": objects}});
+        (200, answer.to_string())
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_converts() {
     let api = Api::start().await;
     let (calls, broken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let (counted, fails) = (calls.clone(), broken.clone());
-    let server = https::serve(move |path, review| {
+    let server = https::serve(move |https::Asked { path, body: review, .. }| {
         counted.fetch_add(1, Ordering::SeqCst);
         let fails = fails.load(Ordering::SeqCst);
         async move {
@@ -113,14 +139,7 @@ async fn a_webhook_converts() {
         }
     })
     .await;
-    let mut second = version("v2", false);
-    let properties = &mut second["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
-    properties["paint"] = json!({"type": "string"});
-    properties.as_object_mut().expect("fields").remove("color");
-    second.as_object_mut().expect("a version").remove("selectableFields");
-    let conversion = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
-        "clientConfig": {"url": format!("https://127.0.0.1:{}/convert", server.port), "caBundle": server.bundle()}}});
-    api.define(definition(json!({"versions": [version("v1", true), second], "conversion": conversion}))).await;
+    define(&api, &server).await;
 
     for i in 0..20 {
         api.ok("POST", V1, widget(&format!("w{i:02}"), json!({"color": "red"}))).await;
@@ -162,4 +181,56 @@ async fn a_webhook_converts() {
     let text = "conversion webhook for example.com/v2, Kind=Widget failed: the paint is dry";
     assert_eq!((code, &refused["message"]), (500, &json!(text)));
     assert_eq!(api.get(&format!("{V1}/z")).await.0, 200);
+
+    let (_, _, metrics) = api.raw("GET", "/metrics", &[], Vec::new()).await;
+    let metrics = String::from_utf8(metrics).expect("text");
+    for series in [
+        "apiserver_conversion_webhook_request_total{failure_type=\"\",result=\"success\"}",
+        "apiserver_conversion_webhook_request_total{failure_type=\"conversion_webhook_malformed_response_failure\",result=\"failure\"}",
+        "apiserver_conversion_webhook_duration_seconds_count{failure_type=\"\",result=\"success\"}",
+        "apiserver_crd_conversion_webhook_duration_seconds_count{crd_name=\"widgets.example.com\",from_version=\"v1\",\
+         succeeded=\"true\",to_version=\"v2\"}",
+        "apiserver_crd_conversion_webhook_duration_seconds_count{crd_name=\"widgets.example.com\",from_version=\"v2\",\
+         succeeded=\"false\",to_version=\"v1\"}",
+    ] {
+        assert!(metrics.contains(series), "{series}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_about_another_version_see_what_the_webhook_makes() {
+    let api = Api::start().await;
+    let server = converter().await;
+    define(&api, &server).await;
+    let group = "/apis/admissionregistration.k8s.io/v1";
+    let rule =
+        json!([{"apiGroups": ["example.com"], "apiVersions": ["v2"], "operations": ["*"], "resources": ["widgets"]}]);
+    let put = async |kind: &str, spec: Value| {
+        let path = format!("{group}/{kind}");
+        api.ok("POST", &path, json!({"metadata": {"name": "paint"}, "spec": spec.clone()})).await;
+    };
+    put(
+        "validatingadmissionpolicies",
+        json!({"matchConstraints": {"matchPolicy": "Equivalent", "resourceRules": rule},
+            "validations": [{"expression": "object.spec.paint != 'black' && object.apiVersion == 'example.com/v2'"}]}),
+    )
+    .await;
+    put("validatingadmissionpolicybindings", json!({"policyName": "paint", "validationActions": ["Deny"]})).await;
+    put(
+        "mutatingadmissionpolicies",
+        json!({"matchConstraints": {"matchPolicy": "Equivalent", "resourceRules": rule}, "reinvocationPolicy": "Never",
+            "failurePolicy": "Fail",
+            "matchConditions": [{"name": "pale", "expression": "object.spec.paint.startsWith('pale ')"}],
+            "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {
+                "expression": "Object{spec: Object.spec{paint: object.spec.paint.replace('pale ', '')}}"}}]}),
+    )
+    .await;
+    put("mutatingadmissionpolicybindings", json!({"policyName": "paint"})).await;
+
+    let made = api.ok("POST", V1, widget("a", json!({"color": "pale red"}))).await;
+    assert_eq!((&made["apiVersion"], &made["spec"]), (&json!("example.com/v1"), &json!({"color": "red", "size": 3})));
+    let (code, refused) = api.call("POST", V1, widget("b", json!({"color": "pale black"}))).await;
+    let why = "failed expression: object.spec.paint != 'black' && object.apiVersion == 'example.com/v2'";
+    assert_eq!(code, 422, "{refused}");
+    assert!(refused["message"].as_str().is_some_and(|m| m.ends_with(why)), "{refused}");
 }

@@ -10,6 +10,10 @@ const TABLE: &str = "application/json;as=Table;g=meta.k8s.io;v=v1";
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const ONLY: &str = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
+/// What upstream's router says of media types that none of a route's are named by.
+const ROUTED: &str = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+const STREAMS: &str = ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+
 /// `CODE TYPE kind`, or `CODE reason: message`.
 async fn ask(c: &Cluster, method: &str, url: &str, body: &str, headers: &[(&str, &str)]) -> String {
     let response = c.raw(method, url, body.as_bytes(), headers).await;
@@ -38,6 +42,8 @@ async fn answers_come_as_they_are_accepted() {
     let c = cluster().await;
     c.post(CM, config_map("a", "1")).await;
     let not_acceptable = format!("406 NotAcceptable: {ONLY}");
+    let one_routed = format!("406 NotAcceptable: {ROUTED}");
+    let many_routed = format!("406 NotAcceptable: {ROUTED}{STREAMS}");
     let table_or_protobuf = format!("{PROTOBUF};as=Table;g=meta.k8s.io;v=v1");
     let protobuf_next = format!("{table_or_protobuf},{TABLE}");
     let metadata = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
@@ -49,9 +55,10 @@ async fn answers_come_as_they_are_accepted() {
         ("application/json;q=0.2,application/yaml;q=0.9", CM, "200 yaml ConfigMapList"),
         (PROTOBUF, CM, "200 protobuf ConfigMapList"),
         (PROTOBUF, &one, "200 protobuf ConfigMap"),
-        ("application/cbor", CM, &not_acceptable),
+        ("application/cbor", CM, &many_routed),
         ("application/cbor,application/json;q=0.5", CM, "200 application/json ConfigMapList"),
-        ("text/html", &one, &not_acceptable),
+        ("text/html", &one, &one_routed),
+        ("application/*", &one, &one_routed),
         (TABLE, CM, "200 application/json Table"),
         (TABLE, &one, "200 application/json Table"),
         ("application/yaml;as=Table;g=meta.k8s.io;v=v1", CM, "200 yaml Table"),
@@ -185,8 +192,7 @@ async fn watches_come_in_other_shapes_too() {
     c.post(CM, config_map("a", "1")).await;
     c.post(CM, config_map("b", "1")).await;
     let url = format!("{CM}?watch=1&timeoutSeconds=1");
-    let not_streamed = "406 NotAcceptable: only the following media types are accepted: \
-                        application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+    let not_streamed = format!("406 NotAcceptable: {ROUTED}{STREAMS}");
     assert_eq!(ask(&c, "GET", &url, "", &[("accept", "application/cbor")]).await, not_streamed);
     for accept in ["application/yaml", "application/yaml,application/json"] {
         assert_eq!(ask(&c, "GET", &url, "", &[("accept", accept)]).await, "406 yaml Status", "{accept}");
@@ -225,5 +231,103 @@ async fn a_scale_is_shown_like_other_objects() {
         assert_eq!((code, names), (200, vec!["Name", "Desired", "Available", "Age"]), "{v}");
         let cells = &v["rows"][0]["cells"];
         assert_eq!((&cells[0], &cells[1], &cells[2]), (&json!("d"), &json!(3), &json!(0)), "{v}");
+    }
+}
+
+#[tokio::test]
+async fn discovery_comes_as_it_is_accepted() {
+    let c = cluster().await;
+    let routed = format!("406 NotAcceptable: {ROUTED}");
+    let only = format!("406 NotAcceptable: {ONLY}");
+    let aggregated = |media: &str| format!("{media};g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    let json = aggregated("application/json");
+    for (accept, url, expected) in [
+        (PROTOBUF, "/api", "200 protobuf APIVersions"),
+        (PROTOBUF, "/apis", "200 protobuf APIGroupList"),
+        (PROTOBUF, "/apis/apps", "200 protobuf APIGroup"),
+        (PROTOBUF, "/api/v1", "200 protobuf APIResourceList"),
+        (PROTOBUF, "/apis/apps/v1", "200 protobuf APIResourceList"),
+        ("application/yaml", "/apis/apps/v1", "200 yaml APIResourceList"),
+        (&aggregated(PROTOBUF), "/apis", "200 protobuf APIGroupDiscoveryList"),
+        (&aggregated(PROTOBUF), "/api", "200 protobuf APIGroupDiscoveryList"),
+        (&format!("application/json,{json}"), "/apis", &format!("200 {json} APIGroupDiscoveryList")),
+        (&json, "/apis/apps", &only),
+        (TABLE, "/apis", &only),
+        (TABLE, "/api/v1", &only),
+        ("text/html", "/apis", &only),
+        ("text/html", "/apis/apps", &only),
+        ("text/html", "/api", &routed),
+        ("text/html", "/api/v1", &routed),
+        ("text/html", "/apis/apps/v1", &routed),
+    ] {
+        assert_eq!(ask(&c, "GET", url, "", &[("accept", accept)]).await, expected, "{accept} {url}");
+    }
+    let version = ask(&c, "GET", "/version", "", &[("accept", "text/html")]).await;
+    assert_eq!(version, "406 NotAcceptable: 406: Not Acceptable\n\nAvailable representations: application/json");
+    let version = ask(&c, "GET", "/version", "", &[("accept", "application/yaml")]).await;
+    assert_eq!(version, "406 yaml Status", "a failure comes as it is accepted");
+}
+
+/// The JSON form and the protobuf form of a document of discovery say the same.
+#[tokio::test]
+async fn protobuf_discovery_says_what_json_says() {
+    let c = cluster().await;
+    let body = async |url: &str, accept: &str| {
+        let response = c.raw("GET", url, b"", &[("accept", accept)]).await;
+        assert_eq!(response.status(), 200, "{url} {accept}");
+        let headers = response.headers().clone();
+        (headers, response.into_body().collect().await.expect("body").to_bytes())
+    };
+    let aggregated = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    for (url, params) in [
+        ("/api", ""),
+        ("/apis", ""),
+        ("/apis/apps", ""),
+        ("/apis/apps/v1", ""),
+        ("/api", aggregated),
+        ("/apis", aggregated),
+    ] {
+        let (headers, json) = body(url, &format!("application/json{params}")).await;
+        let (other, protobuf) = body(url, &format!("{PROTOBUF}{params}")).await;
+        let json: Value = serde_json::from_slice(&json).expect("JSON");
+        let api_version = json["apiVersion"].as_str().unwrap_or_default();
+        let ty = orkd_api::schema::Type::of_api_version(api_version, json["kind"].as_str().expect("a kind"));
+        let mut decoded = orkd_api::codec::protobuf::decode(&protobuf, ty.expect("a type")).expect("decoded");
+        // A zero is written in protobuf and left out of JSON.
+        fn without_empty(value: &mut Value) {
+            match value {
+                Value::Object(map) => {
+                    map.values_mut().for_each(without_empty);
+                    map.retain(|_, v| !v.is_null() && *v != json!("") && *v != json!({}) && *v != json!([]));
+                }
+                Value::Array(list) => list.iter_mut().for_each(without_empty),
+                _ => {}
+            }
+        }
+        let mut json = json;
+        for value in [&mut json, &mut decoded] {
+            without_empty(value);
+            for field in ["apiVersion", "kind"] {
+                value.as_object_mut().expect("an object").remove(field);
+            }
+        }
+        assert_eq!(decoded, json, "{url}{params}");
+        assert_eq!(headers.get("etag"), other.get("etag"), "the tag is that of the JSON form");
+    }
+}
+
+#[tokio::test]
+async fn discovery_may_be_kept_as_long_as_it_is_the_same() {
+    let c = cluster().await;
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let first = c.raw("GET", "/apis", b"", &[("accept", accept)]).await;
+    let text = |name: &str| first.headers()[name].to_str().expect("text").to_owned();
+    let tag = text("etag");
+    assert_eq!((tag.len(), text("vary"), text("cache-control")), (130, "Accept".into(), "public".into()));
+    let again = c.raw("GET", "/apis", b"", &[("accept", accept), ("if-none-match", &tag)]).await;
+    assert_eq!((again.status().as_u16(), again.headers()["etag"].to_str().expect("text")), (304, &*tag));
+    for url in ["/api", "/apis"] {
+        let plain = c.raw("GET", url, b"", &[("accept", "application/json")]).await;
+        assert_eq!((plain.headers()["vary"].to_str().expect("text"), plain.headers().get("etag")), ("Accept", None));
     }
 }

@@ -194,6 +194,23 @@ async fn a_bookmark_comes_before_the_end() {
 }
 
 #[tokio::test]
+async fn bookmarks_come_about_once_a_minute() {
+    let (c, _, now) = fixture().await;
+    let url = format!("{CM}?watch=1&timeoutSeconds=600&allowWatchBookmarks=true&resourceVersion={now}");
+    let mut body = c.raw("GET", &url, b"", &[]).await.into_body();
+    // From here on time passes as soon as nobody has anything to do.
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    for expected in [54..=67, 114..=127] {
+        let frame = body.frame().await.expect("the watch is open").expect("a frame").into_data().expect("data");
+        let event: Value = serde_json::from_slice(&frame).expect("an event");
+        assert_eq!((&event["type"], rv(&event["object"])), (&json!("BOOKMARK"), now.clone()));
+        let after = begun.elapsed().as_secs();
+        assert!(expected.contains(&after), "after {after} s");
+    }
+}
+
+#[tokio::test]
 async fn a_stopping_server_ends_watches_and_sends_others_away() {
     let stop = CancellationToken::new();
     let c = cluster_with(|b| b.stopping(stop.clone())).await;

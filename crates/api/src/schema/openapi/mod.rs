@@ -13,7 +13,7 @@ mod paths;
 pub mod v2;
 
 pub use gnostic3::protobuf;
-pub use paths::{SchemaOf, document, other_document};
+pub use paths::{OwnSchema, SchemaOf, document, other_document};
 
 use std::collections::{BTreeMap, BTreeSet};
 

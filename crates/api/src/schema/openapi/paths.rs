@@ -291,21 +291,21 @@ impl Builder<'_> {
 
     /// The schemas of a resource and of its list.
     fn schemas(&mut self, info: &ResourceInfo) -> (Value, Value, bool) {
-        let list_kind = format!("{}List", info.kind);
         if Type::of_kind(self.group, self.version, &info.kind).is_some() {
             let one = self.schema(self.group, self.version, &info.kind);
-            let many = self.schema(self.group, self.version, &list_kind);
+            let many = self.schema(self.group, self.version, &format!("{}List", info.kind));
             return (one, many, true);
         }
-        let Some(mut schema) = (self.schema_of)(info) else {
+        let Some(OwnSchema { mut schema, list_kind }) = (self.schema_of)(info) else {
             return (json!({"type": "object"}), json!({"type": "object"}), false);
         };
         let host: Vec<&str> = self.group.split('.').rev().collect();
-        let one = format!("{}.{}.{}", host.join("."), self.version, info.kind);
-        let many = format!("{one}List");
+        let of_version = format!("{}.{}", host.join("."), self.version);
+        let (one, many) = (format!("{of_version}.{}", info.kind), format!("{of_version}.{list_kind}"));
         schema["x-kubernetes-group-version-kind"] = json!([self.kind(self.group, self.version, &info.kind)]);
         let list = json!({
             "type": "object",
+            "description": format!("{list_kind} is a list of {}", info.kind),
             "required": ["items"],
             "properties": {
                 "apiVersion": {"type": "string"},
@@ -696,7 +696,16 @@ impl Builder<'_> {
 }
 
 /// Gives the schema of a resource whose type is not built in (a custom resource).
-pub type SchemaOf<'a> = &'a (dyn Fn(&ResourceInfo) -> Option<Value> + 'a);
+pub type SchemaOf<'a> = &'a (dyn Fn(&ResourceInfo) -> Option<OwnSchema> + 'a);
+
+/// What a resource says whose type is not built in.
+#[derive(Clone, Debug)]
+pub struct OwnSchema {
+    /// The schema of its objects.
+    pub schema: Value,
+    /// The kind of its lists.
+    pub list_kind: String,
+}
 
 fn assemble(group: &str, version: &str, parts: impl Iterator<Item = Part>) -> Value {
     let (mut paths, mut roots, mut own) = (Map::new(), Vec::new(), BTreeMap::new());

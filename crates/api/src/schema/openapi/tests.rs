@@ -392,3 +392,22 @@ fn v3_in_protobuf_says_the_same() {
     let body = entries(message(message(message(patch, 7), 1), 2));
     assert!(body.contains_key("application/strategic-merge-patch+json"), "{:?}", body.keys());
 }
+
+#[test]
+fn lists_of_a_definition_are_called_as_it_says() {
+    let definition = json!({"metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "widgets", "kind": "Widget", "listKind": "Widgetry"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}});
+    let kind = crate::custom::CustomKind::new(&definition, "v1").expect("a kind");
+    let info = kind.info();
+    let own = |_: &ResourceInfo| Some(OwnSchema { schema: json!({"type": "object"}), list_kind: "Widgetry".into() });
+    let document = document("example.com", "v1", &[info], &own);
+    let schemas = &document["components"]["schemas"];
+    let list = &schemas["com.example.v1.Widgetry"];
+    assert_eq!(list["x-kubernetes-group-version-kind"][0]["kind"], "Widgetry");
+    assert_eq!(list["properties"]["items"]["items"]["$ref"], "#/components/schemas/com.example.v1.Widget");
+    assert!(schemas.get("com.example.v1.WidgetList").is_none());
+    let get =
+        &document["paths"]["/apis/example.com/v1/widgets"]["get"]["responses"]["200"]["content"]["application/json"];
+    assert_eq!(get["schema"]["$ref"], "#/components/schemas/com.example.v1.Widgetry");
+}

@@ -13,9 +13,11 @@ use crate::authz::feed::{Change, Feed};
 /// The objects of one resource, each made into a `T` once a generation.
 pub struct Compiled<T> {
     feed: Box<dyn Feed>,
-    make: fn(&Value) -> T,
+    make: Make<T>,
     objects: BTreeMap<Arc<str>, (Generation, Arc<T>)>,
 }
+
+type Make<T> = Box<dyn Fn(&Value) -> T + Send + Sync>;
 
 /// What changes when an object says something else: its uid and generation.
 type Generation = (String, i64);
@@ -27,8 +29,8 @@ fn generation(object: &Value) -> Generation {
 
 impl<T> Compiled<T> {
     /// Nothing yet; `feed` brings the objects.
-    pub fn new(feed: Box<dyn Feed>, make: fn(&Value) -> T) -> Self {
-        Compiled { feed, make, objects: BTreeMap::new() }
+    pub fn new(feed: Box<dyn Feed>, make: impl Fn(&Value) -> T + Send + Sync + 'static) -> Self {
+        Compiled { feed, make: Box::new(make), objects: BTreeMap::new() }
     }
 
     /// Takes in the changes that are there. Whether anything that counts has changed.

@@ -260,12 +260,13 @@ async fn invoke(
     problems: &mut Problems,
 ) -> Result<bool, Status> {
     let Invocation { policy, binding, door, params } = invocation;
-    let old = round.shown(door, round.old());
+    let unconverted = |status: Status| Status::internal(status.message);
+    let old = round.shown(door, round.old()).await.map_err(unconverted)?;
     let (request, namespace) = (round.request_value(door, ""), round.shown_namespace().await?);
     let mut changed = false;
     for mutation in &policy.body.mutations {
         let begun = Instant::now();
-        let shown = round.shown(door, object).into_owned();
+        let shown = round.shown(door, object).await.map_err(unconverted)?.into_owned();
         if !shown.is_object() {
             break;
         }
@@ -275,7 +276,10 @@ async fn invoke(
         while round.answer().await {
             made = mutate(policy, mutation, &door.body, node, &input, &round.answers);
         }
-        let made = made.and_then(|made| round.replace(door, &shown, made, object));
+        let made = match made {
+            Ok(made) => round.replace(door, &shown, made, object).await,
+            Err(why) => Err(why),
+        };
         let labels = [error_type(&made), &*policy.name, &*binding.name];
         CHECKS.with(&labels).inc();
         CHECK_TIME.with(&labels).observe(begun.elapsed().as_secs_f64());
@@ -298,12 +302,14 @@ fn error_type(made: &Result<bool, String>) -> &'static str {
 }
 
 /// Whether the conditions of a policy hold.
-async fn conditions(round: &Round<'_>, invocation: &Invocation<'_>, object: &Value) -> Met {
+async fn conditions(round: &Round<'_>, invocation: &Invocation<'_>, object: &Value) -> Result<Met, Status> {
     let Invocation { policy, door, params, .. } = invocation;
     if policy.conditions.is_empty() {
-        return Met::Yes;
+        return Ok(Met::Yes);
     }
-    let (shown, old) = (round.shown(door, object), round.shown(door, round.old()));
+    let unconverted = |status: Status| Status::internal(status.message);
+    let shown = round.shown(door, object).await.map_err(unconverted)?;
+    let old = round.shown(door, round.old()).await.map_err(unconverted)?;
     let request = round.request_value(door, "");
     let input = Input { object: &shown, old: &old, request: &request, namespace: &Value::Null, params };
     let met = || {
@@ -314,7 +320,7 @@ async fn conditions(round: &Round<'_>, invocation: &Invocation<'_>, object: &Val
     while round.answer().await {
         result = met();
     }
-    result
+    Ok(result)
 }
 
 #[async_trait]
@@ -345,7 +351,7 @@ impl Plugin for MutatingAdmissionPolicy {
         let managed = object["metadata"].get("managedFields").cloned();
         let mut any = false;
         for invocation in &all {
-            match conditions(&round, invocation, object).await {
+            match conditions(&round, invocation, object).await? {
                 Met::Yes => {}
                 Met::No => continue,
                 Met::Failed(why) => {

@@ -8,6 +8,7 @@ use orkd_api::kind::Scope;
 use orkd_api::schema::Node;
 use orkd_api::status::Status;
 use orkd_cel::library::authorizer::{Answer, Answers, Question};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
@@ -64,6 +65,24 @@ pub struct Round<'r> {
     shown_namespace: OnceLock<Value>,
     /// What expressions asked the authorizer.
     pub answers: Answers,
+    /// What another program converted, the last first: several hooks ask for the same.
+    remembered: Mutex<Vec<Conversion>>,
+}
+
+/// How many conversions are remembered: an object and the one before, in two other versions.
+const REMEMBERED: usize = 4;
+
+/// An object in another version.
+struct Conversion {
+    to: String,
+    of: Value,
+    made: Value,
+}
+
+impl Conversion {
+    fn is(&self, to: &str, of: &Value) -> bool {
+        self.to == to && self.of == *of
+    }
 }
 
 /// Which resources share the storage of one, itself first.
@@ -72,9 +91,6 @@ fn views(server: Option<&ApiServer>, request: &Request<'_>) -> Vec<Arc<Resource>
     let resources = server.resources();
     let info = request.resource;
     let Some(own) = resources.get(&info.group, &info.version, &info.plural) else { return Vec::new() };
-    if own.is_converted_remotely() {
-        return vec![own.clone()];
-    }
     let same = |r: &&Arc<Resource>| {
         r.info().storage_prefix == info.storage_prefix && !info.storage_prefix.is_empty() && !Arc::ptr_eq(r, own)
     };
@@ -94,6 +110,7 @@ impl<'r> Round<'r> {
             namespace: OnceCell::new(),
             shown_namespace: OnceLock::new(),
             answers: Answers::default(),
+            remembered: Mutex::default(),
         }
     }
 
@@ -133,39 +150,51 @@ impl<'r> Round<'r> {
         Ok(self.shown_namespace.get_or_init(|| input::namespace(namespace)))
     }
 
-    /// An object in the form of a door.
-    pub fn shown<'o>(&self, door: &Door, object: &'o Value) -> Cow<'o, Value> {
+    /// An object in the form of a door. The error is that of the program that converts.
+    pub async fn shown<'o>(&self, door: &Door, object: &'o Value) -> Result<Cow<'o, Value>, Status> {
         if !object.is_object() {
-            return Cow::Borrowed(object);
+            return Ok(Cow::Borrowed(object));
         }
         if self.asked.subresource == "scale" {
-            return Cow::Owned(registry::scale::shown(self.request.kind, object));
+            return Ok(Cow::Owned(registry::scale::shown(self.request.kind, object)));
         }
-        self.converted(&self.asked.own, door, object)
+        self.converted(&self.asked.own, door, object).await
     }
 
     /// The object that stands behind what a door shows, `shown` put in place of what [`Round::shown`] made of `object`.
-    fn put_back(&self, door: &Door, shown: Value, object: &mut Value) {
+    async fn put_back(&self, door: &Door, shown: Value, object: &mut Value) -> Result<(), Status> {
         if self.asked.subresource == "scale" {
             registry::scale::put(self.request.kind, &shown, object);
         } else {
-            *object = self.converted(door, &self.asked.own, &shown).into_owned();
+            *object = self.converted(door, &self.asked.own, &shown).await?.into_owned();
         }
+        Ok(())
     }
 
-    fn converted<'o>(&self, from: &Door, to: &Door, object: &'o Value) -> Cow<'o, Value> {
+    async fn converted<'o>(&self, from: &Door, to: &Door, object: &'o Value) -> Result<Cow<'o, Value>, Status> {
         // A body of a kind of its own is the same at every door.
         if from == to || from.body == to.body {
-            return Cow::Borrowed(object);
+            return Ok(Cow::Borrowed(object));
         }
         let resource = |door: &Door| {
             self.resources.iter().find(|r| r.info().group == door.group && r.info().version == door.version)
         };
-        let (Some(from), Some(to)) = (resource(from), resource(to)) else { return Cow::Borrowed(object) };
-        let mut object = object.clone();
-        from.turn(&mut object, false);
-        to.turn(&mut object, true);
-        Cow::Owned(object)
+        let (Some(from), Some(to)) = (resource(from), resource(to)) else { return Ok(Cow::Borrowed(object)) };
+        let version = &*to.info().version;
+        if to.is_converted_remotely()
+            && let Some(known) = self.remembered.lock().iter().find(|c| c.is(version, object))
+        {
+            return Ok(Cow::Owned(known.made.clone()));
+        }
+        let mut made = object.clone();
+        from.to_form_of(to, &mut made).await?;
+        if to.is_converted_remotely() {
+            let conversion = Conversion { to: version.to_owned(), of: object.clone(), made: made.clone() };
+            let mut remembered = self.remembered.lock();
+            remembered.truncate(REMEMBERED - 1);
+            remembered.insert(0, conversion);
+        }
+        Ok(Cow::Owned(made))
     }
 
     /// The object before; null without one.
@@ -193,7 +222,13 @@ impl<'r> Round<'r> {
 
     /// Puts what a policy or webhook has made of an object, as a door shows it, in the object's place: brought into normal
     /// form, with defaults. Whether it is another one than was `shown`. The error says what is no field or of a wrong type.
-    pub fn replace(&self, door: &Door, shown: &Value, mut made: Value, object: &mut Value) -> Result<bool, String> {
+    pub async fn replace(
+        &self,
+        door: &Door,
+        shown: &Value,
+        mut made: Value,
+        object: &mut Value,
+    ) -> Result<bool, String> {
         let Some(map) = made.as_object_mut() else { return Err("the result of a patch is not an object".into()) };
         for field in ["apiVersion", "kind"] {
             map.insert(field.to_owned(), shown[field].clone());
@@ -210,7 +245,7 @@ impl<'r> Round<'r> {
             codec::default(&*resource.kind, &mut made);
             resource.kind.default(&mut made);
         }
-        self.put_back(door, made, object);
+        self.put_back(door, made, object).await.map_err(|status| status.message)?;
         Ok(changed)
     }
 

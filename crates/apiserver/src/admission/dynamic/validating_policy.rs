@@ -358,7 +358,8 @@ impl Plugin for ValidatingAdmissionPolicy {
                 continue;
             }
             let request_value = round.request_value(door, "");
-            let (shown, old) = (round.shown(door, object), round.shown(door, request.old.unwrap_or(&Value::Null)));
+            // Converted for the first binding that is meant.
+            let mut forms = None;
             let mut notes: Vec<(Box<str>, Vec<String>)> = Vec::new();
             for binding in &hook.bindings {
                 if let Some(constraints) = &binding.constraints {
@@ -378,9 +379,20 @@ impl Plugin for ValidatingAdmissionPolicy {
                         continue;
                     }
                 };
+                if forms.is_none() && !params.is_empty() {
+                    match (round.shown(door, object).await, round.shown(door, round.old()).await) {
+                        (Ok(shown), Ok(old)) => forms = Some((shown, old)),
+                        (Err(status), _) | (_, Err(status)) => {
+                            let why = format!("failed to convert object version: {}", status.message);
+                            verdicts.misconfigured(policy, Some(binding), &why);
+                            continue;
+                        }
+                    }
+                }
+                let Some((shown, old)) = &forms else { continue };
                 let namespace = round.shown_namespace().await?;
                 for params in &params {
-                    let input = Input { object: &shown, old: &old, request: &request_value, namespace, params };
+                    let input = Input { object: shown, old, request: &request_value, namespace, params };
                     let begun = Instant::now();
                     let mut outcome = validate(policy, &input, &round.answers);
                     while round.answer().await {

@@ -166,20 +166,17 @@ fn items(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-fn pod_refs(pod: &Value, namespace: &str, name: &str) -> HashSet<Reference> {
-    let mut refs = HashSet::new();
-    let mut add = |thing: Thing, name: &Value| {
-        if let Some(name) = name.as_str().filter(|n| !n.is_empty()) {
-            refs.insert((thing, namespace.to_owned(), name.to_owned()));
-        }
-    };
-    add(Thing::Pod, &Value::String(name.to_owned()));
-    // A mirror pod stands for what runs already from a file: it opens nothing.
-    if pod["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_some() {
-        return refs;
-    }
-    let spec = &pod["spec"];
-    add(Thing::ServiceAccount, &spec["serviceAccountName"]);
+/// Whether a pod reads a secret.
+pub fn names_secret(pod: &Value) -> bool {
+    let mut found = false;
+    visit(&pod["spec"], "", &mut |thing, name| {
+        found |= thing == Thing::Secret && name.as_str().is_some_and(|n| !n.is_empty());
+    });
+    found
+}
+
+/// Calls `add` with the secrets, config maps and claims that a pod of this name reads; names may be empty.
+fn visit(spec: &Value, name: &str, add: &mut dyn FnMut(Thing, &Value)) {
     for secret in items(&spec["imagePullSecrets"]) {
         add(Thing::Secret, &secret["name"]);
     }
@@ -213,6 +210,23 @@ fn pod_refs(pod: &Value, namespace: &str, name: &str) -> HashSet<Reference> {
             add(Thing::ConfigMap, &source["configMap"]["name"]);
         }
     }
+}
+
+fn pod_refs(pod: &Value, namespace: &str, name: &str) -> HashSet<Reference> {
+    let mut refs = HashSet::new();
+    let mut add = |thing: Thing, name: &Value| {
+        if let Some(name) = name.as_str().filter(|n| !n.is_empty()) {
+            refs.insert((thing, namespace.to_owned(), name.to_owned()));
+        }
+    };
+    add(Thing::Pod, &Value::String(name.to_owned()));
+    // A mirror pod stands for what runs already from a file: it opens nothing.
+    if pod["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_some() {
+        return refs;
+    }
+    let spec = &pod["spec"];
+    add(Thing::ServiceAccount, &spec["serviceAccountName"]);
+    visit(spec, name, &mut add);
     let made = |name: &Value| {
         let statuses = items(&pod["status"]["resourceClaimStatuses"]);
         statuses.iter().find(|s| s["name"] == *name).map_or(&Value::Null, |s| &s["resourceClaimName"])

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use orkd_api::status::Status;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::{Attributes, Authorizer, Decision};
 use super::Rbac;
-use super::index::{RoleRef, not_found};
+use super::index::RoleRef;
 use super::rule::{Rule, url_matches};
 use crate::admission::{Operation, Plugin, Request};
 use crate::route::RequestInfo;
@@ -71,19 +71,13 @@ impl Escalation {
 
     async fn role(&self, request: &Request<'_>, object: &Value) -> Result<(), String> {
         let (user, resource) = (request.user, request.resource.plural.as_ref());
-        if let Some(old) = request.old
-            && same_but_for_metadata(old, object)
-        {
-            return Ok(());
-        }
         let name = name_of(request, object);
         if self.may(user, "escalate", resource, request.namespace, name).await {
             return Ok(());
         }
         self.confirm(user, request.namespace, &rules_of(object)).and_then(|()| {
-            let aggregates =
-                object["aggregationRule"]["clusterRoleSelectors"].as_array().is_some_and(|s| !s.is_empty());
-            if !aggregates {
+            // Taking the rule away is a matter of it, too: it would keep others from narrowing the role.
+            if !aggregates(object) && !request.old.is_some_and(aggregates) {
                 return Ok(());
             }
             // Whoever lets others fill the role may fill it with anything.
@@ -93,16 +87,11 @@ impl Escalation {
                 Rule { verbs: star(), urls: star(), ..Rule::default() },
             ];
             self.confirm(user, "", &everything)
-                .map_err(|e| format!("must have cluster-admin privileges to use an aggregationRule: {e}"))
+                .map_err(|_| "must have cluster-admin privileges to use an aggregationRule".to_owned())
         })
     }
 
-    async fn binding(&self, request: &Request<'_>, object: &Value) -> Result<(), String> {
-        if let Some(old) = request.old
-            && same_but_for_metadata(old, object)
-        {
-            return Ok(());
-        }
+    async fn binding(&self, request: &Request<'_>, object: &Value) -> Result<(), Refusal> {
         let name = object["roleRef"]["name"].as_str().unwrap_or_default();
         let (resource, role) = match object["roleRef"]["kind"].as_str() {
             Some("Role") => ("roles", RoleRef { namespace: request.namespace.into(), name: name.into() }),
@@ -112,9 +101,17 @@ impl Escalation {
         if self.may(request.user, "bind", resource, request.namespace, name).await {
             return Ok(());
         }
-        let rules = self.rbac.role_rules(&role).ok_or_else(|| not_found(&role))?;
-        self.confirm(request.user, request.namespace, &rules)
+        let rules = self.rbac.role_rules(&role).ok_or(Refusal::NoRole(resource, role.name))?;
+        self.confirm(request.user, request.namespace, &rules).map_err(Refusal::Escalates)
     }
+}
+
+/// Why a binding is refused.
+enum Refusal {
+    /// There is no such role: its resource and name.
+    NoRole(&'static str, String),
+    /// It would grant more than its writer holds.
+    Escalates(String),
 }
 
 #[async_trait]
@@ -128,15 +125,21 @@ impl Plugin for Escalation {
             || !request.subresource.is_empty()
             || !matches!(request.operation, Operation::Create | Operation::Update)
             || request.user.in_group(MASTERS)
+            || request.old.is_some_and(|old| is_for_collector(old, object))
         {
             return Ok(());
         }
         let checked = match request.resource.plural.as_ref() {
-            "roles" | "clusterroles" => self.role(request, object).await,
+            "roles" | "clusterroles" => self.role(request, object).await.map_err(Refusal::Escalates),
             "rolebindings" | "clusterrolebindings" => self.binding(request, object).await,
             _ => Ok(()),
         };
-        checked.map_err(|why| Status::forbidden(GROUP, &request.resource.plural, name_of(request, object), &why))
+        checked.map_err(|refusal| match refusal {
+            Refusal::NoRole(resource, name) => Status::not_found(GROUP, resource, &name),
+            Refusal::Escalates(why) => {
+                Status::forbidden(GROUP, &request.resource.plural, name_of(request, object), &why)
+            }
+        })
     }
 }
 
@@ -149,10 +152,22 @@ fn rules_of(object: &Value) -> Vec<Rule> {
     rules.iter().filter_map(|r| serde_json::from_value(r.clone()).ok()).collect()
 }
 
-/// Whether an update changes nothing that grants anything (the garbage collector takes finalizers and owners off).
-fn same_but_for_metadata(old: &Value, new: &Value) -> bool {
-    let part = |v: &Value| json!([v["rules"], v["aggregationRule"], v["roleRef"], v["subjects"]]);
-    part(old) == part(new)
+fn aggregates(role: &Value) -> bool {
+    role["aggregationRule"]["clusterRoleSelectors"].as_array().is_some_and(|s| !s.is_empty())
+}
+
+/// Whether an update changes finalizers and owners alone, as the garbage collector does
+/// (`rbacregistry.IsOnlyMutatingGCFields`). A label is another matter: roles are gathered by them.
+fn is_for_collector(old: &Value, new: &Value) -> bool {
+    const ITS: [&str; 5] = ["ownerReferences", "finalizers", "managedFields", "resourceVersion", "generation"];
+    let rest = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            ITS.iter().for_each(|field| drop(metadata.remove(*field)));
+        }
+        object
+    };
+    rest(old) == rest(new)
 }
 
 /// The parts of `wanted`, one verb, group, resource and name each, that no rule of `held` covers.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::super::evaluate::Condition;
 use super::super::hooks::Compiled;
 use super::super::rules::Constraints;
+use super::credentials::Credentials;
 use crate::admission::{items, meta};
 use crate::authz::feed::Feed;
 use crate::cache::Reader;
@@ -77,8 +78,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Reads a `clientConfig`.
-    pub fn new(config: &Value) -> Result<Server, String> {
+    /// Reads a `clientConfig`; `credentials` say who the API server is there.
+    pub fn new(config: &Value, credentials: &Credentials) -> Result<Server, String> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let bundle = match config["caBundle"].as_str().filter(|b| !b.is_empty()) {
             Some(bundle) => {
@@ -101,7 +102,9 @@ impl Server {
             return Err("webhook configuration must have either service or URL".into());
         }
         let parsed: http::Uri = url.parse().map_err(|e| format!("Unparsable URL: {e}"))?;
-        let endpoint = Endpoint::new(&url, bundle.as_deref(), Duration::ZERO)?;
+        let host = parsed.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let credential = credentials.to(host, parsed.port_u16().unwrap_or(443))?.unwrap_or_default();
+        let endpoint = Endpoint::shown(&url, bundle.as_deref(), &credential, "kube-apiserver-admission")?;
         let path = parsed.path().to_owned();
         Ok(Server { endpoint, url, path, service })
     }
@@ -122,14 +125,14 @@ impl Server {
 }
 
 /// The webhooks of a configuration.
-fn webhooks(configuration: &Value) -> Vec<Arc<Webhook>> {
+fn webhooks(configuration: &Value, credentials: &Credentials) -> Vec<Arc<Webhook>> {
     let name: Arc<str> = meta(configuration, "name").into();
-    let one = |(n, hook): (usize, &Value)| Arc::new(Webhook::new(&name, n, hook));
+    let one = |(n, hook): (usize, &Value)| Arc::new(Webhook::new(&name, n, hook, credentials));
     items(&configuration["webhooks"]).iter().enumerate().map(one).collect()
 }
 
 impl Webhook {
-    fn new(configuration: &Arc<str>, n: usize, hook: &Value) -> Webhook {
+    fn new(configuration: &Arc<str>, n: usize, hook: &Value, credentials: &Credentials) -> Webhook {
         let env = admission::admission(Has { params: false, authorizer: true }).build();
         let name = hook["name"].as_str().unwrap_or_default();
         let version = |v: &Value| match v.as_str()? {
@@ -148,7 +151,7 @@ impl Webhook {
             dry_runs: matches!(hook["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")),
             version: items(&hook["admissionReviewVersions"]).iter().find_map(version),
             reinvoked: hook["reinvocationPolicy"] == "IfNeeded",
-            server: Server::new(&hook["clientConfig"]),
+            server: Server::new(&hook["clientConfig"], credentials),
         }
     }
 }
@@ -161,8 +164,9 @@ pub struct Webhooks {
 
 impl Webhooks {
     /// None yet; the feed brings configurations.
-    pub fn new(feed: Box<dyn Feed>) -> Self {
-        Webhooks { source: Mutex::new(Compiled::new(feed, webhooks)), all: ArcSwap::default() }
+    pub fn new(feed: Box<dyn Feed>, credentials: Credentials) -> Self {
+        let make = move |configuration: &Value| webhooks(configuration, &credentials);
+        Webhooks { source: Mutex::new(Compiled::new(feed, make)), all: ArcSwap::default() }
     }
 
     /// Those there are now: by the names of their configurations, then as these list them.
@@ -185,7 +189,7 @@ mod tests {
     #[test]
     fn servers_are_found() {
         let check = |config: Value, expected: Result<(&str, &str), &str>| {
-            let server = Server::new(&config);
+            let server = Server::new(&config, &Credentials::default());
             let got = server.as_ref().map(|s| (s.url.as_str(), s.path.as_str())).map_err(String::as_str);
             assert_eq!(got, expected, "{config}");
         };
@@ -202,7 +206,7 @@ mod tests {
     #[test]
     fn webhooks_are_listed_by_configuration() {
         let feed = FakeFeed::default();
-        let hooks = Webhooks::new(Box::new(feed.clone()));
+        let hooks = Webhooks::new(Box::new(feed.clone()), Credentials::default());
         let put = |name: &str, generation: i64, hooks: &[&str]| {
             let hooks: Vec<_> =
                 hooks.iter().map(|h| json!({"name": h, "admissionReviewVersions": ["v2", "v1beta1"]})).collect();

@@ -1,8 +1,9 @@
-//! Webhooks: [`config`] says which there are, [`review`] what is sent and answered, [`call`] sends it. [`mutating`] calls
-//! one after the other, [`validating`] all at once.
+//! Webhooks: [`config`] says which there are, [`credentials`] who we are to them, [`review`] what is sent and answered,
+//! [`call`] sends it. [`mutating`] calls one after the other, [`validating`] all at once.
 
 pub mod call;
 pub mod config;
+pub mod credentials;
 pub mod mutating;
 pub mod review;
 pub mod validating;
@@ -32,7 +33,9 @@ async fn door<'r>(round: &'r Round<'_>, hook: &Webhook, object: &Value) -> Resul
     if hook.conditions.is_empty() {
         return Ok(Some(door));
     }
-    let (shown, old) = (round.shown(door, object), round.shown(door, round.old()));
+    let unconverted = |status: Status| Status::internal(status.message);
+    let shown = round.shown(door, object).await.map_err(unconverted)?;
+    let old = round.shown(door, round.old()).await.map_err(unconverted)?;
     let request = round.request_value(door, "");
     let null = &Value::Null;
     let input = Input { object: &shown, old: &old, request: &request, namespace: null, params: null };

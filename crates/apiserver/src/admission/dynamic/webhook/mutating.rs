@@ -13,6 +13,7 @@ use super::super::reinvocation::Invoked;
 use super::super::round::{Round, World};
 use super::call::{self, Failure, Phase};
 use super::config::{Webhook, Webhooks};
+use super::credentials::Credentials;
 use super::{door, is_exempt};
 use crate::admission::{Parts, Plugin, Request};
 use crate::pipeline::WeakServer;
@@ -24,11 +25,13 @@ pub struct MutatingAdmissionWebhook {
 }
 
 impl MutatingAdmissionWebhook {
-    /// Configurations come by a feed of the parts.
-    pub fn new(parts: &Parts) -> Self {
+    /// Configurations come by a feed of the parts. The error is the operator's: credentials that cannot be read.
+    pub fn new(parts: &Parts) -> Result<Self, String> {
+        let credentials = Credentials::load(parts.configs.of("MutatingAdmissionWebhook"))
+            .map_err(|e| format!("MutatingAdmissionWebhook: {e}"))?;
         let feed = (parts.feeds)("admissionregistration.k8s.io", "mutatingwebhookconfigurations");
         let world = World::new(parts.objects.clone(), parts.authorizer.clone());
-        MutatingAdmissionWebhook { world, hooks: Webhooks::new(feed) }
+        Ok(MutatingAdmissionWebhook { world, hooks: Webhooks::new(feed, credentials) })
     }
 }
 
@@ -50,8 +53,9 @@ async fn ask(
     object: &mut Value,
     warnings: &mut Vec<String>,
 ) -> Result<Done, Failure> {
-    let shown = round.shown(door, object).into_owned();
-    let old = round.shown(door, round.old());
+    let unconverted = |status: Status| Failure::Unusable(Status::internal(status.message));
+    let shown = round.shown(door, object).await.map_err(unconverted)?.into_owned();
+    let old = round.shown(door, round.old()).await.map_err(unconverted)?;
     let mut verdict = call::call(round, hook, Phase::Admit, door, &shown, &old).await?;
     let patch = verdict.patch.take();
     let outcome = call::rejected(hook, &verdict);
@@ -76,7 +80,8 @@ async fn ask(
     let mut patched = shown.clone();
     let why = |e: Status| Failure::Unusable(Status::internal(format!("patch of webhook {:?}: {e}", hook.name)));
     decoded.apply(&mut patched).map_err(why)?;
-    let changed = round.replace(door, &shown, patched, object).map_err(|e| Failure::Unusable(Status::internal(e)))?;
+    let changed = round.replace(door, &shown, patched, object).await;
+    let changed = changed.map_err(|e| Failure::Unusable(Status::internal(e)))?;
     Ok(Done { changed, patch: Some(patch) })
 }
 

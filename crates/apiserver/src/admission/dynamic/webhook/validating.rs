@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use super::super::asked::Door;
 use super::super::round::{Round, World};
-use super::call::{self, Phase};
+use super::call::{self, Failure, Phase};
 use super::config::{Webhook, Webhooks};
+use super::credentials::Credentials;
 use super::review::Verdict;
 use super::{door, is_exempt};
 use crate::admission::{Parts, Plugin, Request};
@@ -23,19 +24,26 @@ pub struct ValidatingAdmissionWebhook {
 }
 
 impl ValidatingAdmissionWebhook {
-    /// Configurations come by a feed of the parts.
-    pub fn new(parts: &Parts) -> Self {
+    /// Configurations come by a feed of the parts. The error is the operator's: credentials that cannot be read.
+    pub fn new(parts: &Parts) -> Result<Self, String> {
+        let credentials = Credentials::load(parts.configs.of("ValidatingAdmissionWebhook"))
+            .map_err(|e| format!("ValidatingAdmissionWebhook: {e}"))?;
         let feed = (parts.feeds)("admissionregistration.k8s.io", "validatingwebhookconfigurations");
         let world = World::new(parts.objects.clone(), parts.authorizer.clone());
-        ValidatingAdmissionWebhook { world, hooks: Webhooks::new(feed) }
+        Ok(ValidatingAdmissionWebhook { world, hooks: Webhooks::new(feed, credentials) })
     }
 }
 
 /// Asks one webhook; the flag tells that it could not be asked and is to be ignored.
 async fn ask(round: &Round<'_>, hook: &Webhook, door: &Door, object: &Value) -> (Verdict, Result<bool, Status>) {
     let begun = Instant::now();
-    let (shown, old) = (round.shown(door, object), round.shown(door, round.old()));
-    let called = call::call(round, hook, Phase::Validating, door, &shown, &old).await;
+    let unconverted = |status: Status| Failure::Unusable(Status::internal(status.message));
+    let called = async {
+        let shown = round.shown(door, object).await.map_err(unconverted)?;
+        let old = round.shown(door, round.old()).await.map_err(unconverted)?;
+        call::call(round, hook, Phase::Validating, door, &shown, &old).await
+    };
+    let called = called.await;
     let (verdict, outcome) = match called {
         Ok(verdict) => {
             let outcome = call::rejected(hook, &verdict);
