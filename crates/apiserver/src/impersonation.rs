@@ -24,7 +24,7 @@ use crate::authz::{Attributes, forbidden};
 use crate::handler::authorize;
 use crate::pipeline::ApiServer;
 use crate::route::RequestInfo;
-use crate::user::{AUTHENTICATED, MASTERS, UNAUTHENTICATED, UserInfo};
+use crate::user::{AUTHENTICATED, MASTERS, UNAUTHENTICATED, UserInfo, extra_key};
 
 const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";
@@ -179,8 +179,7 @@ fn wanted(parts: &Parts) -> Result<Option<UserInfo>, Status> {
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (key, value) in &parts.headers {
         if let (Some(key), Ok(value)) = (key.as_str().strip_prefix(EXTRA), value.to_str()) {
-            let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().to_lowercase();
-            extra.entry(key).or_default().push(value.to_owned());
+            extra.entry(extra_key(key)).or_default().push(value.to_owned());
         }
     }
     let wanted = UserInfo { name: text(USER), uid: text(UID), groups: groups.collect(), extra };

@@ -22,6 +22,12 @@ pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// The group that may do everything.
 pub const MASTERS: &str = "system:masters";
 
+/// A key of [`UserInfo::extra`] as the name of a header says it: headers know no case, and what has one is escaped
+/// (`headerrequest.unescapeExtraKey`).
+pub fn extra_key(header: &str) -> String {
+    percent_encoding::percent_decode_str(&header.to_lowercase()).decode_utf8_lossy().into_owned()
+}
+
 impl UserInfo {
     /// A user with groups; `system:authenticated` is added.
     pub fn new(name: impl Into<String>, groups: &[&str]) -> Self {

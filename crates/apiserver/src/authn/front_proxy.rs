@@ -12,7 +12,7 @@ use orkd_pki::Certificate;
 use orkd_pki::tls::ClientVerifier;
 
 use super::{Authenticator, Verdict};
-use crate::user::{Peer, UserInfo};
+use crate::user::{Peer, UserInfo, extra_key};
 
 /// Which headers name the user, and which proxies are believed (`--requestheader-*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,14 +51,15 @@ impl RequestHeaders {
             })
         };
         let name = first(&self.username)?;
-        let all =
-            |name: &String| headers.get_all(name.as_str()).iter().filter_map(|v| v.to_str().ok().map(str::to_owned));
+        let all = |name: &String| {
+            let values = headers.get_all(name.as_str()).iter().filter_map(|v| v.to_str().ok());
+            values.filter(|v| !v.is_empty()).map(str::to_owned)
+        };
         let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for prefix in self.extra_prefixes.iter().map(|p| p.to_lowercase()) {
             for (key, value) in headers {
                 if let (Some(key), Ok(value)) = (key.as_str().strip_prefix(&prefix), value.to_str()) {
-                    let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().to_lowercase();
-                    extra.entry(key).or_default().push(value.to_owned());
+                    extra.entry(extra_key(key)).or_default().push(value.to_owned());
                 }
             }
         }
@@ -128,12 +129,13 @@ mod tests {
             let leaf = ca.issue(&Profile::client(name, &[]), now).expect("leaf").certificate;
             let peer = Peer { certificates: vec![leaf.to_rustls()], ..Peer::default() };
             let request = http::Request::get("/").header("X-Remote-User", "ann").header("X-Remote-Group", "dev");
+            let request = request.header("X-Remote-Group", "").header("X-Remote-Extra-%41-B", "d");
             let request = request.header("X-Remote-Extra-A%2fb", "c").extension(peer).body(()).expect("request");
             authn.authenticate(&request.into_parts().0).await
         };
         let Verdict::User(user) = check(&front, "front-proxy-client").await else { panic!("not believed") };
-        assert_eq!((user.name.as_str(), user.groups[0].as_str()), ("ann", "dev"));
-        assert_eq!(user.extra["a/b"], ["c"]);
+        assert_eq!((user.name.as_str(), user.groups), ("ann", vec!["dev".to_owned()]));
+        assert_eq!((&user.extra["a/b"], &user.extra["A-b"]), (&vec!["c".to_owned()], &vec!["d".to_owned()]));
         assert_eq!(check(&other, "front-proxy-client").await, Verdict::NotMine);
         assert!(matches!(check(&front, "someone").await, Verdict::Bad(_)));
         let verifier = ClientVerifier::new(tls::roots([other.certificate().to_rustls()]).expect("roots"));
