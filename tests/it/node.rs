@@ -112,7 +112,7 @@ fn a_node_has_what_it_is_given_and_refuses_what_it_has_not() -> Result<()> {
         "selector": {"matchLabels": {"app": "set"}}, "template": {"metadata": template["metadata"],
             "spec": template["spec"]}}}))?;
     until("its pod is made again", "get events -o jsonpath={.items[*].reason}", &|said| {
-        said.contains("NodePorts") && said.contains("RecreatingFailedPod")
+        said.contains("NodePorts") && said.contains("SuccessfulDelete")
     })?;
     k.ok("delete pod conflict")?;
     until("its pod runs", "get pod set-0 -o jsonpath={.status.phase}", &|said| said == "Running")?;

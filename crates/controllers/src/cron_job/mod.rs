@@ -167,6 +167,8 @@ impl Controller for CronJobs {
         for (event_type, reason, message) in &plan.events {
             self.recorder.event(&about, *event_type, reason, message.clone());
         }
+        // History that cannot be removed holds nothing up; a job that is to be replaced does.
+        let replacing = plan.create.is_some() && cron.spec.concurrency_policy == "Replace";
         for job in &plan.delete {
             let options = DeleteOptions::default().propagation(Propagation::Background);
             match self.api.delete(&resource.at(&job.namespace, &job.name), &options).await {
@@ -174,7 +176,9 @@ impl Controller for CronJobs {
                 Err(err) if err.is_not_found() => {}
                 Err(err) => {
                     self.recorder.warning(&about, "FailedDelete", format!("Deleted job: {}", err.message()));
-                    return Err(err.into());
+                    if replacing {
+                        return Err(err.into());
+                    }
                 }
             }
         }
@@ -264,7 +268,7 @@ fn plan(observed: &Observed, now: Timestamp) -> Plan {
         }
     }
     history(&mut plan, observed);
-    if cron.metadata.is_deleting() || cron.spec.suspend {
+    if cron.metadata.is_deleting() {
         return plan;
     }
     let zone = match &cron.spec.time_zone {
@@ -278,17 +282,38 @@ fn plan(observed: &Observed, now: Timestamp) -> Plan {
             }
         },
     };
+    if cron.spec.suspend {
+        return plan;
+    }
     let Some(schedule) = Schedule::parse(&cron.spec.schedule) else {
         let text = format!("unparseable schedule: {:?}", cron.spec.schedule);
         plan.events.push((EventType::Warning, "UnparseableSchedule", text));
         return plan;
     };
-    if let Some(next) = schedule.next(now, &zone) {
+    let Some(since) = plan.status.last_schedule_time.or(cron.metadata.creation_timestamp) else { return plan };
+    // What is too old to be made up for is not looked at.
+    let deadline = cron.spec.starting_deadline_seconds.map(|d| now.as_second().saturating_sub(d));
+    let oldest = deadline.and_then(|at| Timestamp::from_second(at).ok()).map_or(since, |at| at.max(since));
+    let missed = match most_recent(oldest, now, &schedule, &zone) {
+        Ok(missed) => missed,
+        Err(why) => {
+            let text = format!("invalid schedule: {} : {why}", cron.spec.schedule);
+            plan.events.push((EventType::Warning, "InvalidSchedule", text));
+            return plan;
+        }
+    };
+    // The next time is counted from the last, or `@every` would never come at its time.
+    let last =
+        most_recent(since, now, &schedule, &zone).map_or(now, |m| m.last.unwrap_or(if m.many { now } else { since }));
+    if let Some(next) = schedule.next(last, &zone) {
         let wait = next.duration_since(now);
         plan.again = Some(Duration::from_millis(wait.as_millis().try_into().unwrap_or(0)) + Duration::from_millis(100));
     }
-    let last = plan.status.last_schedule_time;
-    let Some(due) = due(&mut plan, cron, last, &schedule, &zone, now) else { return plan };
+    let Some(due) = missed.last else { return plan };
+    if missed.many {
+        let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+        plan.events.push((EventType::Warning, "TooManyMissedTimes", text.into()));
+    }
     let late = cron.spec.starting_deadline_seconds.is_some_and(|d| due.as_second() + d < now.as_second());
     if late {
         let at = due.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S %z");
@@ -313,45 +338,40 @@ fn plan(observed: &Observed, now: Timestamp) -> Plan {
     plan
 }
 
-/// The last time that should have been served and was not.
-fn due(
-    plan: &mut Plan,
-    cron: &CronJob,
+/// Times that were missed.
+struct Missed {
+    /// The last of them.
     last: Option<Timestamp>,
-    schedule: &Schedule,
-    zone: &TimeZone,
-    now: Timestamp,
-) -> Option<Timestamp> {
-    let mut after = last.or(cron.metadata.creation_timestamp)?;
-    if let Some(deadline) = cron.spec.starting_deadline_seconds {
-        let earliest = Timestamp::from_second(now.as_second().saturating_sub(deadline)).ok()?;
-        after = after.max(earliest);
+    /// Whether there were more than a hundred, roughly.
+    many: bool,
+}
+
+/// The times after one and up to another (`mostRecentScheduleTime`). They are not looked at one by one: the distance of
+/// the first two says where the last may be. Where upstream then finds none, as on a Monday for a schedule of weekdays,
+/// we look further back: the last time is served once whatever the schedule.
+fn most_recent(after: Timestamp, now: Timestamp, schedule: &Schedule, zone: &TimeZone) -> Result<Missed, &'static str> {
+    const NEVER: &str = "time difference between two schedules is less than 1 second";
+    let first = schedule.next(after, zone).ok_or(NEVER)?;
+    let second = schedule.next(first, zone).ok_or(NEVER)?;
+    if now < first {
+        return Ok(Missed { last: None, many: false });
     }
-    let mut due = None;
-    let mut missed = 0;
-    while let Some(next) = schedule.next(after, zone).filter(|t| *t <= now) {
-        missed += 1;
-        after = next;
-        due = Some(next);
-        if missed > 100 {
-            // Long gone: search again close to now, an hour or a day or a year back.
-            for back in [3600, 86400, 366 * 86400] {
-                let from = Timestamp::from_second(now.as_second() - back).ok()?;
-                if from > after && schedule.next(from, zone).is_some_and(|t| t <= now) {
-                    after = from;
-                    break;
-                }
-            }
+    if now < second {
+        return Ok(Missed { last: Some(first), many: false });
+    }
+    let step = second.as_second() - first.as_second();
+    let missed = (now.as_second() - first.as_second()) / step.max(1) + 1;
+    // From one step before the last that there can be, and from further back where steps are not all alike.
+    let mut near = first.as_second().saturating_add((missed - 2).saturating_mul(step));
+    loop {
+        let from = Timestamp::from_second(near).unwrap_or(first).max(first);
+        let times = std::iter::successors(schedule.next(from, zone), |at| schedule.next(*at, zone));
+        let last = times.take_while(|at| *at <= now).last();
+        if last.is_some() || from == first {
+            return Ok(Missed { last: last.or(Some(first)), many: missed > 100 });
         }
-        if missed > 100_000 {
-            break;
-        }
+        near -= 2 * (now.as_second() - near);
     }
-    if missed > 100 {
-        let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
-        plan.events.push((EventType::Warning, "TooManyMissedTimes", text.into()));
-    }
-    due
 }
 
 /// Finished jobs beyond the limits, oldest first.
@@ -366,7 +386,8 @@ fn history(plan: &mut Plan, observed: &Observed) {
             .iter()
             .filter(|j| !j.metadata.is_deleting() && j.finished().is_some_and(|c| c.kind == kind))
             .collect();
-        ended.sort_by_key(|j| (j.status.start_time, j.metadata.name.clone()));
+        // One that never began is the newest.
+        ended.sort_by_key(|j| (j.status.start_time.is_none(), j.status.start_time, j.metadata.name.clone()));
         let surplus = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
         plan.delete.extend(ended.into_iter().take(surplus).map(|j| j.metadata.key()));
     }
@@ -443,6 +464,58 @@ mod tests {
         check(&strict, vec![], "2026-01-01T00:35:00Z", "", &[]);
         check(&strict, vec![], "2026-01-01T00:30:30Z", "2026-01-01T00:30:00Z", &[]);
         check(&cron(|_| {}), vec![], "2026-06-01T00:05:00Z", "2026-06-01T00:00:00Z", &[]);
+    }
+
+    #[test]
+    fn many_missed_times_are_told_and_the_last_is_served() {
+        let texts = |plan: &Plan| plan.events.iter().map(|(_, reason, _)| *reason).collect::<Vec<_>>();
+        // Ten minutes apart: the hundred and first is at 16:50.
+        let some = check(&cron(|_| {}), vec![], "2026-01-01T16:45:00Z", "2026-01-01T16:40:00Z", &[]);
+        assert!(texts(&some).is_empty());
+        let many = check(&cron(|_| {}), vec![], "2026-01-01T16:50:00Z", "2026-01-01T16:50:00Z", &[]);
+        assert_eq!(texts(&many), ["TooManyMissedTimes"]);
+        let deadline = cron(|c| c["spec"]["startingDeadlineSeconds"] = 600.into());
+        let few = check(&deadline, vec![], "2026-01-03T16:55:00Z", "2026-01-03T16:50:00Z", &[]);
+        assert!(texts(&few).is_empty());
+        // Uneven distances, and long ones.
+        let at = |schedule: &'static str| cron(move |c| c["spec"]["schedule"] = schedule.into());
+        check(&at("30 6-16/4 * * 1-5"), vec![], "2026-01-05T05:00:00Z", "2026-01-02T14:30:00Z", &[]);
+        check(&at("0 0 29 2 *"), vec![], "2031-01-01T00:00:00Z", "2028-02-29T00:00:00Z", &[]);
+    }
+
+    #[test]
+    fn so_often_is_counted_from_the_last_time() {
+        let every = |last: Option<&'static str>| {
+            cron(move |c| {
+                c["metadata"]["creationTimestamp"] = "2026-01-01T00:00:30Z".into();
+                c["spec"]["schedule"] = "@every 5m".into();
+                c["status"]["lastScheduleTime"] = last.map_or(Value::Null, Value::from);
+            })
+        };
+        let plan = check(&every(None), vec![], "2026-01-01T00:02:30Z", "", &[]);
+        assert_eq!(plan.again, Some(Duration::from_millis(180_100)));
+        check(&every(None), vec![], "2026-01-01T00:05:31Z", "2026-01-01T00:05:30Z", &[]);
+        let served = every(Some("2026-01-01T00:05:30Z"));
+        let plan = check(&served, vec![], "2026-01-01T00:08:30Z", "", &[]);
+        assert_eq!(plan.again, Some(Duration::from_millis(120_100)));
+        // After a long time too.
+        let plan = check(&served, vec![], "2026-01-02T00:08:00Z", "2026-01-02T00:05:30Z", &[]);
+        assert_eq!(plan.again, Some(Duration::from_millis(150_100)));
+    }
+
+    #[test]
+    fn a_schedule_that_never_comes_is_told() {
+        let never = cron(|c| c["spec"]["schedule"] = "59 23 31 2 *".into());
+        let plan = check(&never, vec![], "2026-01-01T00:35:00Z", "", &[]);
+        let text = "invalid schedule: 59 23 31 2 * : time difference between two schedules is less than 1 second";
+        assert_eq!(plan.events, [(EventType::Warning, "InvalidSchedule", text.to_owned())]);
+        let lost = cron(|c| {
+            c["spec"]["timeZone"] = "Nowhere/Land".into();
+            c["spec"]["suspend"] = true.into();
+        });
+        let plan = check(&lost, vec![], "2026-01-01T00:35:00Z", "", &[]);
+        let text = "invalid timeZone: \"Nowhere/Land\": unknown time zone Nowhere/Land";
+        assert_eq!(plan.events, [(EventType::Warning, "UnknownTimeZone", text.to_owned())]);
     }
 
     #[test]

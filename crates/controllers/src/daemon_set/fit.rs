@@ -97,8 +97,14 @@ fn tolerations(set: &DaemonSet) -> Vec<Value> {
     let count = if spec["hostNetwork"] == true { TOLERATED.len() } else { TOLERATED.len() - 1 };
     for (key, effect) in &TOLERATED[..count] {
         let toleration = json!({"key": key, "operator": "Exists", "effect": effect});
-        if !all.contains(&toleration) {
-            all.push(toleration);
+        // Ours takes the place of one that says the same for a while only.
+        let same = |t: &&mut Value| {
+            ["key", "operator", "effect"].iter().all(|f| t[*f] == toleration[*f])
+                && t["value"].as_str().is_none_or(str::is_empty)
+        };
+        match all.iter_mut().find(same) {
+            Some(theirs) => *theirs = toleration,
+            None => all.push(toleration),
         }
     }
     all
@@ -143,4 +149,40 @@ pub fn pod_for_node(set: &DaemonSet, node: &str, hash: &str) -> Value {
         "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}],
     });
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_tolerates_what_its_node_suffers() {
+        let check = |spec: Value, expected: &[&str]| {
+            let set: DaemonSet =
+                serde_json::from_value(json!({"spec": {"template": {"spec": spec}}})).expect("a daemon set");
+            let texts: Vec<String> = tolerations(&set)
+                .iter()
+                .map(|t| {
+                    let key = t["key"].as_str().unwrap_or_default().trim_start_matches("node.kubernetes.io/");
+                    format!("{key}:{}{}", t["effect"].as_str().unwrap_or_default(), t["tolerationSeconds"])
+                })
+                .collect();
+            assert_eq!(texts, expected);
+        };
+        let ours = [
+            "not-ready:NoExecutenull",
+            "unreachable:NoExecutenull",
+            "disk-pressure:NoSchedulenull",
+            "memory-pressure:NoSchedulenull",
+            "pid-pressure:NoSchedulenull",
+            "unschedulable:NoSchedulenull",
+        ];
+        check(json!({}), &ours);
+        let host = [&ours[..], &["network-unavailable:NoSchedulenull"]].concat();
+        check(json!({"hostNetwork": true}), &host);
+        // One of its own stays, one that ends is made to last.
+        let own = json!({"tolerations": [{"key": "mine", "operator": "Exists", "effect": "NoSchedule"},
+            {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}]});
+        check(own, &[&["mine:NoSchedulenull"], &ours[..]].concat());
+    }
 }

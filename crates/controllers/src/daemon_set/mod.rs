@@ -310,11 +310,7 @@ impl Controller for DaemonSets {
             }
         }
         for revision in &plan.forget {
-            let target = Resource::of::<ControllerRevision>().at(&revision.namespace, &revision.name);
-            match self.api.delete(&target, &DeleteOptions::default()).await {
-                Err(err) if err.is_not_found() => {}
-                other => other?,
-            }
+            self.forget(revision).await?;
         }
         if plan.status != set.status {
             owners::write_status(&self.api, &**set, &serde_json::to_value(&plan.status)?).await?;
@@ -327,7 +323,7 @@ impl Controller for DaemonSets {
 }
 
 impl DaemonSets {
-    /// Makes or renumbers the revision of the newest template; `false` on a collision of hashes.
+    /// Sees to the revision of the newest template; `false` on a collision of hashes.
     async fn revise(&self, set: &DaemonSet, revise: &Revise) -> Result<bool, BoxError> {
         let resource = Resource::of::<ControllerRevision>();
         let namespace = &set.metadata.namespace;
@@ -348,6 +344,36 @@ impl DaemonSets {
                 self.api.patch::<IgnoredAny>(&resource.at(namespace, name), &patch).await?;
                 Ok(true)
             }
+            Revise::Label { name } => {
+                let patch = Patch::Merge(json!({"metadata": {"labels": {HASH_LABEL: name}}}));
+                self.api.patch::<IgnoredAny>(&resource.at(namespace, name), &patch).await?;
+                Ok(true)
+            }
+            Revise::Merge { hash, pods, others } => {
+                // The pods first: without its revision a pod's hash would be an old one.
+                let patch = Patch::Merge(json!({"metadata": {"labels": {HASH_LABEL: hash}}}));
+                for pod in pods {
+                    let target = Resource::of::<Pod>().at(&pod.namespace, &pod.name);
+                    match self.api.patch::<Pod>(&target, &patch).await {
+                        Ok(pod) => self.freshness.wrote(&set.metadata.key(), pod.metadata.rv(), Timestamp::now()),
+                        Err(err) if err.is_not_found() => {}
+                        Err(err) => return Err(err.into()),
+                    }
+                }
+                for other in others {
+                    self.forget(other).await?;
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Deletes a revision.
+    async fn forget(&self, revision: &Key) -> Result<(), ApiError> {
+        let target = Resource::of::<ControllerRevision>().at(&revision.namespace, &revision.name);
+        match self.api.delete(&target, &DeleteOptions::default()).await {
+            Err(err) if err.is_not_found() => Ok(()),
+            other => other,
         }
     }
 

@@ -55,6 +55,11 @@ pub enum Revise {
     Create { name: String, body: Value },
     /// It is an old one that has come back.
     Renumber { name: String, revision: i64 },
+    /// One without the label of its hash gets it: its name serves, which no other has.
+    Label { name: String },
+    /// Several are of the newest template: pods of the others become those of one, and the others go
+    /// (`dedupCurHistories`).
+    Merge { hash: String, pods: Vec<Key>, others: Vec<Key> },
 }
 
 /// The most pods made in one round.
@@ -81,6 +86,10 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
 
     let mut by_node: BTreeMap<&str, Vec<&Arc<Pod>>> = BTreeMap::new();
     for pod in &observed.pods {
+        // One that has ended and is being deleted is in nobody's way, whoever still holds it.
+        if pods::is_terminal(pod) && pod.metadata.is_deleting() {
+            continue;
+        }
         match owners::claim(&set.metadata, &set.spec.selector, &pod.metadata) {
             Claim::Keep => by_node.entry(target_node(pod)).or_default().push(pod),
             Claim::Adopt => {
@@ -100,6 +109,10 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         forget(&mut plan, observed, newest);
     }
     plan.status = status(set, &plan.hash, &by_node, &fits, now);
+    if !observed.fresh {
+        // What this generation asks for has not been looked at.
+        plan.status.observed_generation = set.status.observed_generation;
+    }
     if set.spec.min_ready_seconds > 0 && plan.status.number_ready != plan.status.number_available {
         let waits = by_node.values().flatten().filter_map(|p| pods::available_in(p, set.spec.min_ready_seconds, now));
         plan.again = waits.filter(|s| *s > 0).min().map(|s| Duration::from_secs(s.unsigned_abs()));
@@ -113,9 +126,16 @@ fn current_revision(observed: &Observed) -> Result<&Arc<ControllerRevision>, Rev
     let mut with_patch = set.spec.template.clone();
     with_patch["$patch"] = "replace".into();
     let data = json!({"spec": {"template": with_patch}});
+    if let Some(bare) = observed.revisions.iter().find(|r| r.metadata.label(HASH_LABEL).is_none()) {
+        return Err(Revise::Label { name: bare.metadata.name.to_string() });
+    }
     let highest = observed.revisions.iter().map(|r| r.revision).max().unwrap_or(0);
     let same = |r: &&Arc<ControllerRevision>| template::same(&r.data["spec"]["template"], &with_patch);
-    if let Some(found) = observed.revisions.iter().filter(same).max_by_key(|r| r.revision) {
+    let equal: Vec<&Arc<ControllerRevision>> = observed.revisions.iter().filter(same).collect();
+    if let Some(found) = equal.iter().copied().max_by_key(|r| r.revision) {
+        if equal.len() > 1 {
+            return Err(merge(observed, found, &equal));
+        }
         if found.revision < highest {
             return Err(Revise::Renumber { name: found.metadata.name.to_string(), revision: highest + 1 });
         }
@@ -134,6 +154,27 @@ fn current_revision(observed: &Observed) -> Result<&Arc<ControllerRevision>, Rev
         "data": data, "revision": highest + 1,
     });
     Err(Revise::Create { name, body })
+}
+
+/// Makes one of several revisions of the same template.
+fn merge(observed: &Observed, keep: &ControllerRevision, equal: &[&Arc<ControllerRevision>]) -> Revise {
+    let others = || equal.iter().filter(|r| r.metadata.uid != keep.metadata.uid);
+    let hash_of = |meta: &orkd_reconcile::Meta| meta.label(HASH_LABEL).unwrap_or_default().to_owned();
+    let hashes: HashSet<String> = others().map(|r| hash_of(&r.metadata)).collect();
+    let of_others = observed
+        .pods
+        .iter()
+        .filter(|p| p.metadata.is_controlled_by(&observed.set.metadata.uid) && hashes.contains(&hash_of(&p.metadata)));
+    Revise::Merge {
+        hash: hash_of(&keep.metadata),
+        pods: of_others.map(|p| p.metadata.key()).collect(),
+        others: others().map(|r| r.metadata.key()).collect(),
+    }
+}
+
+/// The order of pods of one node: those that have a node first, then by age (`podByCreationTimestampAndPhase`).
+fn seniority(pod: &Pod) -> impl Ord + use<> {
+    (pod.spec.node_name.is_empty(), pod.metadata.creation_timestamp, pod.metadata.name.clone())
 }
 
 /// Pods that are missing or too many (`podsShouldBeOnNode`).
@@ -174,7 +215,7 @@ fn manage(
             continue;
         }
         // The oldest stays; while surging the oldest of the newest template too, until it can take over.
-        running.sort_by_key(|p| (p.metadata.creation_timestamp, p.metadata.name.clone()));
+        running.sort_by_key(|p| seniority(p));
         if !surges {
             plan.delete.extend(running.iter().skip(1).map(|p| p.metadata.key()));
             continue;
@@ -209,10 +250,13 @@ fn roll(
     fits: &BTreeMap<&str, Fit>,
     now: Timestamp,
 ) {
-    let (surge, unavailable) = limits(set, fits.values().filter(|f| f.should_run).count());
+    let desired = fits.values().filter(|f| f.should_run).count();
+    let (surge, unavailable) = limits(set, desired);
     let available = |pod: &Pod| pods::is_available(pod, set.spec.min_ready_seconds, now);
     let (mut used, mut at_once, mut later) = (0, Vec::new(), Vec::new());
-    for (node, _) in fits.iter().filter(|(_, f)| f.should_run) {
+    // Surging only: how many nodes are served, and pods that serve where none should run.
+    let (mut served, mut misplaced) = (0, Vec::new());
+    for (node, fit) in fits.iter().filter(|(node, f)| f.should_run || by_node.contains_key(*node)) {
         let pods = by_node.get(node).map(Vec::as_slice).unwrap_or_default();
         let staying = pods.iter().filter(|p| !p.metadata.is_deleting());
         let (new, old): (Vec<&&Arc<Pod>>, Vec<&&Arc<Pod>>) = staying.partition(|p| is_updated(p, &plan.hash));
@@ -220,17 +264,23 @@ fn roll(
             used += 1;
             continue;
         }
-        match (surge > 0, new.first(), old.first()) {
-            (false, None, Some(old)) if available(old) => later.push(*old),
+        let (new, old) = (new.first().copied(), old.first().copied());
+        served += usize::from(old.or(new).is_some_and(|p| available(p)));
+        match (surge > 0, new, old) {
+            (false, None, Some(old)) if available(old) => later.push(old),
             (false, None, Some(old)) => {
                 // It does nobody good as it is.
                 used += 1;
-                at_once.push(*old);
+                at_once.push(old);
             }
             (false, Some(new), None) => used += i32::from(!available(new)),
             (false, _, _) => used += 1,
-            (true, None, Some(old)) if available(old) => later.push(*old),
-            (true, None, Some(old)) => at_once.push(*old),
+            (true, None, Some(old)) => match (fit.should_run, available(old)) {
+                (true, true) => later.push(old),
+                (true, false) => at_once.push(old),
+                (false, true) => misplaced.push(old),
+                (false, false) => plan.delete.push(old.metadata.key()),
+            },
             (true, Some(new), Some(_)) if !available(new) => used += 1,
             (true, Some(_), Some(old)) => plan.delete.push(old.metadata.key()),
             (true, _, None) => {}
@@ -240,6 +290,9 @@ fn roll(
     later.truncate(usize::try_from(most - used).unwrap_or(0));
     let chosen = at_once.into_iter().chain(later);
     if surge > 0 {
+        // Where none should run a pod stays until another serves in its place.
+        let spare = served.saturating_sub(desired);
+        plan.delete.extend(misplaced.into_iter().take(spare).map(|p| p.metadata.key()));
         plan.create.extend(chosen.map(|p| target_node(p).to_owned()));
     } else {
         plan.delete.extend(chosen.map(|p| p.metadata.key()));
@@ -250,7 +303,7 @@ fn is_updated(pod: &Pod, hash: &str) -> bool {
     !hash.is_empty() && pod.metadata.label(HASH_LABEL) == Some(hash)
 }
 
-/// Old revisions beyond the limit that no pod is of (`cleanupHistory`).
+/// Old revisions beyond the limit, of those that no pod is of (`cleanupHistory`).
 fn forget(plan: &mut Plan, observed: &Observed, newest: &ControllerRevision) {
     let limit = usize::try_from(observed.set.spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
     let live = |r: &ControllerRevision| {
@@ -258,10 +311,11 @@ fn forget(plan: &mut Plan, observed: &Observed, newest: &ControllerRevision) {
         observed.pods.iter().any(|p| hash.is_some() && p.metadata.label(HASH_LABEL) == hash)
     };
     let mut old: Vec<&Arc<ControllerRevision>> =
-        observed.revisions.iter().filter(|r| r.metadata.uid != newest.metadata.uid && !live(r)).collect();
+        observed.revisions.iter().filter(|r| r.metadata.uid != newest.metadata.uid).collect();
     old.sort_by_key(|r| r.revision);
+    // Those that pods are of count towards the limit and stay.
     let surplus = old.len().saturating_sub(limit);
-    plan.forget = old.into_iter().take(surplus).map(|r| r.metadata.key()).collect();
+    plan.forget = old.into_iter().filter(|r| !live(r)).take(surplus).map(|r| r.metadata.key()).collect();
 }
 
 fn status(
@@ -278,11 +332,7 @@ fn status(
         ..DaemonSetStatus::default()
     };
     for (node, fit) in fits {
-        let oldest = by_node
-            .get(node)
-            .into_iter()
-            .flatten()
-            .min_by_key(|p| (p.metadata.creation_timestamp, p.metadata.name.clone()));
+        let oldest = by_node.get(node).into_iter().flatten().min_by_key(|p| seniority(p));
         if !fit.should_run {
             status.number_misscheduled += i32::from(oldest.is_some());
             continue;
@@ -386,10 +436,60 @@ mod tests {
         assert_eq!((body["revision"].as_i64(), name.starts_with("agent-")), (Some(1), true));
         let mut kept: ControllerRevision = serde_json::from_value(body).expect("a revision");
         assert!(plan(&observed(vec![Arc::new(kept.clone())]), now).revise.is_none());
-        let newer = ControllerRevision { revision: 2, ..ControllerRevision::default() };
+        let newer = ControllerRevision { revision: 2, ..(*revision(&set, "newer")).clone() };
         kept.revision = 1;
         let again = plan(&observed(vec![Arc::new(kept), Arc::new(newer)]), now).revise;
         assert_eq!(again, Some(Revise::Renumber { name, revision: 3 }));
+    }
+
+    #[test]
+    fn revisions_of_one_template_are_merged() {
+        let set = set(|_| {});
+        let stored = |hash: &str, number: i64| {
+            let mut stored = (*revision(&set, hash)).clone();
+            stored.data["spec"]["template"]["$patch"] = "replace".into();
+            stored.revision = number;
+            stored
+        };
+        let revise = |revisions: Vec<ControllerRevision>| {
+            let pods = vec![pod("a", "twin", true), pod("b", "kept", true), pod("c", "old", true)];
+            let revisions = revisions.into_iter().map(Arc::new).collect();
+            let nodes = ["a", "b", "c"].map(|n| node(n, |_| {})).to_vec();
+            let held_back = HashSet::new();
+            let observed = Observed { set: set.clone(), pods, nodes, revisions, held_back, fresh: true };
+            plan(&observed, "2026-01-01T00:00:00Z".parse().expect("a time")).revise
+        };
+        let mut old = (*revision(&set, "old")).clone();
+        old.data["spec"]["template"]["spec"] = json!({});
+        let expected = Revise::Merge {
+            hash: "kept".into(),
+            pods: vec![Key::new("n", "on-a")],
+            others: vec![Key::new("n", "twin")],
+        };
+        assert_eq!(revise(vec![stored("kept", 3), stored("twin", 2), old.clone()]), Some(expected));
+        assert_eq!(revise(vec![stored("kept", 3), old.clone()]), None);
+        let mut bare = stored("bare", 3);
+        bare.metadata.labels = Default::default();
+        assert_eq!(revise(vec![bare, old]), Some(Revise::Label { name: "bare".into() }));
+    }
+
+    #[test]
+    fn history_has_a_limit_that_revisions_in_use_count_towards() {
+        let set = set(|s| s["spec"]["revisionHistoryLimit"] = 1.into());
+        let mut newest = (*revision(&set, "new")).clone();
+        newest.data["spec"]["template"]["$patch"] = "replace".into();
+        newest.revision = 4;
+        let old = |hash: &str, number: i64| {
+            let mut old = (*revision(&set, hash)).clone();
+            old.data["spec"]["template"]["spec"] = json!({"old": number});
+            old.revision = number;
+            Arc::new(old)
+        };
+        let revisions = vec![old("c", 3), old("a", 1), old("b", 2), Arc::new(newest)];
+        let (pods, nodes) = (vec![pod("n1", "a", true)], vec![node("n1", |_| {})]);
+        let observed = Observed { set, pods, nodes, revisions, held_back: HashSet::new(), fresh: true };
+        let forget = plan(&observed, "2026-01-01T00:00:00Z".parse().expect("a time")).forget;
+        assert_eq!(forget.iter().map(|k| &*k.name).collect::<Vec<_>>(), ["b", "c"]);
     }
 
     #[test]
@@ -425,6 +525,14 @@ mod tests {
         let mixed = vec![pod("a", "new", false), pod("b", "old", true), pod("c", "old", true)];
         check(&set, nodes(), mixed, "create= delete= 3/3/2");
     }
+
+    #[test]
+    fn on_delete_leaves_old_pods_alone() {
+        let manual = set(|s| s["spec"]["updateStrategy"] = json!({"type": "OnDelete"}));
+        let nodes = vec![node("a", |_| {}), node("b", |_| {})];
+        check(&manual, nodes, vec![pod("a", "old", true)], "create=b delete= 2/1/1");
+    }
+
     #[test]
     fn a_surge_has_two_pods_on_a_node_for_a_while() {
         let nodes = || ["a", "b", "c"].map(|n| node(n, |_| {})).to_vec();
@@ -449,6 +557,58 @@ mod tests {
         let mut broken = old([false, true, true]);
         broken.push(named("z-new", "a", "new", false));
         check(&surge(1.into()), nodes(), broken, "create= delete=on-a 3/3/2");
+    }
+
+    #[test]
+    fn pods_where_none_should_run_are_replaced_elsewhere_first() {
+        let tainted = || node("t", |n| n["spec"]["taints"] = json!([{"key": "mine", "effect": "NoSchedule"}]));
+        let nodes = || vec![node("a", |_| {}), tainted()];
+        // Without a surge it is one of those that are due.
+        let pods = |hash: &str, ready: bool| vec![pod("a", hash, ready), pod("t", "old", true)];
+        check(&set(|_| {}), nodes(), pods("new", true), "create= delete=on-t 1/1/1");
+        check(&set(|_| {}), nodes(), pods("new", false), "create= delete= 1/1/0");
+        // With one it stays until its place is served.
+        let surge = set(|s| {
+            s["spec"]["updateStrategy"]["rollingUpdate"] = json!({"maxUnavailable": 0, "maxSurge": 1});
+        });
+        check(&surge, nodes(), pods("new", false), "create= delete= 1/1/0");
+        check(&surge, nodes(), pods("new", true), "create= delete=on-t 1/1/1");
+        let broken = vec![pod("a", "new", false), pod("t", "old", false)];
+        check(&surge, nodes(), broken, "create= delete=on-t 1/1/0");
+    }
+
+    #[test]
+    fn of_two_pods_of_a_node_the_one_that_is_placed_stays() {
+        let mut placed = (*pod("a", "new", true)).clone();
+        placed.metadata.name = "z-placed".into();
+        placed.spec.node_name = "a".into();
+        check(
+            &set(|_| {}),
+            vec![node("a", |_| {})],
+            vec![pod("a", "new", true), Arc::new(placed)],
+            "create= delete=on-a 1/1/1",
+        );
+    }
+
+    #[test]
+    fn a_pod_that_ended_and_is_held_by_others_is_replaced() {
+        let mut held = (*pod("a", "new", false)).clone();
+        held.status.phase = "Failed".into();
+        held.metadata.deletion_timestamp = "2026-01-01T00:00:00Z".parse().ok();
+        check(&set(|_| {}), vec![node("a", |_| {})], vec![Arc::new(held)], "create=a delete= 1/0/0");
+    }
+
+    #[test]
+    fn a_generation_is_observed_once_it_was_acted_on() {
+        let observed = |fresh: bool| {
+            let set = set(|_| {});
+            let mut stored = (*revision(&set, "new")).clone();
+            stored.data["spec"]["template"]["$patch"] = "replace".into();
+            let revisions = vec![Arc::new(stored)];
+            let observed = Observed { set, pods: vec![], nodes: vec![], revisions, held_back: HashSet::new(), fresh };
+            plan(&observed, "2026-01-01T00:00:00Z".parse().expect("a time")).status.observed_generation
+        };
+        assert_eq!((observed(false), observed(true)), (0, 1));
     }
 
     #[test]

@@ -595,6 +595,53 @@ mod tests {
         check(&d, &[set("v2", 4, 4, 4)], &[], &["v2 4->8"]);
     }
 
+    /// `TestScale` of `sync_test.go`: what replica sets (the newest first) become when a deployment is scaled, without a
+    /// surge.
+    #[test]
+    fn a_changed_size_is_spread_as_upstream_spreads_it() {
+        let check = |from: i32, to: i32, sizes: &[i32], expected: &[i32]| {
+            let newest = format!("v{}", sizes.len());
+            let d = deployment(|d| {
+                d["spec"]["replicas"] = to.into();
+                d["spec"]["strategy"]["rollingUpdate"] = json!({"maxSurge": 0, "maxUnavailable": 1});
+                d["spec"]["template"]["spec"]["containers"][0]["image"] = newest.into();
+                d["metadata"]["annotations"][REVISION] = sizes.len().to_string().into();
+            });
+            let sets: Vec<Arc<ReplicaSet>> = sizes
+                .iter()
+                .zip((1..=sizes.len()).rev())
+                .map(|(size, number)| {
+                    let mut set = (*set(&format!("v{number}"), *size, *size, 0)).clone();
+                    let mut annotations = (*set.metadata.annotations).clone();
+                    annotations.insert(DESIRED.into(), from.to_string());
+                    annotations.insert(MAX.into(), from.to_string());
+                    set.metadata.annotations = annotations.into();
+                    Arc::new(set)
+                })
+                .collect();
+            let mut after: Vec<i32> = sizes.to_vec();
+            for step in run(&d, &sets, &[]).steps {
+                if let Step::Patch { set, scaled: Some((_, to)), .. } = step {
+                    let at = sets.iter().position(|s| s.metadata.key() == set).expect("a set");
+                    after[at] = to;
+                }
+            }
+            assert_eq!(after, expected, "{from} to {to}");
+        };
+        check(10, 12, &[10], &[12]);
+        check(10, 5, &[10], &[5]);
+        check(5, 10, &[2, 3], &[4, 6]);
+        check(5, 3, &[2, 3], &[1, 2]);
+        check(9, 4, &[8, 1], &[4, 0]);
+        check(7, 10, &[2, 3, 2], &[3, 4, 3]);
+        check(13, 8, &[2, 8, 3], &[1, 5, 2]);
+        // Leftovers go to the largest, of equals to the newest.
+        check(3, 4, &[1, 1, 1], &[2, 1, 1]);
+        check(3, 5, &[1, 1, 1], &[2, 2, 1]);
+        // Nothing is left.
+        check(10, 0, &[3, 3, 4], &[0, 0, 0]);
+    }
+
     #[test]
     fn a_paused_deployment_scales_and_does_not_roll() {
         let d = deployment(|d| {

@@ -96,8 +96,9 @@ fn fraction(deployment: &Deployment, set: &ReplicaSet) -> i32 {
     let most = f64::from(wanted(deployment) + max_surge(deployment));
     let before = match annotation(set, MAX) {
         Some(before) if before > 0 => before,
-        // As upstream: the status is what is left to judge by.
-        _ => deployment.status.replicas.max(1),
+        // The status is what is left to judge by; without pods there is no proportion.
+        _ if deployment.status.replicas <= 0 => return 0,
+        _ => deployment.status.replicas,
     };
     let size = f64::from(asked(set)) * most / f64::from(before);
     #[expect(clippy::cast_possible_truncation, reason = "replica counts are far below")]

@@ -7,7 +7,7 @@ use orkd_api::quantity::Quantity;
 use orkd_api::quota::amounts;
 use serde_json::{Value, json};
 
-use super::metrics::{Sample, Samples, Source, TargetValue};
+use super::metrics::{Sample, Samples, Source, TargetValue, go_selector};
 
 /// For how long after its start a pod's CPU use says little (`--horizontal-pod-autoscaler-cpu-initialization-period`).
 const CPU_INITIALIZATION: i64 = 300;
@@ -49,7 +49,8 @@ pub(super) struct PodFacts {
     name: String,
     phase: String,
     deleting: bool,
-    ready: Option<(bool, Option<Timestamp>)>,
+    /// The status of its `Ready` condition, and since when.
+    ready: Option<(String, Option<Timestamp>)>,
     started: Option<Timestamp>,
     /// Requests of the whole pod, where it states any.
     whole: BTreeMap<String, Quantity>,
@@ -71,8 +72,7 @@ impl PodFacts {
             name: text(&pod["metadata"]["name"]),
             phase: text(&status["phase"]),
             deleting: pod["metadata"]["deletionTimestamp"].is_string(),
-            // Only `False` counts as not ready; `Unknown` does not.
-            ready: ready.map(|c| (c["status"] != "False", time(&c["lastTransitionTime"]))),
+            ready: ready.map(|c| (text(&c["status"]), time(&c["lastTransitionTime"]))),
             started: time(&status["startTime"]),
             whole: amounts(&spec["resources"]["requests"]),
             requests: containers.map(|c| (text(&c["name"]), amounts(&c["resources"]["requests"]))).collect(),
@@ -105,7 +105,7 @@ impl PodFacts {
     }
 
     fn is_ready(&self) -> bool {
-        self.ready.is_some_and(|(ready, _)| ready)
+        self.ready.as_ref().is_some_and(|(status, _)| status == "True")
     }
 }
 
@@ -147,9 +147,10 @@ fn group(pods: &[PodFacts], samples: &BTreeMap<String, Sample>, cpu: bool, now: 
             continue;
         };
         if cpu {
-            let unready = match (pod.ready, pod.started) {
-                (Some((ready, since)), Some(started)) => {
-                    let since = since.unwrap_or(Timestamp::MIN);
+            let unready = match (&pod.ready, pod.started) {
+                (Some((status, since)), Some(started)) => {
+                    // `Unknown` is no reason to leave a sample out.
+                    let (ready, since) = (status != "False", since.unwrap_or(Timestamp::MIN));
                     if after(started, CPU_INITIALIZATION) > now {
                         // The sample must lie wholly after the last change of readiness.
                         !ready || sample.at < after(since, sample.window)
@@ -340,13 +341,10 @@ pub(super) fn calculate(
                     let container = container.as_deref().unwrap_or_default();
                     let requests: Result<BTreeMap<String, i64>, String> =
                         pods.iter().map(|p| Ok((p.name.clone(), p.request(name, container)?))).collect();
-                    let requests = match (pods.is_empty(), requests) {
-                        (false, requests) => requests.map_err(failed)?,
-                        (true, _) => BTreeMap::new(),
-                    };
-                    let compare = |s: &BTreeMap<String, Sample>| utilization(s, &requests, *target);
+                    // A request that is missing matters once there are samples to compare with it.
+                    let compare = |s: &BTreeMap<String, Sample>| utilization(s, requests.as_ref().map_err(String::clone)?, *target);
                     let full = |pod: &str| {
-                        let request = requests.get(pod).copied().unwrap_or(0);
+                        let request = requests.as_ref().ok().and_then(|r| r.get(pod)).copied().unwrap_or(0);
                         request.saturating_mul((*target).max(100)) / 100
                     };
                     let (replicas, used) =
@@ -378,7 +376,13 @@ pub(super) fn calculate(
             let name = metric["name"].as_str().unwrap_or_default();
             let kind = described["kind"].as_str().unwrap_or_default();
             let value = samples.map(|s| s.total());
-            let value = value.map_err(|why| format!("unable to get metric {name}: {kind} on {why}"))?;
+            let value = value.map_err(|why| {
+                let why = format!("unable to get metric {name}: {kind} on {why}");
+                match target {
+                    TargetValue::Average(_) => format!("failed to get {name} object metric: {why}"),
+                    _ => why,
+                }
+            })?;
             let status = |current: Value| json!({"type": "Object", "object": {"describedObject": described, "metric": metric, "current": current}});
             match target {
                 TargetValue::Value(target) => {
@@ -400,7 +404,10 @@ pub(super) fn calculate(
         Source::External { metric, target } => {
             let name = metric["name"].as_str().unwrap_or_default();
             let value = samples.map(|s| s.total());
-            let failed = |why: String| format!("failed to get {name} external metric: {why}");
+            let failed = |why: String| match target {
+                TargetValue::Value(_) => format!("failed to get external metric {name}: {why}"),
+                _ => format!("failed to get {name} external metric: {why}"),
+            };
             let value = value.map_err(|why| failed(format!("unable to get external metric {why}")))?;
             let status =
                 |current: Value| json!({"type": "External", "external": {"metric": metric, "current": current}});
@@ -426,21 +433,7 @@ pub(super) fn calculate(
 
 fn external_name(metric: &Value) -> String {
     let name = metric["name"].as_str().unwrap_or_default();
-    let selector = match metric.get("selector") {
-        Some(selector) if selector.is_object() => go_selector(selector),
-        _ => "nil".into(),
-    };
-    format!("external metric {name}({selector})")
-}
-
-/// A selector as Go's generated `String` prints it.
-fn go_selector(selector: &Value) -> String {
-    let labels = selector["matchLabels"].as_object().into_iter().flatten();
-    let labels: Vec<String> = labels.map(|(k, v)| format!("{k}: {},", v.as_str().unwrap_or_default())).collect();
-    format!(
-        "&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{}},}}",
-        labels.join("")
-    )
+    format!("external metric {name}({})", go_selector(&metric["selector"]))
 }
 
 /// A value shared by all pods: how many, and what is each one's part.
@@ -541,6 +534,27 @@ mod tests {
         );
     }
 
+    /// `HPAConfigurableTolerance`.
+    #[test]
+    fn a_tolerance_of_its_own_decides() {
+        let three = plain_pods(3);
+        let check = |behavior: Value, used: i64, expected: i32| {
+            let read = samples(&[("p0", used), ("p1", used), ("p2", used)]);
+            let (counts, tolerance) = (Counts { spec: 3, status: 3 }, Tolerance::of(&behavior));
+            let found = calculate(&cpu(50), read, &three, &counts, &tolerance, NOW.parse().expect("a time"));
+            assert_eq!(found.expect("a number").replicas, expected, "{behavior} {used}");
+        };
+        check(Value::Null, 540, 3);
+        check(Value::Null, 600, 4);
+        let up = json!({"scaleUp": {"tolerance": "0.01"}, "scaleDown": {"tolerance": "500m"}});
+        check(up.clone(), 540, 4);
+        check(up.clone(), 300, 3);
+        check(up, 200, 2);
+        // One direction leaves the other as it is.
+        check(json!({"scaleDown": {"tolerance": "0.5"}}), 600, 4);
+        check(json!({"scaleUp": {"tolerance": "0"}}), 470, 3);
+    }
+
     #[test]
     fn other_metrics() {
         let three = plain_pods(3);
@@ -554,6 +568,18 @@ mod tests {
         check(&external(TargetValue::Value(10_000)), Ok(Samples::Values(vec![8_000, 12_000])), &three, 3, "6");
         check(&external(TargetValue::Average(10_000)), Ok(Samples::Values(vec![20_000])), &three, 3, "2");
         check(&external(TargetValue::Value(10_000)), Ok(Samples::Values(vec![30_000])), &[], 0, "3");
+        let why = || Err("n/qps/nil: why".to_owned());
+        let text = |told: &str| format!("{told}: unable to get external metric n/qps/nil: why");
+        check(&external(TargetValue::Value(1)), why(), &three, 3, &text("failed to get external metric qps"));
+        check(&external(TargetValue::Average(1)), why(), &three, 3, &text("failed to get qps external metric"));
+        let text = "unable to get metric qps: Service on n s/why";
+        check(&object(TargetValue::Value(1)), Err("n s/why".into()), &three, 3, text);
+        let text = format!("failed to get qps object metric: {text}");
+        check(&object(TargetValue::Average(1)), Err("n s/why".into()), &three, 3, &text);
+        // Pods of which nobody knows whether they are ready are not counted as such.
+        let mut pods = plain_pods(2);
+        pods.push(pod("p2", |p| p["status"]["conditions"][0]["status"] = json!("Unknown")));
+        check(&object(TargetValue::Value(10_000)), Ok(Samples::Values(vec![20_000])), &pods, 3, "4");
         let container =
             Source::Resource { name: "cpu".into(), container: Some("d".into()), target: TargetValue::Utilization(50) };
         check(

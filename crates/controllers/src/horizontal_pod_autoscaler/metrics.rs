@@ -148,7 +148,10 @@ impl Source {
             Source::Resource { name, container: None, .. } => {
                 format!("failed to get {name} resource metric value: {why}")
             }
-            Source::Resource { name, .. } => format!("failed to get {name} container metric value: {why}"),
+            // Upstream names the container, not the resource.
+            Source::Resource { container: Some(container), .. } => {
+                format!("failed to get {container} container metric value: {why}")
+            }
             Source::Pods { .. } => format!("failed to get pods metric value: {why}"),
             Source::Object { .. } => format!("failed to get object metric value: {why}"),
             Source::External { metric, .. } => {
@@ -351,10 +354,7 @@ pub(super) async fn read(
             let of_metric = selector_text(&metric["selector"])?;
             let path = format!("/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{name}");
             let list: Result<Value, ApiError> = api.get(&with(path, &[("labelSelector", &of_metric)])).await;
-            let failed = |why: String| {
-                let shown = if of_metric.is_empty() { "nil".to_owned() } else { of_metric.clone() };
-                format!("{namespace}/{name}/{shown}: {why}")
-            };
+            let failed = |why: String| format!("{namespace}/{name}/{}: {why}", go_selector(&metric["selector"]));
             let list = list.map_err(|e| {
                 let why = said(&e, &format!("get {name}.external.metrics.k8s.io"));
                 failed(format!("unable to fetch metrics from external metrics API: {why}"))
@@ -422,6 +422,26 @@ fn selector_text(selector: &Value) -> Result<String, String> {
     LabelSelector::of_object(selector).map(|s| s.to_string())
 }
 
+/// A label selector as Go prints it in texts: `generated.pb.go` of `metav1`.
+pub(super) fn go_selector(selector: &Value) -> String {
+    if !selector.is_object() {
+        return "nil".into();
+    }
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let mut labels: Vec<(&String, &Value)> = selector["matchLabels"].as_object().into_iter().flatten().collect();
+    labels.sort_by_key(|(key, _)| *key);
+    let labels: String = labels.into_iter().map(|(key, value)| format!("{key}: {},", text(value))).collect();
+    let requirement = |r: &Value| {
+        let values: Vec<String> = r["values"].as_array().into_iter().flatten().map(text).collect();
+        let (key, operator, values) = (text(&r["key"]), text(&r["operator"]), values.join(" "));
+        format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{values}],}},")
+    };
+    let expressions: String = selector["matchExpressions"].as_array().into_iter().flatten().map(requirement).collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -453,5 +473,47 @@ mod tests {
             "target": {"type": "Value", "value": "2k"}}}));
         assert!(matches!(source, Ok(Source::External { target: TargetValue::Value(2_000_000), .. })));
         assert_eq!(Source::parse(&json!({"type": "X"})).expect_err("unknown"), "unknown metric source type \"X\"");
+    }
+
+    #[test]
+    fn selectors_are_told_as_go_tells_them() {
+        assert_eq!(go_selector(&Value::Null), "nil");
+        let selector = json!({"matchLabels": {"b": "2", "a": "1"},
+            "matchExpressions": [{"key": "k", "operator": "In", "values": ["x", "y"]}]});
+        assert_eq!(
+            go_selector(&selector),
+            "&LabelSelector{MatchLabels:map[string]string{a: 1,b: 2,},MatchExpressions:[]LabelSelectorRequirement{\
+             LabelSelectorRequirement{Key:k,Operator:In,Values:[x y],},},}"
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_named() {
+        let check = |spec: Value, expected: &str| {
+            let source = Source::parse(&spec).expect("a source");
+            assert_eq!((source.wrap("why"), source.reason()), (expected.to_owned(), source.reason()));
+        };
+        check(
+            json!({"type": "ContainerResource", "containerResource": {"name": "cpu", "container": "app",
+                "target": {"type": "Utilization", "averageUtilization": 50}}}),
+            "failed to get app container metric value: why",
+        );
+        check(
+            json!({"type": "Resource", "resource": {"name": "cpu", "target": {"averageUtilization": 50}}}),
+            "failed to get cpu resource metric value: why",
+        );
+        let target = json!({"type": "AverageValue", "averageValue": "1"});
+        check(
+            json!({"type": "Pods", "pods": {"metric": {"name": "qps"}, "target": target}}),
+            "failed to get pods metric value: why",
+        );
+        check(
+            json!({"type": "Object", "object": {"metric": {"name": "qps"}, "target": target}}),
+            "failed to get object metric value: why",
+        );
+        check(
+            json!({"type": "External", "external": {"metric": {"name": "queue"}, "target": target}}),
+            "failed to get queue external metric value: why",
+        );
     }
 }

@@ -167,7 +167,11 @@ impl Scalers {
                 self.recorder.warning(&round.about, "FailedGetScale", why.clone());
                 let message = format!("the HPA controller was unable to get the target's current scale: {why}");
                 round.conditions.set("AbleToScale", false, "FailedGetScale", message);
-                self.write_failure(&mut round, None).await?;
+                // What was decided and measured before stays.
+                let standing = &scaler.status;
+                round.metrics = standing["currentMetrics"].as_array().cloned().unwrap_or_default();
+                let before = |field: &str| standing[field].as_i64();
+                self.write(&round, before("currentReplicas"), before("desiredReplicas"), None).await?;
                 return Err(err);
             }
         };
@@ -191,7 +195,7 @@ impl Scalers {
                 Ok(proposal) => proposal,
                 Err(why) => {
                     self.histories.lock().insert(key.clone(), history);
-                    self.write_failure(&mut round, Some(current.into())).await?;
+                    self.write_failure(&round, current).await?;
                     self.recorder.warning(&round.about, "FailedComputeMetricsReplicas", why.clone());
                     return Err(why.into());
                 }
@@ -236,7 +240,7 @@ impl Scalers {
             self.recorder.warning(&round.about, "FailedRescale", message);
             let message = format!("the HPA controller was unable to update the target scale: {why}");
             round.conditions.set("AbleToScale", false, "FailedUpdateScale", message);
-            self.write_failure(round, Some(current.into())).await?;
+            self.write_failure(round, current).await?;
             return Err(err.into());
         }
         let message = format!("the HPA controller was able to update the target scale to {desired}");
@@ -265,12 +269,9 @@ impl Scalers {
         self.api.update::<Value>(&scale.target, &object).await.map(|_| ())
     }
 
-    /// Writes the conditions of a round that failed: what was decided and measured before stays.
-    async fn write_failure(&self, round: &mut Round<'_>, current: Option<i64>) -> Result<(), BoxError> {
-        let standing = &round.scaler.status;
-        round.metrics = standing["currentMetrics"].as_array().cloned().unwrap_or_default();
-        let current = current.or_else(|| standing["currentReplicas"].as_i64());
-        self.write(round, current, standing["desiredReplicas"].as_i64(), None).await
+    /// Writes what a round that failed has found: what was decided before stays (`setCurrentReplicasAndMetricsInStatus`).
+    async fn write_failure(&self, round: &Round<'_>, current: i32) -> Result<(), BoxError> {
+        self.write(round, Some(current.into()), round.scaler.status["desiredReplicas"].as_i64(), None).await
     }
 
     /// Writes the status, where it changes.
@@ -352,7 +353,7 @@ impl Scalers {
                 }
                 Err((failure, why)) => {
                     self.recorder.warning(&round.about, failure.reason, failure.why.clone());
-                    // An empty status keeps the place of the metric.
+                    // An empty status keeps the place of the metric: clients read them by their order.
                     round.metrics.push(json!({"type": ""}));
                     invalid += 1;
                     first.get_or_insert((failure, why));
@@ -362,7 +363,6 @@ impl Scalers {
         let error = first.as_ref().map(|(_, why)| {
             format!("invalid metrics ({invalid} invalid out of {}), first error is: {why}", specs.len())
         });
-        round.metrics.retain(|m| m["type"] != "");
         match (best, first, error) {
             (Some((replicas, metric)), first, error) if first.is_none() || replicas >= counts.spec => {
                 let message = format!("the HPA was able to successfully calculate a replica count from {metric}");

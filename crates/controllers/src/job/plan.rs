@@ -496,8 +496,11 @@ fn suspension(plan: &mut Plan, job: &Job, now: Timestamp) {
         (false, Some(true)) => ("False", "JobResumed", "Job resumed", "Resumed"),
         _ => return,
     };
-    plan.status.conditions.retain(|c| c.kind != "Suspended");
-    plan.status.conditions.push(made("Suspended", status, reason, message, now));
+    let changed = made("Suspended", status, reason, message, now);
+    match plan.status.conditions.iter_mut().find(|c| c.kind == "Suspended") {
+        Some(standing) => *standing = changed,
+        None => plan.status.conditions.push(changed),
+    }
     // The deadline is about the time since it was resumed; while suspended there is none.
     plan.status.start_time = (!job.spec.suspend).then_some(now);
     plan.events.push((EventType::Normal, event.into(), message.into()));

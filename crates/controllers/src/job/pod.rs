@@ -36,8 +36,8 @@ pub fn body(job: &Job, new: &NewPod) -> Value {
     let mut spec = template["spec"].clone();
     let name = &*job.metadata.name;
     metadata["generateName"] = match new.index {
-        None => prefix(name, "-"),
-        Some(index) => prefix(name, &format!("-{index}-")),
+        None => format!("{name}-"),
+        Some(index) => with_index(name, index),
     }
     .into();
     if let Some(index) = new.index {
@@ -63,7 +63,9 @@ pub fn body(job: &Job, new: &NewPod) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
 }
 
-fn prefix(name: &str, end: &str) -> String {
+/// The beginning of a name, cut so that the index is not (`podGenerateNameWithIndex`).
+fn with_index(name: &str, index: i32) -> String {
+    let end = format!("-{index}-");
     let room = LONGEST.saturating_sub(end.len());
     format!("{}{end}", name.get(..room).unwrap_or(name))
 }

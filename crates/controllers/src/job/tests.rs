@@ -158,6 +158,14 @@ fn deadlines_and_suspension_stop_pods() {
     let suspended = job(|j| j["spec"]["suspend"] = true.into());
     let plan = check(&suspended, "a:Running", "+ -a~ ; 0/0/0; |; Suspended JobSuspended");
     assert_eq!(plan.status.start_time, None);
+    let kept = job(|j| {
+        j["spec"]["suspend"] = true.into();
+        j["status"]["conditions"] =
+            json!([{"type": "Suspended", "status": "False"}, {"type": "Other", "status": "True"}]);
+    });
+    // A condition keeps its place.
+    let plan = check(&kept, "", "+ - ; 0/0/0; |; Other");
+    assert_eq!(plan.status.conditions[0].reason, "JobSuspended");
     let resumed = job(|j| j["status"]["conditions"] = json!([{"type": "Suspended", "status": "True"}]));
     let plan = check(&resumed, "", "+x,x - ; 2/0/0; |; Suspended JobResumed");
     assert_eq!(plan.status.start_time, NOW.parse::<Timestamp>().ok());
@@ -192,6 +200,19 @@ fn every_index_is_done_once() {
         (&env["name"], &env["valueFrom"]["fieldRef"]["fieldPath"]),
         (&json!("JOB_COMPLETION_INDEX"), &json!("metadata.labels['batch.kubernetes.io/job-completion-index']"))
     );
+}
+
+#[test]
+fn names_are_cut_before_the_index() {
+    let long = "x".repeat(63);
+    let check = |index: Option<i32>, expected: String| {
+        let job = indexed(|j| j["metadata"]["name"] = long.as_str().into());
+        let body = pod::body(&job, &pod::NewPod { index, failures: None });
+        assert_eq!(body["metadata"]["generateName"], expected);
+    };
+    check(Some(12), format!("{}-12-", "x".repeat(54)));
+    // The API server cuts the others.
+    check(None, format!("{long}-"));
 }
 
 #[test]

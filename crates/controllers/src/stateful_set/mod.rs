@@ -289,39 +289,37 @@ impl Controller for StatefulSets {
         for pod in plan.adopt.iter().filter_map(pod) {
             owners::adopt(&self.api, &**set, &pods, &pod.metadata).await?;
         }
-        let mut result: Result<(), ApiError> = Ok(());
+        let mut result: Result<(), BoxError> = Ok(());
         for action in &plan.actions {
-            let done = match action {
-                Action::Create { claims, body } => self.create(set, &key, &about, claims, body).await,
+            let done: Result<(), BoxError> = match action {
+                Action::Create { claims, body } => {
+                    self.create(set, &key, &about, claims, body).await.map_err(Into::into)
+                }
                 Action::Delete(key_of_pod) => match pod(key_of_pod) {
-                    Some(pod) => self.delete(&key, &about, pod).await,
+                    Some(pod) => self.delete(&key, &about, pod).await.map_err(Into::into),
                     None => Ok(()),
                 },
-                Action::Recreate { pod: key_of_pod, failed } => match pod(key_of_pod) {
-                    Some(pod) => {
-                        let what = |end: &str| format!("StatefulSet {key} is recreating {end} Pod {}", key_of_pod.name);
-                        match failed {
-                            true => self.recorder.warning(&about, "RecreatingFailedPod", what("failed")),
-                            false => self.recorder.normal(&about, "RecreatingTerminatedPod", what("terminated")),
-                        }
-                        self.delete(&key, &about, pod).await
-                    }
-                    None => Ok(()),
-                },
+                Action::Blocked { pod, claim } => {
+                    let why = format!("pvc {claim} is being deleted");
+                    self.pod_failed(&about, pod, &why);
+                    // It is looked at again ever later, and when the claim has gone.
+                    Err(why.into())
+                }
                 Action::Claims { pod, claims } => {
-                    self.create_claims(set, &key, &about, claims, &pod.name).await.map(|_| ())
+                    let made = self.create_claims(set, &key, &about, claims, &pod.name).await;
+                    made.map(|_| ()).map_err(|(_, err)| err.into())
                 }
                 Action::Label { pod, labels } => {
                     let patch = Patch::Strategic(json!({"metadata": {"labels": labels}}));
                     let patched = self.api.patch::<IgnoredAny>(&pods.at(&pod.namespace, &pod.name), &patch).await;
-                    let done = patched.map(|_| ());
+                    let done = patched.map(|_| ()).map_err(Into::into);
                     if done.is_ok() {
                         let text = format!("update Pod {} in StatefulSet {} successful", pod.name, set.metadata.name);
                         self.recorder.normal(&about, "SuccessfulUpdate", text);
                     }
                     done
                 }
-                Action::Own { claim, refs, gone } => self.own(claim, refs, gone).await,
+                Action::Own { claim, refs, gone } => self.own(claim, refs, gone).await.map_err(Into::into),
             };
             if let Err(err) = done {
                 result = Err(err);
@@ -377,8 +375,13 @@ impl StatefulSets {
         body: &Value,
     ) -> Result<(), ApiError> {
         let (name, of) = (body["metadata"]["name"].as_str().unwrap_or(""), &set.metadata.name);
-        if !self.create_claims(set, key, about, claims, name).await? {
-            return Ok(());
+        match self.create_claims(set, key, about, claims, name).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err((claim, err)) => {
+                self.pod_failed(about, name, &format!("failed to create PVC {claim}: {}", err.message()));
+                return Err(err);
+            }
         }
         match self.api.create::<Pod>(&Resource::of::<Pod>().collection(&key.namespace), body).await {
             Ok(pod) => {
@@ -389,22 +392,30 @@ impl StatefulSets {
             }
             Err(err) if err.has_cause("NamespaceTerminating") => Ok(()),
             Err(err) => {
-                let text = format!("create Pod {name} in StatefulSet {of} failed error: {}", err.message());
-                self.recorder.warning(about, "FailedCreate", text);
+                // One of the name that the cache has not shown yet is no failure to tell of.
+                if !err.is_already_exists() {
+                    self.pod_failed(about, name, &err.message());
+                }
                 Err(err)
             }
         }
     }
 
-    /// Makes claims; `false` when the namespace ends.
-    async fn create_claims(
+    /// Tells that a pod could not be made (`recordPodEvent`).
+    fn pod_failed(&self, about: &ObjectRef, pod: &str, why: &str) {
+        let text = format!("create Pod {pod} in StatefulSet {} failed error: {why}", about.name);
+        self.recorder.warning(about, "FailedCreate", text);
+    }
+
+    /// Makes claims; `false` when the namespace ends, the claim with the error when one cannot be made.
+    async fn create_claims<'a>(
         &self,
         set: &StatefulSet,
         key: &Key,
         about: &ObjectRef,
-        claims: &[Value],
+        claims: &'a [Value],
         name: &str,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<bool, (&'a str, ApiError)> {
         let of = &set.metadata.name;
         for claim in claims {
             let claim_name = claim["metadata"]["name"].as_str().unwrap_or("");
@@ -421,7 +432,7 @@ impl StatefulSets {
                         err.message()
                     );
                     self.recorder.warning(about, "FailedCreate", text);
-                    return Err(err);
+                    return Err((claim_name, err));
                 }
             }
         }

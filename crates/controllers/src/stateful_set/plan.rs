@@ -49,10 +49,10 @@ pub struct Plan {
 pub enum Action {
     /// Makes a pod, its claims first.
     Create { claims: Vec<Value>, body: Value },
+    /// A pod cannot be made: a claim of its name is being deleted.
+    Blocked { pod: String, claim: String },
     /// Deletes a pod.
     Delete(Key),
-    /// Deletes a pod that has ended; the next round makes it again.
-    Recreate { pod: Key, failed: bool },
     /// Makes claims of a pod that waits for them.
     Claims { pod: Key, claims: Vec<Value> },
     /// Gives a pod the labels it must have.
@@ -78,11 +78,12 @@ pub enum Revise {
 pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let set = &*observed.set;
     let mut plan = Plan { status: set.status.clone(), ..Plan::default() };
-    if set.spec.selector.is_empty() || set.metadata.is_deleting() {
+    if set.spec.selector.is_empty() {
         return plan;
     }
     let newest = match newest_revision(observed) {
         Ok(revision) => revision,
+        Err(_) if set.metadata.is_deleting() => return plan,
         Err(revise) => {
             plan.revise = Some(revise);
             return plan;
@@ -108,6 +109,10 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         }
     }
     plan.status = status(set, &own, current, newest, now);
+    if set.metadata.is_deleting() {
+        // Its pods are the garbage collector's; how many there are is still told.
+        return plan;
+    }
     if observed.fresh {
         let sync = Sync { set, own: &own, claims: &observed.claims, current, newest, now };
         plan.actions = sync.actions();
@@ -229,14 +234,20 @@ impl Sync<'_> {
             let (claims, body) = make(set, ordinal, self.current, self.newest);
             // A claim of a pod of the same name that is gone goes first.
             let stale = claims.iter().any(|c| self.claims.get(text(c)).is_some_and(|c| c.is_stale_for(text(&body))));
-            if !stale {
-                actions.push(Action::Create { claims: self.owned(claims, ordinal, None), body });
+            let leaving = |c: &&Value| self.claims.get(text(c)).is_some_and(|c| c.metadata.is_deleting());
+            match claims.iter().find(leaving) {
+                _ if stale => {}
+                Some(claim) => {
+                    actions.push(Action::Blocked { pod: text(&body).to_owned(), claim: text(claim).to_owned() });
+                }
+                None => actions.push(Action::Create { claims: self.owned(claims, ordinal, None), body }),
             }
             return true;
         };
         if pods::is_terminal(pod) {
             if !pod.metadata.is_deleting() {
-                actions.push(Action::Recreate { pod: pod.metadata.key(), failed: pod.status.phase == "Failed" });
+                // Once it is gone it is made again.
+                actions.push(Action::Delete(pod.metadata.key()));
             }
             return true;
         }
@@ -339,8 +350,10 @@ impl Sync<'_> {
         let most = int_or_percent(&rolling.max_unavailable, self.set.spec.replicas.unwrap_or(1), false).max(1);
         let unavailable = (first..end).filter(|o| self.own.get(o).is_none_or(|p| !healthy(p))).count();
         let room = usize::try_from(most).unwrap_or(1).saturating_sub(unavailable);
-        let old = self.own.range(lowest..end).rev().filter(|(_, p)| old(p));
-        old.take(room).map(|(_, p)| Action::Delete(p.metadata.key())).collect()
+        let old = || self.own.range(lowest..end).rev().map(|(_, p)| *p).filter(|p| old(p));
+        // Those that are not well do nobody good as they are: they make no room and need none.
+        let sick = old().filter(|p| !healthy(p));
+        sick.chain(old().filter(|p| healthy(p)).take(room)).map(|p| Action::Delete(p.metadata.key())).collect()
     }
 }
 
@@ -369,7 +382,8 @@ fn make(
     };
     let name = format!("{}-{ordinal}", set.metadata.name);
     let mut metadata = json!({
-        "name": name, "namespace": &*set.metadata.namespace, "ownerReferences": [owners::controller_ref(set)],
+        "name": name, "generateName": format!("{}-", set.metadata.name), "namespace": &*set.metadata.namespace,
+        "ownerReferences": [owners::controller_ref(set)],
     });
     for field in ["labels", "annotations", "finalizers"] {
         if !template["metadata"][field].is_null() {
@@ -387,8 +401,9 @@ fn make(
     if !set.spec.service_name.is_empty() {
         spec["subdomain"] = set.spec.service_name.as_str().into();
     }
-    let mut claims = Vec::new();
-    let mut volumes: Vec<Value> = spec["volumes"].as_array().cloned().unwrap_or_default();
+    // Claims come before the volumes of the template, and take the place of those of their names.
+    let (mut claims, mut volumes) = (Vec::new(), Vec::new());
+    let mut others: Vec<Value> = spec["volumes"].as_array().cloned().unwrap_or_default();
     for template in &set.spec.volume_claim_templates {
         let volume = template["metadata"]["name"].as_str().unwrap_or("");
         let claim_name = format!("{volume}-{name}");
@@ -408,10 +423,10 @@ fn make(
             claim["metadata"]["annotations"] = template["metadata"]["annotations"].clone();
         }
         claims.push(claim);
-        // The claim takes the place of a volume of the name.
-        volumes.retain(|v| v["name"] != volume);
+        others.retain(|v| v["name"] != volume);
         volumes.push(json!({"name": volume, "persistentVolumeClaim": {"claimName": claim_name}}));
     }
+    volumes.extend(others);
     if !volumes.is_empty() {
         spec["volumes"] = volumes.into();
     }
@@ -441,7 +456,7 @@ fn status(
         updated_replicas: count(&of(newest)),
         current_revision: current.metadata.name.to_string(),
         update_revision: newest.metadata.name.to_string(),
-        collision_count: set.status.collision_count,
+        collision_count: Some(set.status.collision_count.unwrap_or(0)),
         conditions: set.status.conditions.clone(),
     };
     // A roll-out that has come through makes the newest revision the current one.
@@ -536,8 +551,8 @@ mod tests {
                         meta["labels"][HASH_LABEL].as_str().unwrap_or("")
                     )
                 }
+                Action::Blocked { pod, claim } => format!("{pod} waits for {claim}"),
                 Action::Delete(key) => format!("-{}", key.name),
-                Action::Recreate { pod, .. } => format!("again {}", pod.name),
                 Action::Claims { claims, .. } => format!("claims {}", claims.len()),
                 Action::Label { pod, .. } => format!("label {}", pod.name),
                 Action::Own { claim, refs, .. } => {
@@ -556,11 +571,24 @@ mod tests {
         let Some(Action::Create { claims, body }) = plan.actions.first() else { panic!("a creation") };
         assert_eq!(claims[0]["metadata"]["name"], "data-db-0");
         assert_eq!(body["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"], "data-db-0");
+        assert_eq!(body["metadata"]["generateName"], "db-");
         assert_eq!((body["spec"]["hostname"].as_str(), body["spec"]["subdomain"].as_str()), (Some("db-0"), Some("db")));
         check(&set(|_| {}), vec![pod("db-0", "db-new", false)], &[]);
         check(&set(|_| {}), vec![pod("db-0", "db-new", true)], &["+db-1 db-new"]);
         let parallel = set(|s| s["spec"]["podManagementPolicy"] = "Parallel".into());
         check(&parallel, vec![], &["+db-0 db-new", "+db-1 db-new"]);
+    }
+
+    #[test]
+    fn claims_take_the_place_of_volumes_of_their_names() {
+        let set = set(|s| {
+            s["spec"]["template"]["spec"]["volumes"] =
+                json!([{"name": "conf", "emptyDir": {}}, {"name": "data", "emptyDir": {}}]);
+        });
+        let plan = check(&set, vec![], &["+db-0 db-new"]);
+        let Some(Action::Create { body, .. }) = plan.actions.first() else { panic!("a creation") };
+        let names: Vec<_> = body["spec"]["volumes"].as_array().into_iter().flatten().map(|v| &v["name"]).collect();
+        assert_eq!(names, ["data", "conf"]);
     }
 
     #[test]
@@ -583,7 +611,7 @@ mod tests {
     fn pods_that_have_ended_are_made_again() {
         let mut failed = (*pod("db-0", "db-new", false)).clone();
         failed.status.phase = "Failed".into();
-        check(&set(|_| {}), vec![Arc::new(failed)], &["again db-0"]);
+        check(&set(|_| {}), vec![Arc::new(failed)], &["-db-0"]);
     }
 
     #[test]
@@ -606,6 +634,35 @@ mod tests {
         let mut some = all();
         some[3] = pod("db-3", "db-new", false);
         check(&parallel, some, &["-db-2"]);
+        // A revision that never comes up is left behind, whatever the budget says; the well are spared.
+        let broken: Vec<_> = (0..4).map(|n| pod(&format!("db-{n}"), "db-old", n == 3)).collect();
+        check(&parallel, broken, &["-db-2", "-db-1", "-db-0"]);
+    }
+
+    #[test]
+    fn a_pod_waits_until_a_claim_of_its_name_has_gone() {
+        let mut claims = claims();
+        let mut leaving = (*claims["data-db-0"]).clone();
+        leaving.metadata.deletion_timestamp = "2026-01-01T00:00:00Z".parse().ok();
+        claims.insert("data-db-0".into(), Arc::new(leaving));
+        let set = set(|_| {});
+        let mut template = set.spec.template.clone();
+        template["$patch"] = "replace".into();
+        let revisions = vec![revision("db-new", &template, 2)];
+        let observed = Observed { set, pods: Vec::new(), revisions, claims, fresh: true };
+        let plan = plan(&observed, "2026-01-01T00:00:00Z".parse().expect("a time"));
+        assert_eq!(plan.actions, [Action::Blocked { pod: "db-0".into(), claim: "data-db-0".into() }]);
+    }
+
+    #[test]
+    fn a_set_that_goes_tells_what_is_left() {
+        let going = set(|s| {
+            s["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            s["metadata"]["generation"] = 3.into();
+        });
+        let plan = check(&going, vec![pod("db-0", "db-new", true)], &[]);
+        assert_eq!((plan.status.replicas, plan.status.observed_generation), (1, 3));
+        assert_eq!(plan.status.collision_count, Some(0));
     }
 
     #[test]
@@ -626,6 +683,35 @@ mod tests {
         let plan = check(&policy("Delete", "Delete"), vec![], &["+db-0 db-new"]);
         let Some(Action::Create { claims, .. }) = plan.actions.first() else { panic!("a creation") };
         assert_eq!(claims[0]["metadata"]["ownerReferences"][0]["kind"], "StatefulSet");
+    }
+
+    #[test]
+    fn ordinals_begin_where_they_are_told_to() {
+        let from = |start: i32| set(move |s| s["spec"]["ordinals"] = json!({"start": start}));
+        check(&from(3), vec![], &["+db-3 db-new"]);
+        check(&from(3), vec![pod("db-3", "db-new", true)], &["+db-4 db-new"]);
+        let two = || vec![pod("db-3", "db-new", true), pod("db-4", "db-new", true)];
+        check(&from(3), two(), &[]);
+        // Another beginning moves the set; what is outside goes once the others are there.
+        check(&from(4), two(), &["+db-5 db-new"]);
+        check(&from(4), vec![pod("db-5", "db-new", true), two().remove(0), two().remove(1)], &["-db-3"]);
+        check(&from(0), two(), &["+db-0 db-new"]);
+        // A partition is counted from the beginning.
+        let partition = set(|s| {
+            s["spec"]["ordinals"] = json!({"start": 3});
+            s["spec"]["updateStrategy"]["rollingUpdate"] = json!({"partition": 1});
+        });
+        check(&partition, vec![pod("db-3", "db-old", true), pod("db-4", "db-old", true)], &["-db-4"]);
+        check(&partition, vec![pod("db-3", "db-old", true), pod("db-4", "db-new", true)], &[]);
+        check(&partition, vec![pod("db-4", "db-new", true)], &["+db-3 db-old"]);
+    }
+
+    #[test]
+    fn on_delete_leaves_old_pods_alone() {
+        let manual = set(|s| s["spec"]["updateStrategy"] = json!({"type": "OnDelete"}));
+        let plan = check(&manual, vec![pod("db-0", "db-old", true), pod("db-1", "db-old", true)], &[]);
+        assert_eq!((plan.status.current_revision.as_str(), plan.status.update_revision.as_str()), ("db-old", "db-new"));
+        check(&manual, vec![pod("db-1", "db-old", true)], &["+db-0 db-new"]);
     }
 
     #[test]

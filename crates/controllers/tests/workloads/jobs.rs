@@ -164,3 +164,18 @@ async fn a_pod_without_owner_is_adopted_and_one_that_does_not_fit_is_released() 
     world.count("replaced", PODS, 2).await;
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_another_manages_is_left_alone() {
+    let world = World::start(&["job-controller"]).await;
+    world.play_kubelet(|_| ended(0));
+    let managed_by = |manager: &'static str| move |j: &mut Value| j["spec"]["managedBy"] = manager.into();
+    world.create(JOBS, job("theirs", managed_by("example.com/queue"))).await;
+    world.create(JOBS, job("ours", managed_by("kubernetes.io/job-controller"))).await;
+    world.eventually("ours is done", &format!("{JOBS}/ours"), |j| has(j, "Complete")).await;
+    let theirs = world.get(&format!("{JOBS}/theirs")).await.expect("the other");
+    assert!(theirs["status"]["startTime"].is_null() && theirs["status"]["active"].is_null(), "{theirs:#}");
+    let pods = world.items(PODS).await;
+    assert!(pods.iter().all(|p| p["metadata"]["ownerReferences"][0]["name"] == "ours"), "{pods:#?}");
+    world.stop().await;
+}
