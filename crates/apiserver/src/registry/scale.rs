@@ -66,6 +66,17 @@ pub fn put(kind: &dyn Kind, scale: &Value, object: &mut Value) {
     set(object, &replicas(kind), scale["spec"]["replicas"].as_i64().unwrap_or_default());
 }
 
+/// 404 about the object whose scale is read. Upstream's storages differ in how they name it, and autoscalers pass it on.
+pub fn not_found(target: &Target<'_>) -> Status {
+    let info = target.resource.info();
+    let group = match (&*info.group, &*info.plural) {
+        ("apps", "deployments" | "replicasets") => "apps",
+        ("", "replicationcontrollers") => "autoscaling",
+        _ => return target.not_found(),
+    };
+    Status::not_found(group, &format!("{}/scale", info.plural), target.name)
+}
+
 /// Scales as a resource of their own, for the shapes that answers have.
 pub fn resource() -> &'static Resource {
     static SCALES: LazyLock<Resource> = LazyLock::new(|| Resource::unstored(Arc::new(Scale)));

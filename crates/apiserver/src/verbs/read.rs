@@ -16,9 +16,10 @@ pub async fn get(cx: &Context<'_>) -> Answer {
     wanted.check_list(cx.resource.info(), false)?;
     super::not_older(cx.server, super::version(cx.query.text("resourceVersion"))?).await?;
     let cache = target.cache()?;
-    let entry = cache.get(&key(target.namespace, target.name)).ok_or_else(|| target.not_found())?;
+    let missing = || if is_scale { crate::registry::scale::not_found(&target) } else { target.not_found() };
+    let entry = cache.get(&key(target.namespace, target.name)).ok_or_else(missing)?;
     cx.resource.prepare([&entry]).await?;
-    let entry = cx.resource.served(&entry).ok_or_else(|| target.not_found())?;
+    let entry = cx.resource.served(&entry).ok_or_else(missing)?;
     if is_scale {
         let scale = crate::registry::scale::of(&*cx.resource.kind, &entry.decode())?;
         return Ok(super::write::scaled(cx, &wanted, &scale));

@@ -79,3 +79,25 @@ async fn a_metric_that_cannot_be_read_holds_back_less_only() {
         .await;
     world.stop().await;
 }
+
+/// The texts that people look for when an autoscaler does nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_is_not_there_is_told() {
+    let world = World::start(&["horizontal-pod-autoscaler-controller"]).await;
+    let check = async |kind: &str, version: &str, expected: &str| {
+        let name = kind.to_lowercase();
+        let scaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": name}, "spec": {"maxReplicas": 3,
+                "scaleTargetRef": {"apiVersion": version, "kind": kind, "name": "lost"}}});
+        world.create(SCALERS, scaler).await;
+        let path = format!("{SCALERS}/{name}");
+        let told = world.eventually("it is told", &path, |s| condition(s, "AbleToScale")["status"] == "False").await;
+        let able = condition(&told, "AbleToScale");
+        let text = format!("the HPA controller was unable to get the target's current scale: {expected}");
+        assert_eq!((&able["reason"], &able["message"]), (&json!("FailedGetScale"), &json!(text)));
+    };
+    check("Deployment", "apps/v1", r#"deployments/scale.apps "lost" not found"#).await;
+    check("StatefulSet", "apps/v1", r#"statefulsets.apps "lost" not found"#).await;
+    check("Widget", "example.com/v1", r#"no matches for kind "Widget" in group "example.com""#).await;
+    world.stop().await;
+}

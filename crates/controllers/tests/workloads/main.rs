@@ -11,4 +11,5 @@ mod jobs;
 mod restart;
 mod stateful;
 mod storage;
+mod told;
 mod world;
