@@ -15,6 +15,7 @@ use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin_access::AdminAccess;
+use crate::admission::param_access::ParamAccess;
 use crate::admission::{self, Parts};
 use crate::alloc::{ClusterIps, NodePorts, ServiceHook, node_port::PortRange};
 use crate::authn::bearer::TokenAuthenticator;
@@ -218,6 +219,7 @@ pub fn secure(
     let parts = Parts { objects: Arc::clone(&objects), authorizer: Arc::clone(&authorizer), configs, feeds };
     let mut plugins = admission::selected(&parts, &options.enable_admission, &options.disable_admission)?;
     plugins.push(Arc::new(Escalation::new(rbac, Arc::clone(&authorizer))));
+    plugins.push(Arc::new(ParamAccess::new(Arc::clone(&authorizer), Arc::clone(&objects))));
 
     let ips = ClusterIps::new(Arc::clone(&objects), options.service_cidrs.clone());
     let node_ports = NodePorts::new(Arc::clone(caches.store()), options.node_ports);

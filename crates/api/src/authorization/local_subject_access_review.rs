@@ -28,6 +28,7 @@ impl Kind for LocalSubjectAccessReview {
         let spec = View::root(obj).get("spec");
         review::attributes(&mut errs, &spec);
         review::subject(&mut errs, &spec);
+        review::selectors(&mut errs, &spec);
         review::metadata(&mut errs, obj, true);
         let namespace = spec.dig("resourceAttributes.namespace");
         if spec.get("resourceAttributes").is_set()

@@ -27,6 +27,7 @@ impl Kind for SelfSubjectAccessReview {
         let mut errs = ErrorList::new();
         let spec = View::root(obj).get("spec");
         review::attributes(&mut errs, &spec);
+        review::selectors(&mut errs, &spec);
         review::metadata(&mut errs, obj, false);
         errs
     }

@@ -220,3 +220,48 @@ fn validate_ports(errs: &mut ErrorList, ports: &View<'_>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    #[test]
+    fn slices() {
+        let names = |n: usize| (0..n).map(|i| json!({"name": format!("n{i}")})).collect::<Vec<_>>();
+        for (slice, expected) in [
+            (json!({"addressType": "IPv4"}), vec![]),
+            (json!({}), vec!["addressType: Required value"]),
+            (
+                json!({"addressType": "IPv4", "endpoints": [
+                    {}, {"addresses": ["fd00::1"]}, {"addresses": ["10.0.0.1"], "nodeName": "a/b"},
+                    {"addresses": ["10.0.0.1"], "hints": {"forZones": names(9), "forNodes": names(9)}}]}),
+                vec![
+                    "endpoints[0].addresses: Required value: must contain at least 1 address",
+                    r#"endpoints[1].addresses[0]: Invalid value: "fd00::1": must be a valid IPv4 address"#,
+                    "endpoints[2].nodeName: Invalid value: \"a/b\": a lowercase RFC 1123 subdomain must consist of lower \
+                     case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character \
+                     (e.g. 'example.com', regex used for validation is \
+                     '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+                    "endpoints[3].hints.forZones: Too many: 9: must have at most 8 items",
+                ],
+            ),
+            (
+                json!({"addressType": "FQDN", "ports": [
+                    {"name": "a"}, {"name": "a", "protocol": "ICMP"}]}),
+                vec![
+                    "ports[0].protocol: Required value",
+                    r#"ports[1].name: Duplicate value: "a""#,
+                    r#"ports[1].protocol: Unsupported value: "ICMP": supported values: "SCTP", "TCP", "UDP""#,
+                ],
+            ),
+        ] {
+            assert_eq!(problems(&EndpointSlice, &slice), expected, "{slice}");
+        }
+        let of = |ty: &str| json!({"addressType": ty});
+        assert_eq!(
+            problems_of_update(&EndpointSlice, None, &of("IPv6"), &of("IPv4")),
+            [r#"addressType: Invalid value: "IPv6": field is immutable"#]
+        );
+    }
+}

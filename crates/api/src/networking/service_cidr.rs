@@ -96,3 +96,41 @@ impl Kind for ServiceCIDR {
         reset_spec_or_status(subresource)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    #[test]
+    fn a_range_is_of_one_or_two_families_and_stays() {
+        let of = |cidrs: &[&str]| json!({"spec": {"cidrs": cidrs}});
+        let dual = ["10.0.0.0/24", "fd00::/112"];
+        for (cidrs, expected) in [
+            (&dual[..], vec![]),
+            (&[], vec!["spec.cidrs: Required value: at least one CIDR required"]),
+            (
+                &["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24"],
+                vec![
+                    r#"spec.cidrs: Invalid value: {"CIDRs":["10.0.0.0/24","10.0.1.0/24","10.0.2.0/24"]}: may only hold up to 2 values"#,
+                ],
+            ),
+            (
+                &["10.0.0.1/24", "10.0.1.0/24"],
+                vec![
+                    r#"spec.cidrs[0]: Invalid value: "10.0.0.1/24": must not have bits set beyond the prefix length"#,
+                    r#"spec.cidrs: Invalid value: ["10.0.0.1/24","10.0.1.0/24"]: may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"#,
+                ],
+            ),
+        ] {
+            assert_eq!(problems(&ServiceCIDR, &of(cidrs)), expected, "{cidrs:?}");
+        }
+        for (new, old, expected) in [
+            (&dual[..], &dual[..1], vec![]),
+            (&dual[..1], &dual[..], vec![r#"spec.cidrs: Invalid value: ["10.0.0.0/24"]: field is immutable"#]),
+            (&dual[1..], &dual[..1], vec![r#"spec.cidrs[0]: Invalid value: "fd00::/112": field is immutable"#]),
+        ] {
+            assert_eq!(problems_of_update(&ServiceCIDR, None, &of(new), &of(old)), expected, "{new:?} {old:?}");
+        }
+    }
+}

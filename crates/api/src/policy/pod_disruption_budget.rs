@@ -101,15 +101,40 @@ impl Kind for PodDisruptionBudget {
         ]
     }
 
-    fn warnings(&self, _cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
-        let selector = at(new, &["spec", "selector"]);
-        if !selector.is_null() && selector::is_empty(selector) && old.is_none() {
-            return vec!["spec.selector: an empty selector matches all pods in the namespace".into()];
-        }
-        Vec::new()
-    }
-
     fn reset_fields(&self, subresource: Option<&str>) -> &'static [&'static [&'static str]] {
         reset_spec_or_status(subresource)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::testing::{problems, problems_of_update};
+
+    #[test]
+    fn specs() {
+        let of = |spec: Value| problems(&PodDisruptionBudget, &json!({"spec": spec}));
+        assert!(of(json!({"minAvailable": "100%", "selector": {}})).is_empty());
+        assert_eq!(
+            of(json!({"minAvailable": -1, "maxUnavailable": "101%", "unhealthyPodEvictionPolicy": "Never"})),
+            [
+                "spec: Invalid value: {\"MinAvailable\":-1,\"Selector\":null,\"MaxUnavailable\":\"101%\",\
+                 \"UnhealthyPodEvictionPolicy\":\"Never\"}: minAvailable and maxUnavailable cannot be both set",
+                "spec.minAvailable: Invalid value: -1: must be greater than or equal to 0",
+                "spec.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
+                "spec.unhealthyPodEvictionPolicy: Unsupported value: \"Never\": supported values: \"AlwaysAllow\", \
+                 \"IfHealthyBudget\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_status_counts() {
+        let of = |status: Value| json!({"spec": {"minAvailable": -1}, "status": status});
+        let old = of(json!({}));
+        assert_eq!(
+            problems_of_update(&PodDisruptionBudget, Some("status"), &of(json!({"expectedPods": -1})), &old),
+            ["status.expectedPods: Invalid value: -1: must be greater than or equal to 0"]
+        );
     }
 }

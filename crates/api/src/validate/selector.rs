@@ -10,24 +10,38 @@ use crate::object::{View, at, list, text};
 pub fn label_selector(errs: &mut ErrorList, selector: &View<'_>) {
     labels::labels(errs, &selector.get("matchLabels"));
     for e in selector.items("matchExpressions") {
-        let (operator, values) = (e.get("operator"), e.get("values"));
-        match operator.str() {
-            "In" | "NotIn" => {
-                if values.is_empty() {
-                    errs.required(values.path(), "must be specified when `operator` is 'In' or 'NotIn'");
-                }
-            }
-            "Exists" | "DoesNotExist" => {
-                if !values.is_empty() {
-                    errs.forbidden(values.path(), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
-                }
-            }
-            other => errs.invalid(operator.path(), other, "not a valid selector operator"),
+        if !values_fit_operator(errs, &e) {
+            errs.invalid(e.get("operator").path(), e.get("operator").str(), "not a valid selector operator");
         }
-        labels::name(errs, e.get("key").str(), e.get("key").path());
-        for v in values.list() {
-            labels::value(errs, v.str(), v.path());
+        label_and_values(errs, &e);
+    }
+}
+
+/// Whether the operator of a requirement is known. What is known is told whether it has its values.
+pub(crate) fn values_fit_operator(errs: &mut ErrorList, requirement: &View<'_>) -> bool {
+    let values = requirement.get("values");
+    match requirement.get("operator").str() {
+        "In" | "NotIn" => {
+            if values.is_empty() {
+                errs.required(values.path(), "must be specified when `operator` is 'In' or 'NotIn'");
+            }
         }
+        "Exists" | "DoesNotExist" => {
+            if !values.is_empty() {
+                errs.forbidden(values.path(), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+            }
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// The label a requirement is about and the values it names are what labels can be.
+pub(crate) fn label_and_values(errs: &mut ErrorList, requirement: &View<'_>) {
+    let key = requirement.get("key");
+    labels::name(errs, key.str(), key.path());
+    for v in requirement.items("values") {
+        labels::value(errs, v.str(), v.path());
     }
 }
 

@@ -19,6 +19,7 @@ pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod order;
 pub mod owner_references;
+pub mod param_access;
 pub mod pod_node_selector;
 pub mod pod_security;
 pub mod pod_toleration_restriction;
@@ -30,10 +31,10 @@ pub mod service_account;
 pub mod storage_in_use;
 pub mod taint_nodes_by_condition;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use orkd_api::kind::{Kind, ResourceInfo};
+use orkd_api::kind::{Kind, ResourceInfo, Scope};
 use orkd_api::status::Status;
 use serde_json::Value;
 
@@ -230,6 +231,19 @@ pub(crate) fn meta<'v>(object: &'v Value, field: &str) -> &'v str {
 /// The elements of a list; none where there is no list.
 pub(crate) fn items(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The resource of a kind: its plural and whether it lives in a namespace. Without a server, of the kinds built in.
+fn mapping(server: &OnceLock<WeakServer>, api_version: &str, kind: &str) -> Option<(String, bool)> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let find = |info: &ResourceInfo| {
+        (info.group == group && info.version == version && info.kind == kind)
+            .then(|| (info.plural.to_string(), info.scope == Scope::Namespaced))
+    };
+    match server.get().and_then(WeakServer::upgrade) {
+        Some(server) => server.resources().iter().find_map(|r| find(r.info())),
+        None => orkd_api::kinds::all().iter().find_map(|k| find(k.info())),
+    }
 }
 
 /// Whether a pod is the API's picture of one that a kubelet runs from a file.

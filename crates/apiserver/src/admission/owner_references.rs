@@ -4,7 +4,6 @@
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use orkd_api::kind::Scope;
 use orkd_api::status::Status;
 use serde_json::Value;
 
@@ -29,19 +28,6 @@ impl OwnerReferencesPermissionEnforcement {
         match self.authorizer.authorize(&Attributes { user: request.user, request: &info }).await {
             Decision::Allow(_) => Ok(()),
             Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(reason),
-        }
-    }
-
-    /// The resource of an owner: its plural and whether it lives in a namespace.
-    fn mapping(&self, api_version: &str, kind: &str) -> Option<(String, bool)> {
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let find = |info: &orkd_api::kind::ResourceInfo| {
-            (info.group == group && info.version == version && info.kind == kind)
-                .then(|| (info.plural.to_string(), info.scope == Scope::Namespaced))
-        };
-        match self.server.get().and_then(WeakServer::upgrade) {
-            Some(server) => server.resources().iter().find_map(|r| find(r.info())),
-            None => orkd_api::kinds::all().iter().find_map(|k| find(k.info())),
         }
     }
 }
@@ -95,7 +81,7 @@ impl Plugin for OwnerReferencesPermissionEnforcement {
         for owner in newly_blocking(object, request.old) {
             let text = |f: &str| owner[f].as_str().unwrap_or_default();
             let (api_version, kind) = (text("apiVersion"), text("kind"));
-            let Some((plural, namespaced)) = self.mapping(api_version, kind) else {
+            let Some((plural, namespaced)) = super::mapping(&self.server, api_version, kind) else {
                 let why = format!(
                     "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion \
                      {api_version} Kind {kind}: no matches for kind {kind:?} in version {api_version:?}"
