@@ -124,6 +124,13 @@ pub enum MetaPass {
     Changed,
 }
 
+impl MetaPass {
+    /// `passes` for the object itself, one beside the old object for `status` and `finalize`.
+    pub fn of_door(subresource: Option<&str>, passes: &'static [Self]) -> &'static [Self] {
+        if matches!(subresource, Some("status" | "finalize")) { &[Self::Changed] } else { passes }
+    }
+}
+
 /// What becomes of dependents by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dependents {

@@ -213,7 +213,9 @@ fn writing_back_what_was_read_changes_nothing() {
             continue;
         }
         let mut old = case["response"].clone();
-        set(&mut old, &["metadata", "uid"], UID);
+        // The labels of a job's pods have its own.
+        let own = at(&old, &["spec", "selector", "matchLabels", "batch.kubernetes.io/controller-uid"]).clone();
+        set(&mut old, &["metadata", "uid"], own.as_str().unwrap_or(UID));
         set(&mut old, &["metadata", "generation"], 3);
         let doors =
             kind.info().subresources.iter().filter(|s| s.kind == kind.info().kind && s.verbs.contains(&"update"));

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, at, list, text};
 use crate::table::{age, name};
@@ -21,6 +21,10 @@ impl Kind for ControllerRevision {
         columns: &[NAME, ("Controller", "string", "", 0), ("Revision", "string", "", 0), AGE],
         ..Facts::namespaced("apps", "v1")
     });
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::Changed, MetaPass::New]
+    }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();

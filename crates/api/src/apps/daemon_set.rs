@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::core::pod::defaults;
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx};
+use crate::kind::{Cells, Cx, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, default_text, default_value, same, set, text};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
@@ -38,6 +38,10 @@ impl Kind for DaemonSet {
         ],
         ..Facts::namespaced("apps", "v1")
     });
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        MetaPass::of_door(subresource, &[MetaPass::New, MetaPass::Changed])
+    }
 
     fn default(&self, obj: &mut Value) {
         defaults::template(obj);
@@ -85,7 +89,9 @@ impl Kind for DaemonSet {
         if cx.subresource == Some("status") {
             return status(new, old);
         }
+        // Upstream checks the spec twice, as that of a new one and as that of a changed one.
         let mut errs = spec(cx, new, Some(old));
+        errs.extend(errs.clone());
         immutable_field(&mut errs, new, old, &["spec", "selector"]);
         errs
     }
@@ -129,10 +135,11 @@ fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
     let spec = View::root(obj).get("spec");
     let chosen = spec.get("selector");
     selector::label_selector(&mut errs, &chosen);
-    workload::template(&mut errs, cx, &spec, old, "DaemonSet");
+    workload::selects_template(&mut errs, &spec);
     if chosen.is_set() && selector::is_empty(chosen.value()) {
         errs.invalid(chosen.path(), chosen.value(), "empty selector is invalid for daemonset");
     }
+    workload::pods(&mut errs, cx, &spec, old, "DaemonSet");
     non_negative(&mut errs, &spec.get("minReadySeconds"));
     let strategy = spec.get("updateStrategy");
     let rolling = strategy.get("rollingUpdate");

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::core::pod::defaults;
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, Name};
+use crate::kind::{Cells, Cx, Kind, MetaPass, Name};
 use crate::kinds::{AGE, Facts, NAME, SCALE, STATUS, facts};
 use crate::object::{View, at, at_mut, default_value, set};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
@@ -35,6 +35,10 @@ impl Kind for ReplicaSet {
         ..Facts::namespaced("apps", "v1")
     });
 
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        MetaPass::of_door(subresource, &[MetaPass::New, MetaPass::Changed])
+    }
+
     fn default(&self, obj: &mut Value) {
         defaults::template(obj);
         if let Some(spec) = at_mut(obj, &["spec"]) {
@@ -59,7 +63,9 @@ impl Kind for ReplicaSet {
         if cx.subresource == Some("status") {
             return status(new);
         }
+        // Upstream checks the spec twice, as that of a new one and as that of a changed one.
         let mut errs = spec(cx, new, Some(old));
+        errs.extend(errs.clone());
         immutable_field(&mut errs, new, old, &["spec", "selector"]);
         errs
     }

@@ -71,6 +71,11 @@ impl Kind for StatefulSet {
         spec(obj, None)
     }
 
+    /// The pods have the name of the set in their host names.
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        crate::names::dns_label(name, prefix)
+    }
+
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         if cx.subresource == Some("status") {
             return status(new, old);
@@ -108,8 +113,17 @@ impl Kind for StatefulSet {
             return Vec::new();
         }
         let mut warnings = warnings::template(new, old);
-        for claim in View::root(new).get("spec").items("volumeClaimTemplates") {
-            warnings.extend(warnings::claim_spec(&claim.get("spec")));
+        let spec = View::root(new).get("spec");
+        for claim in spec.items("volumeClaimTemplates") {
+            // Upstream's paths leave the spec out, and have it with a capital in updates.
+            let path = if old.is_some() { claim.path().child("Spec") } else { claim.path().clone() };
+            warnings.extend(warnings::claim_spec(&View::at(path, claim.get("spec").value())));
+        }
+        if spec.get("revisionHistoryLimit").int().is_some_and(|n| n < 0) {
+            warnings.push(
+                "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"
+                    .into(),
+            );
         }
         warnings
     }
@@ -175,7 +189,6 @@ fn spec(obj: &Value, old: Option<&Value>) -> ErrorList {
     non_negative(&mut errs, &spec.get("replicas"));
     non_negative(&mut errs, &spec.get("minReadySeconds"));
     non_negative(&mut errs, &spec.dig("ordinals.start"));
-    non_negative(&mut errs, &spec.get("revisionHistoryLimit"));
     service_name(&mut errs, &spec, old);
     let chosen = spec.get("selector");
     workload::selector(&mut errs, &chosen, "statefulset");

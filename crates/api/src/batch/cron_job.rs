@@ -11,11 +11,15 @@ use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, default_text, default_value, list, same, set, text};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
 use crate::table::{age, containers_and_images, name, or_none, since};
+use crate::validate::non_negative;
 use crate::validate::pod_spec::warnings;
-use crate::validate::{labels, meta, non_negative};
 
 /// The kind `CronJob`.
 pub struct CronJob;
+
+/// What is said of a time zone in the schedule, which no new cron job may have. The path is upstream's.
+const TZ_STAYS: &str = "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
+                        https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details";
 
 impl Kind for CronJob {
     facts!(Facts {
@@ -78,7 +82,10 @@ impl Kind for CronJob {
             return Vec::new();
         }
         let mut warnings = warnings::pod_name(new, old, "Pod names and hostnames");
-        warnings.extend(warnings::template_at("spec.jobTemplate.spec.template", new, old));
+        warnings.extend(job::spec_warnings("spec.jobTemplate.spec", new, old));
+        if old.is_some() && text(new, &["spec", "schedule"]).contains("TZ") {
+            warnings.push(TZ_STAYS.to_owned());
+        }
         warnings
     }
 
@@ -115,36 +122,11 @@ impl Kind for CronJob {
 fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
     let mut errs = ErrorList::new();
     let spec = View::root(obj).get("spec");
-    let expression = spec.get("schedule");
-    if expression.str().is_empty() {
-        errs.required(expression.path(), "");
-    } else if expression.str().contains("TZ")
-        && old.is_none_or(|old| text(old, &["spec", "schedule"]) != expression.str())
-    {
-        errs.invalid(
-            expression.path(),
-            expression.str(),
-            "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
-        );
-    } else if let Err(problem) = schedule::check(expression.str()) {
-        errs.invalid(expression.path(), expression.str(), problem);
-    }
+    schedule(&mut errs, &spec, old);
     non_negative(&mut errs, &spec.get("startingDeadlineSeconds"));
     let zone = spec.get("timeZone");
-    if zone.is_set() {
-        if zone.str().is_empty() {
-            errs.invalid(zone.path(), zone.str(), "timeZone must be nil or non-empty string");
-        } else if zone.str().eq_ignore_ascii_case("local") {
-            errs.invalid(
-                zone.path(),
-                zone.str(),
-                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
-            );
-        } else if old.is_none_or(|old| text(old, &["spec", "timeZone"]) != zone.str())
-            && !orkd_cel::time::is_zone(zone.str())
-        {
-            errs.invalid(zone.path(), zone.str(), format!("unknown time zone {}", zone.str()));
-        }
+    if old.is_none_or(|old| at(old, &["spec", "timeZone"]) != zone.value()) {
+        time_zone(&mut errs, &zone);
     }
     let policy = spec.get("concurrencyPolicy");
     match policy.str() {
@@ -153,18 +135,58 @@ fn spec(cx: &Cx<'_>, obj: &Value, old: Option<&Value>) -> ErrorList {
         other => errs.not_supported(policy.path(), other, &["Allow", "Forbid", "Replace"]),
     }
     let template = spec.get("jobTemplate");
-    labels::labels(&mut errs, &template.dig("metadata.labels"));
-    meta::annotations(&mut errs, &template.dig("metadata.annotations"));
     let unchanged = old.is_some_and(|old| same(at(old, &["spec", "jobTemplate"]), template.value()));
     let job_spec = template.get("spec");
     job::job_spec(&mut errs, cx, &job_spec, unchanged);
-    let manual = job_spec.get("manualSelector");
+    let (chosen, manual) = (job_spec.get("selector"), job_spec.get("manualSelector"));
+    if chosen.is_set() {
+        errs.invalid(chosen.path(), chosen.value(), "`selector` will be auto-generated");
+    }
     if manual.is_true() {
         errs.not_supported(manual.path(), true, &["nil", "false"]);
     }
     non_negative(&mut errs, &spec.get("successfulJobsHistoryLimit"));
     non_negative(&mut errs, &spec.get("failedJobsHistoryLimit"));
     errs
+}
+
+/// The cron expression, without a time zone unless there was one before. Upstream: `validateScheduleFormat`.
+fn schedule(errs: &mut ErrorList, spec: &View<'_>, old: Option<&Value>) {
+    let v = spec.get("schedule");
+    if v.is_empty() {
+        errs.required(v.path(), "");
+        return;
+    }
+    if let Err(problem) = schedule::check(v.str()) {
+        errs.invalid(v.path(), v.str(), problem);
+    }
+    let had_zone = old.is_some_and(|old| text(old, &["spec", "schedule"]).contains("TZ"));
+    let problem = match (v.str().contains("TZ"), had_zone) {
+        (true, true) if spec.get("timeZone").is_set() => "cannot use both timeZone field and TZ or CRON_TZ in schedule",
+        (true, false) => "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        _ => return,
+    };
+    errs.invalid(v.path(), v.str(), problem);
+}
+
+/// Upstream: `validateTimeZone`.
+fn time_zone(errs: &mut ErrorList, v: &View<'_>) {
+    let Some(zone) = v.opt_str() else { return };
+    if zone.is_empty() {
+        errs.invalid(v.path(), zone, "timeZone must be nil or non-empty string");
+        return;
+    }
+    // Go knows the zone of the machine by this name and no other.
+    if zone.eq_ignore_ascii_case("Local") {
+        errs.invalid(
+            v.path(),
+            zone,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        );
+    }
+    if zone != "Local" && !orkd_cel::time::is_zone(zone) {
+        errs.invalid(v.path(), zone, format!("unknown time zone {zone}"));
+    }
 }
 
 #[cfg(test)]

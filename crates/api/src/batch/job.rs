@@ -6,13 +6,13 @@ use super::job_status;
 use crate::core::pod::defaults;
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx, Dependents, Name};
+use crate::kind::{Cells, Cx, Dependents, MetaPass, Name};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, default_text, default_value, items_mut, list, restore, same, set, text};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
 use crate::table::{age, containers_and_images, elapsed, label_selector, name};
 use crate::validate::pod_spec::{self, warnings};
-use crate::validate::{immutable_field, internal, non_negative, selector};
+use crate::validate::{go_value, immutable_field, internal, non_negative, selector};
 
 /// The kind `Job`.
 pub struct Job;
@@ -39,6 +39,10 @@ impl Kind for Job {
         ],
         ..Facts::namespaced("batch", "v1")
     });
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        MetaPass::of_door(subresource, &[MetaPass::New, MetaPass::Changed])
+    }
 
     fn dependents(&self) -> Dependents {
         Dependents::Orphan(Some(PODS_STAY))
@@ -82,45 +86,33 @@ impl Kind for Job {
 
     fn validate(&self, cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
-        let spec = View::root(obj).get("spec");
-        generated(&mut errs, obj);
-        job_spec(&mut errs, cx, &spec, false);
-        let chosen = spec.get("selector");
-        if chosen.is_set() {
-            selector::label_selector(&mut errs, &chosen);
-        } else {
-            errs.required(chosen.path(), "");
-        }
-        crate::validate::workload::selects_template(&mut errs, &spec);
-        if spec.get("completionMode").str() == "Indexed"
-            && let Some(n) = spec.get("completions").int().filter(|n| *n > 0)
-        {
-            let name = View::root(obj).dig("metadata.name");
-            let hostname = format!("{}-{}", name.str(), n - 1);
-            if !crate::names::dns_label(&hostname, false).is_empty() {
-                errs.invalid(
-                    name.path(),
-                    name.str(),
-                    format!("will not able to create pod with invalid DNS label: {hostname}"),
-                );
-            }
-        }
+        generated(&mut errs, obj, true);
+        errs.extend(spec(cx, obj, false));
+        hostname(&mut errs, obj);
         errs
     }
 
+    /// Upstream checks the spec twice, as that of a new job and as that of a changed one.
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
         if cx.subresource == Some("status") {
             return job_status::update(new, old);
         }
         let mut errs = ErrorList::new();
-        let spec = View::root(new).get("spec");
-        let unchanged = same(at(old, &["spec", "template"]), spec.get("template").value());
-        job_spec(&mut errs, cx, &spec, unchanged);
-        // The completions of an indexed job follow its parallelism.
-        let (completions, parallelism) = (spec.get("completions"), spec.get("parallelism"));
+        let now = View::root(new).get("spec");
+        let before = View::root(old).dig("spec.template.metadata.labels");
+        let had_prefixed = [UID_LABELS[1], NAME_LABELS[1]].iter().all(|label| before.get(label).is_set());
+        let unchanged = same(at(old, &["spec", "template"]), now.get("template").value());
+        generated(&mut errs, new, had_prefixed);
+        let of_spec = spec(cx, new, unchanged);
+        errs.extend(of_spec.clone());
+        hostname(&mut errs, new);
+        errs.extend(of_spec);
+        // The completions of an indexed job follow its parallelism; that they are there is checked above.
+        let (completions, parallelism) = (now.get("completions"), now.get("parallelism"));
         if text(new, &["spec", "completionMode"]) != "Indexed" {
             immutable_field(&mut errs, new, old, &["spec", "completions"]);
-        } else if !same(completions.value(), at(old, &["spec", "completions"]))
+        } else if completions.is_set()
+            && !same(completions.value(), at(old, &["spec", "completions"]))
             && !same(completions.value(), parallelism.value())
         {
             errs.invalid(
@@ -130,15 +122,31 @@ impl Kind for Job {
             );
         }
         immutable_field(&mut errs, new, old, &["spec", "selector"]);
-        template_update(&mut errs, &spec, old);
+        template_update(&mut errs, &now, old);
+        const POLICIES: [(&str, &str); 2] = [
+            ("podFailurePolicy", "k8s.io/api/batch/v1.PodFailurePolicy"),
+            ("successPolicy", "k8s.io/api/batch/v1.SuccessPolicy"),
+        ];
         for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
-            immutable_field(&mut errs, new, old, &["spec", field]);
+            let v = now.get(field);
+            if same(v.value(), at(old, &["spec", field])) {
+                continue;
+            }
+            match POLICIES.iter().find(|(name, _)| *name == field).filter(|_| v.is_set()) {
+                Some((_, ty)) => errs.invalid(v.path(), go_value::shown(ty, v.value()), "field is immutable"),
+                None => errs.invalid(v.path(), v.value(), "field is immutable"),
+            }
         }
         errs
     }
 
     fn warnings(&self, cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
-        if cx.subresource == Some("status") { Vec::new() } else { warnings::workload(new, old) }
+        if cx.subresource == Some("status") {
+            return Vec::new();
+        }
+        let mut warnings = warnings::pod_name(new, old, "Pod names and hostnames");
+        warnings.extend(spec_warnings("spec", new, old));
+        warnings
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
@@ -207,34 +215,83 @@ fn generate_selector(obj: &mut Value) {
     }
 }
 
-/// The generated selector and labels are those of this job. Upstream: `validateGeneratedSelector`.
-fn generated(errs: &mut ErrorList, obj: &Value) {
-    if at(obj, &["spec", "manualSelector"]) == &Value::Bool(true) {
+/// The generated selector and labels are those of this job. Jobs from before the labels had a prefix have none.
+/// Upstream: `validateGeneratedSelector`.
+fn generated(errs: &mut ErrorList, obj: &Value, prefixed: bool) {
+    let root = View::root(obj);
+    let (chosen, uid) = (root.dig("spec.selector"), root.dig("metadata.uid"));
+    if root.dig("spec.manualSelector").is_true() || !chosen.is_set() {
         return;
     }
-    let labels = View::root(obj).dig("spec.template.metadata.labels");
-    for (names, expected) in
-        [(UID_LABELS, text(obj, &["metadata", "uid"])), (NAME_LABELS, text(obj, &["metadata", "name"]))]
-    {
-        for label in names {
+    if uid.is_empty() {
+        errs.required(uid.path(), "");
+    }
+    let labels = root.dig("spec.template.metadata.labels");
+    let mut expected = serde_json::Map::new();
+    for i in 0..=usize::from(prefixed) {
+        for (label, value) in [(UID_LABELS[i], uid.str()), (NAME_LABELS[i], root.dig("metadata.name").str())] {
             let v = labels.get(label);
             let path = labels.path().key(label);
             if !v.is_set() {
-                errs.required(&path, format!("must be '{expected}'"));
-            } else if v.str() != expected {
-                errs.invalid(&path, labels.value(), format!("must be '{expected}'"));
+                errs.required(&path, format!("must be '{value}'"));
+            } else if v.str() != value {
+                errs.invalid(&path, labels.value(), format!("must be '{value}'"));
             }
+            expected.insert(label.to_owned(), value.into());
         }
     }
-    let uid = text(obj, &["metadata", "uid"]);
-    let chosen = View::root(obj).dig("spec.selector");
-    let matched = UID_LABELS.iter().any(|l| chosen.get("matchLabels").get(l).str() == uid);
-    if chosen.is_set()
-        && (!matched || chosen.get("matchLabels").len() != 1)
-        && !list(chosen.value(), &["matchExpressions"]).is_empty()
-    {
+    let mut malformed = ErrorList::new();
+    selector::label_selector(&mut malformed, &chosen);
+    if malformed.is_empty() && !selector::matches(chosen.value(), &expected.into()) {
         errs.invalid(chosen.path(), chosen.value(), "`selector` not auto-generated");
     }
+}
+
+/// The spec of a job, its selector included. Upstream: `ValidateJobSpec`.
+fn spec(cx: &Cx<'_>, obj: &Value, unchanged: bool) -> ErrorList {
+    let mut errs = ErrorList::new();
+    let spec = View::root(obj).get("spec");
+    job_spec(&mut errs, cx, &spec, unchanged);
+    let chosen = spec.get("selector");
+    if chosen.is_set() {
+        selector::label_selector(&mut errs, &chosen);
+    } else {
+        errs.required(chosen.path(), "");
+    }
+    crate::validate::workload::selects_template(&mut errs, &spec);
+    errs
+}
+
+/// The pods of an indexed job have its name and their index as host name.
+fn hostname(errs: &mut ErrorList, obj: &Value) {
+    let (name, spec) = (View::root(obj).dig("metadata.name"), View::root(obj).get("spec"));
+    if spec.get("completionMode").str() != "Indexed" {
+        return;
+    }
+    let Some(last) = spec.get("completions").int().filter(|n| *n > 0).map(|n| n - 1) else { return };
+    let hostname = format!("{}-{last}", name.str());
+    if !crate::names::dns_label(&hostname, false).is_empty() {
+        let problem = format!("will not able to create pod with invalid DNS label: {hostname}");
+        errs.invalid(name.path(), name.str(), problem);
+    }
+}
+
+/// Warnings about the spec of a job at a path, where the object's generation is new. Upstream: `WarningsForJobSpec`.
+pub(super) fn spec_warnings(path: &'static str, new: &Value, old: Option<&Value>) -> Vec<String> {
+    const MANY: &str = "In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, \
+                        Kubernetes might not be able to track completedIndexes when a big number of indexes fail";
+    let generation = |obj| at(obj, &["metadata", "generation"]);
+    if old.is_some_and(|old| generation(old) == generation(new)) {
+        return Vec::new();
+    }
+    let spec = View::root(new).dig(path);
+    let above = |field, limit| spec.get(field).int().is_some_and(|n| n > limit);
+    let mut warnings = Vec::new();
+    if spec.get("completionMode").str() == "Indexed" && above("completions", 100_000) && above("parallelism", 10_000) {
+        warnings.push(format!("{path}: {MANY}"));
+    }
+    warnings.extend(warnings::template_of(&spec.get("template")));
+    warnings
 }
 
 /// The spec of a job, also of those a cron job makes. `unchanged`: the template is that of before.
@@ -262,7 +319,7 @@ pub(super) fn job_spec(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, uncha
             for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
                 let v = spec.get(field);
                 if let Some(n) = v.int() {
-                    errs.invalid(v.path(), n, "requires indexed job");
+                    errs.invalid(v.path(), n, "requires indexed completion mode");
                 }
             }
         }
@@ -299,29 +356,31 @@ pub(super) fn job_spec(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, uncha
 
 /// Limits on the numbers of an indexed job.
 fn indexed(errs: &mut ErrorList, spec: &View<'_>) {
-    const MAX_PARALLELISM: i64 = 100_000;
-    const MANY: i64 = 100_000;
+    const MOST: i64 = 100_000;
     const FEW: i64 = 10_000;
-    let (parallelism, completions) = (spec.get("parallelism"), spec.get("completions").int().unwrap_or_default());
-    if let Some(n) = parallelism.int().filter(|n| *n > MAX_PARALLELISM) {
-        let rule = format!("must be less than or equal to {MAX_PARALLELISM} when completion mode is Indexed");
-        errs.invalid(parallelism.path(), n, rule);
-    }
-    let (per_index, failed) = (spec.get("backoffLimitPerIndex"), spec.get("maxFailedIndexes"));
-    if let Some(n) = failed.int().filter(|n| *n > completions) {
-        errs.invalid(failed.path(), n, "must be less than or equal to completions");
-    }
-    if per_index.is_set() && completions > MANY {
-        let rule = format!(
-            "must be less than or equal to {FEW} when completions are above {MANY} and used with backoff limit per index"
-        );
-        match failed.int() {
-            None => errs.required(failed.path(), format!("must be specified when completions is above {MANY}")),
-            Some(n) if n > FEW => errs.invalid(failed.path(), n, rule.as_str()),
-            Some(_) => {}
+    let (parallelism, completions) = (spec.get("parallelism"), spec.get("completions").int());
+    let mut at_most = |v: &View<'_>, most: i64, what: &str| {
+        if let Some(n) = v.int().filter(|n| *n > most) {
+            errs.invalid(v.path(), n, format!("must be less than or equal to {what}"));
         }
-        if let Some(n) = parallelism.int().filter(|n| *n > FEW) {
-            errs.invalid(parallelism.path(), n, rule);
+    };
+    at_most(&parallelism, MOST, &format!("{MOST} when completion mode is Indexed"));
+    let failed = spec.get("maxFailedIndexes");
+    if let Some(completions) = completions {
+        at_most(&failed, completions, "completions");
+    }
+    at_most(&failed, MOST, &MOST.to_string());
+    if spec.get("backoffLimitPerIndex").is_set() && completions.is_some_and(|n| n > MOST) {
+        if !failed.is_set() {
+            errs.required(failed.path(), format!("must be specified when completions is above {MOST}"));
+        }
+        let rule = format!(
+            "must be less than or equal to {FEW} when completions are above {MOST} and used with backoff limit per index"
+        );
+        for v in [parallelism, failed] {
+            if let Some(n) = v.int().filter(|n| *n > FEW) {
+                errs.invalid(v.path(), n, rule.as_str());
+            }
         }
     }
 }
@@ -349,22 +408,26 @@ fn success_policy(errs: &mut ErrorList, spec: &View<'_>) {
         if !indexes.is_set() && !count.is_set() {
             errs.required(rule.path(), "at least one of succeededCount or succeededIndexes must be specified");
         }
-        let mut total = spec.get("completions").int().unwrap_or_default();
+        let completions = spec.get("completions").int().unwrap_or_default();
+        let mut total = 0;
         if indexes.len() > 64 * 1024 {
             errs.too_long(indexes.path(), 64 * 1024);
         }
         if let Some(text) = indexes.opt_str() {
-            match indexes_of(text, total) {
+            match indexes_of(text, completions) {
                 Ok(n) => total = n,
                 Err(why) => errs.invalid(indexes.path(), text, format!("error parsing succeededIndexes: {why}")),
             }
         }
-        if let Some(n) = count.int() {
-            non_negative(errs, &count);
-            if n > total {
-                let rule = format!("must be less than or equal to {total} (the number of specified indexes)");
-                errs.invalid(count.path(), n, rule);
-            }
+        let Some(n) = count.int() else { continue };
+        non_negative(errs, &count);
+        if n > completions {
+            let rule = format!("must be less than or equal to {completions} (the number of specified completions)");
+            errs.invalid(count.path(), n, rule);
+        }
+        if indexes.is_set() && n > total {
+            let what = "the number of indexes in the specified succeededIndexes field";
+            errs.invalid(count.path(), n, format!("must be less than or equal to {total} ({what})"));
         }
     }
 }
@@ -374,40 +437,40 @@ fn indexes_of(text: &str, completions: i64) -> Result<i64, String> {
     Ok(intervals(text, completions)?.iter().map(|(first, last)| last - first + 1).sum())
 }
 
-/// The intervals that a text as `1,3-5` names, in order.
+/// The intervals that a text as `1,3-5` names, in order. Upstream: `validateIndexesFormat`.
 pub(super) fn intervals(text: &str, completions: i64) -> Result<Vec<(i64, i64)>, String> {
-    let mut found = Vec::new();
-    if text.is_empty() {
-        return Ok(found);
-    }
-    let mut last = None;
-    for part in text.split(',') {
-        let bounds: Vec<&str> = part.split('-').collect();
-        if bounds.len() > 2 {
-            return Err(format!(
-                "the fragment \"{part}\" violates the requirement that an index interval can have at most two parts separated by '-'"
-            ));
+    let mut found: Vec<(i64, i64)> = Vec::new();
+    for part in text.split(',').filter(|_| !text.is_empty()) {
+        let (first, last) = interval(part, completions)?;
+        if let Some((_, before)) = found.last().filter(|(_, before)| *before >= first) {
+            return Err(format!("non-increasing order, previous: {before}, current: {first}"));
         }
-        let mut numbers = Vec::with_capacity(2);
-        for bound in bounds {
-            let n: i64 =
-                bound.parse().map_err(|_| format!("cannot convert string to integer for index: \"{bound}\""))?;
-            if n >= completions {
-                return Err(format!("too large index: \"{bound}\""));
-            }
-            numbers.push(n);
-        }
-        let (Some(&first), Some(&end)) = (numbers.first(), numbers.last()) else { continue };
-        if last.is_some_and(|last| first <= last) {
-            return Err(format!("non-increasing order, previous: {}, current: {first}", last.unwrap_or_default()));
-        }
-        if numbers.len() == 2 && end <= first {
-            return Err(format!("non-increasing order, previous: {first}, current: {end}"));
-        }
-        found.push((first, end));
-        last = Some(end);
+        found.push((first, last));
     }
     Ok(found)
+}
+
+/// One interval, or one index. Upstream: `parseIndexInterval`.
+pub(super) fn interval(part: &str, completions: i64) -> Result<(i64, i64), String> {
+    let index = |bound: &str| {
+        let shown = crate::field::quote(bound);
+        match bound.parse::<i64>() {
+            Err(_) => Err(format!("cannot convert string to integer for index: {shown}")),
+            Ok(n) if n >= completions => Err(format!("too large index: {shown}")),
+            Ok(n) => Ok(n),
+        }
+    };
+    match part.split('-').collect::<Vec<_>>().as_slice() {
+        [one] => index(one).map(|n| (n, n)),
+        [first, last] => match (index(first)?, index(last)?) {
+            (first, last) if first >= last => Err(format!("non-increasing order, previous: {first}, current: {last}")),
+            bounds => Ok(bounds),
+        },
+        _ => Err(format!(
+            "the fragment {} violates the requirement that an index interval can have at most two parts separated by '-'",
+            crate::field::quote(part)
+        )),
+    }
 }
 
 /// Who looks after the job, where it is not the controller: a path in a domain. Upstream: `IsDomainPrefixedPath`.
@@ -418,9 +481,13 @@ fn managed_by(errs: &mut ErrorList, v: &View<'_>) {
     match v.str().split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty()) {
         None if v.is_empty() => errs.required(v.path(), ""),
         None => errs.invalid(v.path(), v.str(), "must be a domain-prefixed path (such as \"acme.io/foo\")"),
-        Some((host, _)) => {
+        Some((host, path)) => {
             for problem in crate::names::dns_subdomain(host, false) {
                 errs.invalid(v.path(), host, problem);
+            }
+            if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+                const FORM: &str = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
+                errs.invalid(v.path(), path, format!("Invalid path (regex used for validation is '{FORM}')"));
             }
         }
     }
@@ -548,7 +615,8 @@ fn template_update(errs: &mut ErrorList, spec: &View<'_>, old: &Value) {
         }
     }
     if !same(&munged, before) {
-        errs.invalid(spec.get("template").path(), spec.get("template").value(), "field is immutable");
+        let shown = go_value::shown("k8s.io/api/core/v1.PodTemplateSpec", spec.get("template").value());
+        errs.invalid(spec.get("template").path(), shown, "field is immutable");
     }
 }
 
@@ -645,7 +713,8 @@ mod tests {
         assert_eq!(
             indexed(json!({"succeededIndexes": "1", "succeededCount": 2})),
             [
-                "spec.successPolicy.rules[0].succeededCount: Invalid value: 2: must be less than or equal to 1 (the number of specified indexes)",
+                "spec.successPolicy.rules[0].succeededCount: Invalid value: 2: must be less than or equal to 1 (the number of \
+                 indexes in the specified succeededIndexes field)",
             ]
         );
         assert_eq!(

@@ -7,10 +7,10 @@
 
 use serde_json::Value;
 
-use super::job::intervals;
+use super::job::{interval, intervals};
 use crate::field::ErrorList;
 use crate::object::{View, at, list, same};
-use crate::validate::non_negative;
+use crate::validate::{go_value, non_negative};
 
 /// A job and its status.
 struct Job<'a> {
@@ -53,6 +53,7 @@ pub(super) fn update(new: &Value, old: &Value) -> ErrorList {
     numbers(&mut errs, &now);
     ends(&mut errs, &now, &before);
     indexes(&mut errs, &now, &before);
+    leftovers(&mut errs, &now, &before);
     transitions(&mut errs, &now, &before);
     errs
 }
@@ -76,94 +77,65 @@ fn numbers(errs: &mut ErrorList, now: &Job<'_>) {
     }
 }
 
-/// How a job ends: announced, with its times, and with nothing left.
+/// How a job ends: announced, with its times, and with nothing that runs.
 fn ends(errs: &mut ErrorList, now: &Job<'_>, before: &Job<'_>) {
-    let turned = |condition: &str| now.is(condition) != before.is(condition);
+    let turned = |conditions: &[&str]| conditions.iter().any(|c| now.is(c) != before.is(c));
     let ended = now.is_finished() != before.is_finished();
-    let (status, finished) = (&now.status, now.is_finished());
-    let conditions = status.get("conditions");
-    let mut contradicts = |looked_at: bool, both: [&str; 2], problem: &str| {
-        if looked_at && both.iter().all(|c| now.is(c)) {
-            errs.invalid_silently(conditions.path(), problem);
-        }
-    };
-    contradicts(
-        turned("Complete") || turned("Failed"),
-        ["Complete", "Failed"],
-        "cannot set Complete=True and Failed=true conditions",
-    );
-    contradicts(
-        turned("Complete") || turned("FailureTarget"),
-        ["Complete", "FailureTarget"],
-        "cannot set Complete=True and FailureTarget=true conditions",
-    );
-    contradicts(
-        turned("SuccessCriteriaMet") || turned("FailureTarget"),
-        ["SuccessCriteriaMet", "FailureTarget"],
-        "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions",
-    );
-    contradicts(
-        turned("SuccessCriteriaMet") || turned("Failed"),
-        ["SuccessCriteriaMet", "Failed"],
-        "cannot set Failed=True and SuccessCriteriaMet=true conditions",
-    );
-    if (turned("Failed") || turned("FailureTarget")) && now.is("Failed") && !now.is("FailureTarget") {
-        let problem = "cannot set Failed=True condition without the FailureTarget=true condition";
-        errs.invalid_silently(conditions.path(), problem);
+    let conditions = now.status.get("conditions");
+    let refuse = |errs: &mut ErrorList, problem: &str| errs.invalid_silently(conditions.path(), problem);
+    if turned(&["Complete", "Failed"]) && now.is("Complete") && now.is("Failed") {
+        refuse(errs, "cannot set Complete=True and Failed=true conditions");
     }
-    if (turned("Complete") || turned("SuccessCriteriaMet")) && now.is("Complete") && !now.is("SuccessCriteriaMet") {
-        let problem = "cannot set Complete=True condition without the SuccessCriteriaMet=true condition";
-        errs.invalid_silently(conditions.path(), problem);
-    }
-    for field in ["active", "terminating"] {
-        if finished && (ended || changed(now, before, &[field])) && now.number(field) > 0 {
-            let problem = format!("{field}>0 is invalid for finished job");
-            errs.invalid(status.get(field).path(), now.number(field), problem);
-        }
-    }
-    if changed(now, before, &["ready", "active"]) && now.number("ready") > now.number("active") {
-        errs.invalid(status.get("ready").path(), now.number("ready"), "cannot set more ready pods than active");
-    }
-    if finished && (ended || changed(now, before, &["uncountedTerminatedPods"])) && now.uncounted() > 0 {
-        let v = status.get("uncountedTerminatedPods");
-        errs.invalid(v.path(), v.value(), "uncountedTerminatedPods needs to be empty for finished job");
+    if turned(&["Complete", "FailureTarget"]) && now.is("Complete") && now.is("FailureTarget") {
+        refuse(errs, "cannot set Complete=True and FailureTarget=true conditions");
     }
     times(errs, now, before);
-}
-
-fn times(errs: &mut ErrorList, now: &Job<'_>, before: &Job<'_>) {
-    let ended = now.is_finished() != before.is_finished();
-    let (start, end) = (now.status.get("startTime"), now.status.get("completionTime"));
-    let suspended_with_nothing = now.spec.get("suspend").is_true() && now.spec.get("completions").int() == Some(0);
-    let start_changed = changed(now, before, &["startTime"]);
-    let end_changed = changed(now, before, &["completionTime"]);
-    if now.is_finished() && (ended || start_changed) && !suspended_with_nothing && !start.is_set() {
+    if turned(&["Failed", "FailureTarget"]) && now.is("Failed") && !now.is("FailureTarget") {
+        refuse(errs, "cannot set Failed=True condition without the FailureTarget=true condition");
+    }
+    if turned(&["Complete", "SuccessCriteriaMet"]) && now.is("Complete") && !now.is("SuccessCriteriaMet") {
+        refuse(errs, "cannot set Complete=True condition without the SuccessCriteriaMet=true condition");
+    }
+    if !now.is_finished() {
+        return;
+    }
+    nothing_left(errs, now, before, "active");
+    let (start, uncounted) = (now.status.get("startTime"), now.status.get("uncountedTerminatedPods"));
+    let never_ran = now.spec.get("suspend").is_true() && now.spec.get("completions").int() == Some(0);
+    if (ended || changed(now, before, &["startTime"])) && !never_ran && !start.is_set() {
         errs.required(start.path(), "startTime is required for finished job");
     }
-    let completed = now.is("Complete") != before.is("Complete");
-    if completed || end_changed {
-        if now.is("Complete") && !end.is_set() {
-            errs.required(end.path(), "completionTime is required for Complete jobs");
-        }
+    if (ended || changed(now, before, &["uncountedTerminatedPods"])) && now.uncounted() > 0 {
+        let shown = go_value::shown("k8s.io/api/batch/v1.UncountedTerminatedPods", uncounted.value());
+        errs.invalid(uncounted.path(), shown, "uncountedTerminatedPods needs to be empty for finished job");
+    }
+}
+
+fn nothing_left(errs: &mut ErrorList, now: &Job<'_>, before: &Job<'_>, field: &str) {
+    let ended = now.is_finished() != before.is_finished();
+    if now.is_finished() && (ended || changed(now, before, &[field])) && now.number(field) > 0 {
+        let problem = format!("{field}>0 is invalid for finished job");
+        errs.invalid(now.status.get_named(field).path(), now.number(field), problem);
+    }
+}
+
+/// A job that is complete has a time of completion, after that of its start; none else has one.
+fn times(errs: &mut ErrorList, now: &Job<'_>, before: &Job<'_>) {
+    let (start, end) = (now.status.get("startTime"), now.status.get("completionTime"));
+    if now.is("Complete") != before.is("Complete") || changed(now, before, &["completionTime"]) {
         if !now.is("Complete") && end.is_set() {
             let problem = "cannot set completionTime when there is no Complete=True condition";
             errs.invalid(end.path(), end.value(), problem);
         }
+        if now.is("Complete") && !end.is_set() {
+            errs.required(end.path(), "completionTime is required for Complete jobs");
+        }
     }
     let time = |v: &View<'_>| v.str().parse::<jiff::Timestamp>().ok();
-    if (start_changed || end_changed) && time(&start).zip(time(&end)).is_some_and(|(start, end)| end < start) {
+    if changed(now, before, &["startTime", "completionTime"])
+        && time(&start).zip(time(&end)).is_some_and(|(start, end)| end < start)
+    {
         errs.invalid(end.path(), end.value(), "completionTime cannot be set before startTime");
-    }
-    let old_end = before.status.get("completionTime");
-    if end.is_set() && old_end.is_set() && end_changed {
-        errs.invalid(end.path(), end.value(), "completionTime cannot be mutated");
-    }
-    if start_changed && before.status.get("startTime").is_set() && !now.spec.get("suspend").is_true() {
-        if start.is_set() {
-            errs.invalid(start.path(), start.value(), "startTime cannot be modified for unsuspended job");
-        } else {
-            errs.required(start.path(), "startTime cannot be removed for unsuspended job");
-        }
     }
 }
 
@@ -173,17 +145,16 @@ fn indexes(errs: &mut ErrorList, now: &Job<'_>, before: &Job<'_>) {
     let done_changed = changed(now, before, &["completedIndexes"]);
     let failed_changed = changed(now, before, &["failedIndexes"]);
     let per_index = now.spec.get("backoffLimitPerIndex").is_set();
-    let completions = now.spec.get("completions").int().unwrap_or_default();
-    let mut parsed = |v: &View<'_>, looked_at: bool| {
-        let intervals = intervals(v.str(), completions);
-        if let (Err(why), true) = (&intervals, looked_at) {
-            let field = v.path().text().trim_start_matches("status.").to_owned();
+    let completions = now.spec.get("completions").int();
+    let mut well_formed = |v: &View<'_>, field: &str, looked_at: bool| {
+        if let (Some(completions), true) = (completions, looked_at)
+            && let Err(why) = intervals(v.str(), completions)
+        {
             errs.invalid(v.path(), v.str(), format!("error parsing {field}: {why}"));
         }
-        intervals.unwrap_or_default()
     };
-    let done_intervals = parsed(&done, done_changed && now.is_indexed());
-    let failed_intervals = parsed(&failed, failed_changed && failed.is_set() && per_index);
+    well_formed(&done, "completedIndexes", done_changed);
+    well_formed(&failed, "failedIndexes", failed_changed && failed.is_set() && per_index);
     if done_changed && !done.is_empty() && !now.is_indexed() {
         errs.invalid(done.path(), done.str(), "cannot set non-empty completedIndexes when non-indexed completion mode");
     }
@@ -194,22 +165,51 @@ fn indexes(errs: &mut ErrorList, now: &Job<'_>, before: &Job<'_>) {
             "cannot set non-null failedIndexes when backoffLimitPerIndex is null",
         );
     }
-    let overlap = failed_intervals
-        .iter()
-        .flat_map(|f| done_intervals.iter().map(move |d| (f.0.max(d.0), f.1.min(d.1))))
+    let Some(completions) = completions.filter(|_| done_changed || failed_changed) else { return };
+    // What cannot be read is said above, and passed over here.
+    let parsed = |v: &View<'_>| -> Vec<(i64, i64)> {
+        v.str().split(',').filter_map(|part| interval(part, completions).ok()).collect()
+    };
+    let done = parsed(&done);
+    let common = parsed(&failed)
+        .into_iter()
+        .flat_map(|f| done.iter().map(move |d| (f.0.max(d.0), f.1.min(d.1))))
         .find(|(first, last)| first <= last);
-    if let (Some((first, _)), true) = (overlap, done_changed || failed_changed) {
+    if let Some((first, _)) = common {
         let problem = format!("failedIndexes and completedIndexes overlap at index: {first}");
         errs.invalid(failed.path(), failed.str(), problem);
     }
 }
 
+/// Pods that are on their way out, and ends that exclude each other however they came about.
+fn leftovers(errs: &mut ErrorList, now: &Job<'_>, before: &Job<'_>) {
+    nothing_left(errs, now, before, "terminating");
+    let (ready, conditions) = (now.status.get("ready"), now.status.get("conditions"));
+    if changed(now, before, &["ready", "active"]) && now.number("ready") > now.number("active") {
+        errs.invalid(ready.path(), now.number("ready"), "cannot set more ready pods than active");
+    }
+    let met = now.is("SuccessCriteriaMet");
+    for (wrong, problem) in [
+        (met && now.is("Failed"), "cannot set SuccessCriteriaMet=True and Failed=true conditions"),
+        (met && now.is("FailureTarget"), "cannot set SuccessCriteriaMet=True and FailureTarget=true conditions"),
+        (
+            now.spec.get("successPolicy").is_set() && !met && now.is("Complete"),
+            "cannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True",
+        ),
+    ] {
+        if wrong {
+            errs.invalid_silently(conditions.path(), problem);
+        }
+    }
+}
+
 /// What has ended stays ended, and what was counted stays counted.
 fn transitions(errs: &mut ErrorList, now: &Job<'_>, before: &Job<'_>) {
+    let conditions = now.status.get("conditions");
     for condition in ["Failed", "Complete", "FailureTarget"] {
         if before.is(condition) && !now.is(condition) {
             let problem = format!("cannot disable the terminal {condition}=True condition");
-            errs.invalid_silently(now.status.get("conditions").path(), problem);
+            errs.invalid_silently(conditions.path(), problem);
         }
     }
     // An indexed job whose completions are its parallelism can be scaled down.
@@ -220,6 +220,24 @@ fn transitions(errs: &mut ErrorList, now: &Job<'_>, before: &Job<'_>) {
             let problem = format!("cannot decrease the {field} counter");
             errs.invalid(now.status.get(field).path(), now.number(field), problem);
         }
+    }
+    let (start, end) = (now.status.get("startTime"), now.status.get("completionTime"));
+    if end.is_set() && before.status.get("completionTime").is_set() && changed(now, before, &["completionTime"]) {
+        errs.invalid(end.path(), end.value(), "completionTime cannot be mutated");
+    }
+    if changed(now, before, &["startTime"])
+        && before.status.get("startTime").is_set()
+        && !now.spec.get("suspend").is_true()
+    {
+        errs.required(start.path(), "startTime cannot be removed for unsuspended job");
+    }
+    let met = |job: &Job<'_>| job.is("SuccessCriteriaMet");
+    if met(before) && !met(now) {
+        errs.invalid_silently(conditions.path(), "cannot disable the SuccessCriteriaMet=True condition");
+    }
+    if before.is("Complete") && !met(before) && met(now) {
+        let problem = "cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions";
+        errs.invalid_silently(conditions.path(), problem);
     }
 }
 
@@ -258,13 +276,13 @@ mod tests {
                 "uncountedTerminatedPods": {"failed": ["a"]}})
             ),
             [
+                "status.completionTime: Required value: completionTime is required for Complete jobs",
                 "status.conditions: Invalid value: cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
                 "status.active: Invalid value: 1: active>0 is invalid for finished job",
-                "status.terminating: Invalid value: 1: terminating>0 is invalid for finished job",
-                "status.uncountedTerminatedPods: Invalid value: {\"failed\":[\"a\"]}: uncountedTerminatedPods needs to be empty \
-                 for finished job",
                 "status.startTime: Required value: startTime is required for finished job",
-                "status.completionTime: Required value: completionTime is required for Complete jobs",
+                "status.uncountedTerminatedPods: Invalid value: {\"Succeeded\":null,\"Failed\":[\"a\"]}: uncountedTerminatedPods \
+                 needs to be empty for finished job",
+                "status.terminating: Invalid value: 1: terminating>0 is invalid for finished job",
                 "status.startTime: Required value: startTime cannot be removed for unsuspended job",
             ]
         );
@@ -279,9 +297,10 @@ mod tests {
             [
                 "status.completionTime: Invalid value: \"2026-01-01T00:00:00Z\": cannot set completionTime when there is no \
                  Complete=True condition",
-                "status.completionTime: Invalid value: \"2026-01-01T00:00:00Z\": completionTime cannot be mutated",
                 "status.conditions: Invalid value: cannot disable the terminal Complete=True condition",
                 "status.succeeded: Invalid value: 0: cannot decrease the succeeded counter",
+                "status.completionTime: Invalid value: \"2026-01-01T00:00:00Z\": completionTime cannot be mutated",
+                "status.conditions: Invalid value: cannot disable the SuccessCriteriaMet=True condition",
             ]
         );
     }
@@ -291,10 +310,10 @@ mod tests {
         assert_eq!(
             problems(json!({}), json!({}), json!({"completedIndexes": "0", "failedIndexes": "1", "ready": 1})),
             [
-                "status.ready: Invalid value: 1: cannot set more ready pods than active",
                 "status.completedIndexes: Invalid value: \"0\": cannot set non-empty completedIndexes when non-indexed \
                  completion mode",
                 "status.failedIndexes: Invalid value: \"1\": cannot set non-null failedIndexes when backoffLimitPerIndex is null",
+                "status.ready: Invalid value: 1: cannot set more ready pods than active",
             ]
         );
         let spec = json!({"completionMode": "Indexed", "completions": 3, "backoffLimitPerIndex": 1});

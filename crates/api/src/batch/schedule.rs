@@ -1,6 +1,6 @@
 //! The grammar of cron expressions, with the problem texts of the parser upstream uses (`robfig/cron`).
 //!
-//! Five fields (minute, hour, day of month, month, day of week), each `*`, `?`, numbers, names, ranges, steps and lists
+//! Five fields (minute, hour, day of month, month, day of week), after a time zone (`TZ=UTC`) or none, each `*`, `?`, numbers, names, ranges, steps and lists
 //! of these; or a word such as `@daily`, or `@every` and a duration.
 
 /// Bounds of a field and the names it knows, counted from the lower bound.
@@ -16,6 +16,16 @@ pub fn check(text: &str) -> Result<(), String> {
     if text.trim().is_empty() {
         return Err("empty spec string".into());
     }
+    let text = match text.strip_prefix("TZ=").or_else(|| text.strip_prefix("CRON_TZ=")) {
+        None => text,
+        Some(rest) => {
+            let (zone, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+            if !matches!(zone, "" | "UTC" | "Local") && !orkd_cel::time::is_zone(zone) {
+                return Err(format!("provided bad location {zone}: unknown time zone {zone}"));
+            }
+            rest.trim()
+        }
+    };
     if text.starts_with('@') {
         return descriptor(text);
     }
@@ -112,7 +122,9 @@ mod tests {
 
     #[test]
     fn expressions_are_taken_or_refused_with_a_reason() {
-        for good in ["*/5 * * * *", "0 0 1 jan sun", "@daily", "@every 1h30m", "0-30/2,45 ? * * 1-5"] {
+        for good in
+            ["*/5 * * * *", "0 0 1 jan sun", "@daily", "@every 1h30m", "0-30/2,45 ? * * 1-5", "TZ=UTC 0 * * * *"]
+        {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         for (bad, problem) in [
@@ -120,6 +132,8 @@ mod tests {
             ("60 * * * *", "end of range (60) above maximum (59): 60"),
             ("* * 0 * *", "beginning of range (0) below minimum (1): 0"),
             ("*/0 * * * *", "step of range should be a positive number: */0"),
+            ("CRON_TZ=Mars/X 0 * * * *", "provided bad location Mars/X: unknown time zone Mars/X"),
+            ("TZ=UTC hello", "expected exactly 5 fields, found 1: [hello]"),
             ("@often", "unrecognized descriptor: @often"),
             ("@every x", "failed to parse duration @every x: time: invalid duration \"x\""),
         ] {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, at, same};
 use crate::table::{age, name};
@@ -23,6 +23,10 @@ impl Kind for ConfigMap {
         columns: &[NAME, ("Data", "string", "", 0), AGE],
         ..Facts::namespaced("", "v1")
     });
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::Changed, MetaPass::New]
+    }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind};
+use crate::kind::{Cells, Cx, Kind, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, at, default_text, items_mut, list, remove, set, text};
 use crate::table::{age, name};
@@ -22,6 +22,10 @@ impl Kind for Endpoints {
         columns: &[NAME, ("Endpoints", "string", "", 0), AGE],
         ..Facts::namespaced("", "v1")
     });
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::Changed, MetaPass::New]
+    }
 
     fn default(&self, obj: &mut Value) {
         for subset in items_mut(obj, "subsets") {

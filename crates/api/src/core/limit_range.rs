@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx};
+use crate::kind::{Cells, Cx, MetaPass};
 use crate::kinds::{Facts, facts};
 use crate::object::{View, at, at_mut, items_mut, set};
 use crate::quantity::Quantity;
@@ -21,6 +21,10 @@ impl Kind for LimitRange {
         short_names: &["limits"],
         ..Facts::namespaced("", "v1")
     });
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::New]
+    }
 
     fn default(&self, obj: &mut Value) {
         let Some(spec) = at_mut(obj, &["spec"]) else { return };

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, Name};
+use crate::kind::{Cells, Cx, Kind, MetaPass, Name};
 use crate::kinds::{AGE, Facts, NAME, STATUS, Sub, facts};
 use crate::object::{View, at, at_mut, list, restore, set, text};
 use crate::strategy::{RESET_SPEC, RESET_STATUS};
@@ -27,6 +27,10 @@ impl Kind for Namespace {
         columns: &[NAME, ("Status", "string", "", 0), AGE],
         ..Facts::cluster("", "v1")
     });
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        MetaPass::of_door(subresource, &[MetaPass::New, MetaPass::Changed])
+    }
 
     fn default(&self, obj: &mut Value) {
         let name = text(obj, &["metadata", "name"]).to_owned();

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::field::{ErrorList, Path, Shown};
-use crate::kind::{Cells, Cx, Kind, Name};
+use crate::kind::{Cells, Cx, Kind, MetaPass, Name};
 use crate::kinds::{AGE, Facts, NAME, PROXY, STATUS, Sub, facts};
-use crate::object::{View, at, list, restore, same, set, text};
+use crate::object::{View, at, list, remove, restore, set, text};
 use crate::strategy::reset_spec_or_status;
 use crate::table::{age, name, or_none, or_unknown};
 use crate::validate::pod_spec::resources::amount_of;
@@ -38,6 +38,10 @@ impl Kind for Node {
         ..Facts::cluster("", "v1")
     });
 
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        MetaPass::of_door(subresource, &[MetaPass::New, MetaPass::Changed])
+    }
+
     /// What can be allocated is the capacity, unless the node says otherwise.
     fn default(&self, obj: &mut Value) {
         if !at(obj, &["status", "capacity"]).is_null() && at(obj, &["status", "allocatable"]).is_null() {
@@ -53,8 +57,21 @@ impl Kind for Node {
         }
     }
 
+    fn prepare_create(&self, _cx: &Cx<'_>, obj: &mut Value) {
+        remove(obj, &["spec", "configSource"]);
+        remove(obj, &["status", "config"]);
+    }
+
+    /// A configuration that nothing reads any more can stay, but does not come.
     fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
-        restore(new, old, if cx.subresource == Some("status") { &["spec"] } else { &["status"] });
+        let (other, config): (&[&str], &[&str]) = match cx.subresource {
+            Some("status") => (&["spec"], &["status", "config"]),
+            _ => (&["status"], &["spec", "configSource"]),
+        };
+        restore(new, old, other);
+        if at(old, config).is_null() {
+            remove(new, config);
+        }
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
@@ -67,7 +84,8 @@ impl Kind for Node {
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
-        let mut errs = ErrorList::new();
+        // Through the node itself upstream checks it as a new one first.
+        let mut errs = if cx.subresource.is_none() { self.validate(cx, new) } else { ErrorList::new() };
         let root = View::root(new);
         resources(&mut errs, new);
         let mut seen = BTreeSet::new();
@@ -97,8 +115,14 @@ impl Kind for Node {
                 "node updates may not change providerID except from \"\" to valid",
             );
         }
-        if cx.subresource != Some("status") && spec.get("configSource").is_set() {
-            config_source(&mut errs, &spec.get("configSource"));
+        if spec.get("configSource").is_set() {
+            config_source(&mut errs, &spec.get("configSource"), true);
+        }
+        for field in ["assigned", "active", "lastKnownGood"] {
+            let v = root.dig("status.config").get(field);
+            if v.is_set() {
+                config_source(&mut errs, &v, false);
+            }
         }
         taints(&mut errs, &spec);
         if text(old_spec, &["externalID"]) != spec.get("externalID").str() {
@@ -132,17 +156,16 @@ impl Kind for Node {
         ]
     }
 
-    fn warnings(&self, _cx: &Cx<'_>, new: &Value, old: Option<&Value>) -> Vec<String> {
+    fn warnings(&self, cx: &Cx<'_>, new: &Value, _old: Option<&Value>) -> Vec<String> {
         let mut warnings = Vec::new();
-        if !at(new, &["spec", "configSource"]).is_null()
-            && !old.is_some_and(|old| same(at(new, &["spec", "configSource"]), at(old, &["spec", "configSource"])))
-        {
-            warnings.push("spec.configSource: the feature is no longer supported".into());
+        if cx.subresource == Some("status") {
+            return warnings;
+        }
+        if !at(new, &["spec", "configSource"]).is_null() {
+            warnings.push("spec.configSource: the feature is removed".into());
         }
         warnings.extend(View::root(new).get("spec").items("podCIDRs").iter().flat_map(ip::cidr_warnings));
-        if !text(new, &["spec", "externalID"]).is_empty()
-            && old.is_none_or(|old| text(old, &["spec", "externalID"]) != text(new, &["spec", "externalID"]))
-        {
+        if !text(new, &["spec", "externalID"]).is_empty() {
             warnings.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".into());
         }
         warnings
@@ -191,13 +214,17 @@ fn resources(errs: &mut ErrorList, obj: &Value) {
     }
 }
 
-/// A configuration that nothing reads any more. Upstream: `validateNodeConfigSourceSpec`.
-fn config_source(errs: &mut ErrorList, v: &View<'_>) {
+/// A configuration that nothing reads any more, as asked for or as in use.
+/// Upstream: `validateNodeConfigSourceSpec`, `validateNodeConfigSourceStatus`.
+fn config_source(errs: &mut ErrorList, v: &View<'_>, in_spec: bool) {
     let map = v.get("configMap");
     if map.is_set() {
-        for field in ["uid", "resourceVersion"] {
-            if !map.get(field).is_empty() {
-                errs.forbidden(map.get(field).path(), format!("{field} must not be set in spec"));
+        for part in ["uid", "resourceVersion"].map(|field| map.get(field)) {
+            let field = part.path().text().rsplit('.').next().unwrap_or_default().to_owned();
+            match part.is_empty() {
+                false if in_spec => errs.forbidden(part.path(), format!("{field} must not be set in spec")),
+                true if !in_spec => errs.required(part.path(), format!("{field} must be set in status")),
+                _ => {}
             }
         }
         for field in ["namespace", "name", "kubeletConfigKey"] {

@@ -6,12 +6,15 @@ use super::persistent_volume_claim::{access_modes, beta_class_warning};
 use crate::core::pod::defaults::network_disks;
 use crate::field::{ErrorList, Path};
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx};
+use crate::kind::{Cells, Cx, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, default_text, default_value, list, restore, same, set, text};
 use crate::strategy::reset_spec_or_status;
 use crate::table::{age, name};
+use crate::validate::pod_spec::resources::{basic_amount, parsed};
+use crate::validate::pod_spec::warnings::node_selector_term;
 use crate::validate::pod_spec::{affinity, volumes};
+use crate::validate::{difference, go_value};
 
 /// The kind `PersistentVolume`.
 pub struct PersistentVolume;
@@ -37,6 +40,10 @@ impl Kind for PersistentVolume {
         ],
         ..Facts::cluster("", "v1")
     });
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        MetaPass::of_door(subresource, &[MetaPass::New, MetaPass::New])
+    }
 
     fn default(&self, obj: &mut Value) {
         if let Some(status) = at_mut(obj, &["status"]) {
@@ -73,6 +80,7 @@ impl Kind for PersistentVolume {
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
         spec(&mut errs, &View::root(obj).get("spec"), Some(name(obj)));
+        mount_options(&mut errs, obj);
         errs
     }
 
@@ -80,8 +88,10 @@ impl Kind for PersistentVolume {
         if cx.subresource == Some("status") {
             return ErrorList::new();
         }
-        let mut errs = self.validate(cx, new);
         let (now, before) = (View::root(new).get("spec"), at(old, &["spec"]));
+        // Upstream checks the spec twice, as that of a new volume and as that of a changed one.
+        let mut errs = self.validate(cx, new);
+        spec(&mut errs, &now, Some(name(new)));
         let source = |spec: &Value| -> Value {
             let names = SOURCES.iter().map(|(source, _)| *source).chain(["csi"]);
             names.filter_map(|s| spec.get(s).map(|v| (s.to_owned(), v.clone()))).collect()
@@ -95,7 +105,10 @@ impl Kind for PersistentVolume {
         if !same(&munged, &source(before)) {
             errs.forbidden(
                 now.get("persistentvolumesource").path(),
-                "spec.persistentvolumesource is immutable after creation",
+                format!(
+                    "spec.persistentvolumesource is immutable after creation\n{}",
+                    difference(&munged, &source(before))
+                ),
             );
         }
         // Upstream's paths of these two leave the spec out.
@@ -103,10 +116,10 @@ impl Kind for PersistentVolume {
             errs.invalid(&Path::new("volumeMode"), now.get("volumeMode").value(), "field is immutable");
         }
         let affinity = at(before, &["nodeAffinity"]);
-        if !affinity.is_null() && !same(now.get("nodeAffinity").value(), affinity) {
+        if !affinity.is_null() && !same_but_for_labels(now.get("nodeAffinity").value(), affinity) {
             errs.invalid(
                 &Path::new("nodeAffinity"),
-                now.get("nodeAffinity").value(),
+                go_value::shown("k8s.io/api/core/v1.VolumeNodeAffinity", now.get("nodeAffinity").value()),
                 "field is immutable, except for updating from beta label to GA",
             );
         }
@@ -129,17 +142,20 @@ impl Kind for PersistentVolume {
                     .into(),
             );
         }
-        const GONE: [(&str, &str); 6] = [
-            ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
-            ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
-            ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
-            ("glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
-            ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
-            ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+        for term in View::root(new).dig("spec.nodeAffinity.required").items("nodeSelectorTerms") {
+            warnings.extend(node_selector_term(&term));
+        }
+        const GONE: [(&str, &str, &str); 6] = [
+            ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+            ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+            ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+            ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+            ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+            ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
         ];
-        for (source, what) in GONE {
+        for (source, shown, what) in GONE {
             if !at(new, &["spec", source]).is_null() {
-                warnings.push(format!("spec.{source}: {what}"));
+                warnings.push(format!("spec.{shown}: {what}"));
             }
         }
         warnings
@@ -290,11 +306,8 @@ fn capacity(errs: &mut ErrorList, capacity: &View<'_>) {
         errs.not_supported(capacity.path(), capacity.value(), &["storage"]);
     }
     for (_, amount) in capacity.entries() {
-        let quantity = amount.str().parse::<crate::quantity::Quantity>();
-        if quantity.as_ref().is_ok_and(|q| q.sign() < 0) {
-            errs.invalid(amount.path(), amount.str(), "must be a valid resource quantity");
-        }
-        if quantity.is_ok_and(|q| q.sign() <= 0) {
+        basic_amount(errs, &amount);
+        if parsed(&amount).is_some_and(|q| q.sign() <= 0) {
             errs.invalid(amount.path(), amount.str(), "must be greater than zero");
         }
     }
@@ -316,13 +329,67 @@ fn sources(errs: &mut ErrorList, spec: &View<'_>, name: &str) {
         }
         found = true;
         volumes::persistent_source(errs, source, &View::at(spec.path().child(shown), v.value()), name);
-        if source == "local" && !spec.dig("nodeAffinity.required").is_set() {
+        if source == "local" && !spec.get("nodeAffinity").is_set() {
             errs.required(spec.get("nodeAffinity").path(), "Local volume requires node affinity");
         }
     }
     if !found {
         errs.required(spec.path(), "must specify a volume type");
     }
+}
+
+/// Mount options in the annotation of long ago are for volumes that are mounted over a network.
+/// Upstream: `checkMountOption` in `pkg/volume/validation`.
+fn mount_options(errs: &mut ErrorList, obj: &Value) {
+    const ANNOTATION: &str = "volume.beta.kubernetes.io/mount-options";
+    const MOUNTED: [&str; 12] = [
+        "gcePersistentDisk",
+        "awsElasticBlockStore",
+        "glusterfs",
+        "nfs",
+        "rbd",
+        "quobyte",
+        "iscsi",
+        "cinder",
+        "cephfs",
+        "azureFile",
+        "vsphereVolume",
+        "azureDisk",
+    ];
+    let root = View::root(obj);
+    let mounted = MOUNTED.iter().any(|source| root.get("spec").get(source).is_set());
+    if !mounted && root.dig("metadata.annotations").get(ANNOTATION).is_set() {
+        let path = Path::new("metadata").child("annotations").child(ANNOTATION);
+        errs.forbidden(&path, "may not specify mount options for this volume type");
+    }
+}
+
+/// Whether affinities are the same but for labels of nodes that got the name they have now.
+/// Upstream: `getMaskNodeSelectorLabelChangeEqualities`.
+fn same_but_for_labels(new: &Value, old: &Value) -> bool {
+    const MOVED: [(&str, &str); 5] = [
+        ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+        ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+        ("beta.kubernetes.io/os", "kubernetes.io/os"),
+        ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+        ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+    ];
+    let mut old = old.clone();
+    let terms = |v: &Value| list(v, &["required", "nodeSelectorTerms"]).to_vec();
+    for (i, now) in terms(new).iter().enumerate() {
+        for field in ["matchExpressions", "matchFields"] {
+            for (j, requirement) in list(now, &[field]).iter().enumerate() {
+                let path = format!("/required/nodeSelectorTerms/{i}/{field}/{j}/key");
+                let key = text(requirement, &["key"]);
+                if let Some(before) = old.pointer_mut(&path)
+                    && MOVED.iter().any(|(from, to)| before.as_str() == Some(*from) && *to == key)
+                {
+                    *before = key.into();
+                }
+            }
+        }
+    }
+    same(new, &old)
 }
 
 /// A path without what does not matter in it, if it is the root's. Upstream: `path.Clean`.
@@ -389,6 +456,78 @@ mod tests {
         assert_eq!(
             problems(local, Some("v")),
             ["spec.nodeAffinity: Required value: Local volume requires node affinity"]
+        );
+    }
+
+    #[test]
+    fn a_volume_stays_what_it_is() {
+        use crate::validate::testing::problems_of_update;
+        let affinity = |key: &str| json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": key, "operator": "Exists"}]}]}});
+        let volume = |key: &str| {
+            json!({"metadata": {"name": "v"}, "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},
+                "hostPath": {"path": "/a"}, "nodeAffinity": affinity(key)}})
+        };
+        let update = |change: &dyn Fn(&mut Value)| {
+            let old = volume("beta.kubernetes.io/arch");
+            let mut new = old.clone();
+            change(&mut new["spec"]);
+            problems_of_update(&PersistentVolume, None, &new, &old)
+        };
+        assert_eq!(update(&|s| s["nodeAffinity"] = affinity("kubernetes.io/arch")), [""; 0]);
+        assert_eq!(
+            update(&|s| s["nodeAffinity"] = affinity("disk")),
+            [
+                "nodeAffinity: Invalid value: {\"Required\":{\"NodeSelectorTerms\":[{\"MatchExpressions\":[{\"Key\":\"disk\",\
+                 \"Operator\":\"Exists\",\"Values\":null}],\"MatchFields\":null}]}}: field is immutable, except for updating \
+                 from beta label to GA"
+            ]
+        );
+        let found = update(&|s| s["hostPath"]["path"] = json!("/b"));
+        assert!(
+            found[0].starts_with(
+                "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation\n"
+            ),
+            "{found:?}"
+        );
+        let negative = update(&|s| s["capacity"]["storage"] = json!("-1"));
+        let one = [
+            "spec.capacity[storage]: Invalid value: -1: must be a valid resource quantity",
+            "spec.capacity[storage]: Invalid value: \"-1\": must be greater than zero",
+        ];
+        assert_eq!(negative, [one, one].concat());
+    }
+
+    #[test]
+    fn old_mount_options_are_for_the_network() {
+        use crate::validate::testing::problems;
+        let volume = |source: &str, spec: Value| {
+            let mut volume = json!({"metadata": {"annotations": {"volume.beta.kubernetes.io/mount-options": "ro"}},
+                "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}}});
+            volume["spec"][source] = spec;
+            problems(&PersistentVolume, &volume)
+        };
+        assert_eq!(volume("nfs", json!({"server": "s", "path": "/"})), [""; 0]);
+        assert_eq!(
+            volume("hostPath", json!({"path": "/a"})),
+            [
+                "metadata.annotations.volume.beta.kubernetes.io/mount-options: Forbidden: may not specify mount options for \
+                 this volume type"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_volume_soon_lacks_is_said() {
+        let volume = json!({"spec": {"storageos": {}, "nodeAffinity": {"required": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "beta.kubernetes.io/os"}]}]}}}});
+        let warnings = crate::validate::testing::with_cx(None, |cx| PersistentVolume.warnings(cx, &volume, None));
+        assert_eq!(
+            warnings,
+            [
+                "spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].key: beta.kubernetes.io/os is deprecated \
+                 since v1.14; use \"kubernetes.io/os\" instead",
+                "spec.storageOS: deprecated in v1.22, non-functional in v1.25+",
+            ]
         );
     }
 

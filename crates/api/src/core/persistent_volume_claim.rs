@@ -5,12 +5,14 @@ use serde_json::{Value, json};
 
 use crate::field::{ErrorList, Path};
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx};
+use crate::kind::{Cells, Cx, MetaPass};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
 use crate::object::{View, at, at_mut, default_text, default_value, list, remove, restore, same, set, text};
 use crate::quantity::Quantity;
 use crate::strategy::reset_spec_or_status;
 use crate::table::{age, name};
+use crate::validate::difference;
+use crate::validate::pod_spec::resources::basic_amount;
 use crate::validate::pod_spec::volumes::claim_spec;
 
 /// The kind `PersistentVolumeClaim`.
@@ -35,6 +37,10 @@ impl Kind for PersistentVolumeClaim {
         ],
         ..Facts::namespaced("", "v1")
     });
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        MetaPass::of_door(subresource, &[MetaPass::New, MetaPass::Changed, MetaPass::New])
+    }
 
     fn default(&self, obj: &mut Value) {
         default_value(obj, "status", json!({}));
@@ -61,7 +67,7 @@ impl Kind for PersistentVolumeClaim {
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
         let mut errs = ErrorList::new();
-        claim_spec(&mut errs, &View::root(obj).get("spec"));
+        claim_spec(&mut errs, &View::root(obj).get("spec"), false);
         errs
     }
 
@@ -73,25 +79,28 @@ impl Kind for PersistentVolumeClaim {
             return errs;
         }
         let spec = root.get("spec");
-        claim_spec(&mut errs, &spec);
+        let old_spec = at(old, &["spec"]);
+        // Upstream checks the spec twice, as that of a new claim and as that of a changed one.
+        let has_group = |source: &str| !at(old_spec, &[source, "apiGroup"]).is_null();
+        claim_spec(&mut errs, &spec, has_group("dataSource") || has_group("dataSourceRef"));
+        errs.extend(errs.clone());
         let bound = text(old, &["status", "phase"]) == "Bound";
         let mut munged = spec.value().clone();
-        let old_spec = at(old, &["spec"]);
         // The volume may be named once.
         if text(old_spec, &["volumeName"]).is_empty() {
             restore(&mut munged, old_spec, &["volumeName"]);
         }
-        restore(&mut munged, old_spec, &["volumeAttributesClassName"]);
         // A class may be given to a claim that has none, or has it in the annotation of long ago.
         let annotation = |obj| at(obj, &["metadata", "annotations", BETA_CLASS]);
         let (class, before) = (at(new, &["spec", "storageClassName"]), annotation(old));
         let given = !class.is_null() && at(old_spec, &["storageClassName"]).is_null();
-        let moved = given && !before.is_null() && class == before;
-        if given && (before.is_null() || moved) {
+        let matches = class.as_str() == before.as_str();
+        if given && (before.is_null() || matches) {
             restore(&mut munged, old_spec, &["storageClassName"]);
         }
-        if annotation(new) != before && !(moved && annotation(new).is_null()) {
-            let path = Path::new("metadata").child("annotations").key(BETA_CLASS);
+        let moved = given && matches && (annotation(new).is_null() || annotation(new) == before);
+        if !moved && annotation(new).as_str().unwrap_or_default() != before.as_str().unwrap_or_default() {
+            let path = Path::new("metadata").child("annotations").child(BETA_CLASS);
             errs.invalid(&path, annotation(new).as_str().unwrap_or_default(), "field is immutable");
         }
         let size = |spec: &Value| {
@@ -100,10 +109,17 @@ impl Kind for PersistentVolumeClaim {
         if bound {
             restore(&mut munged, old_spec, &["resources", "requests", "storage"]);
         }
+        if bound && spec.get("volumeAttributesClassName").is_set() {
+            restore(&mut munged, old_spec, &["volumeAttributesClassName"]);
+        }
         if !same(&munged, old_spec) {
             errs.forbidden(
                 spec.path(),
-                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
+                format!(
+                    "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound \
+                     claims\n{}",
+                    difference(&munged, old_spec)
+                ),
             );
         }
         if size(spec.value()) < size(old_spec) {
@@ -174,10 +190,10 @@ impl Kind for PersistentVolumeClaim {
 /// What a controller says of a claim. Upstream: `ValidatePersistentVolumeClaimStatusUpdate`.
 fn status(errs: &mut ErrorList, root: &View<'_>) {
     const RESIZING: [&str; 5] = [
-        "ControllerResizeFailed",
         "ControllerResizeInProgress",
-        "NodeResizeFailed",
+        "ControllerResizeInfeasible",
         "NodeResizeInProgress",
+        "NodeResizeInfeasible",
         "NodeResizePending",
     ];
     if root.dig("spec.accessModes").is_empty() {
@@ -185,7 +201,7 @@ fn status(errs: &mut ErrorList, root: &View<'_>) {
     }
     let status = root.get("status");
     for (_, amount) in status.get("capacity").entries() {
-        negative(errs, &amount);
+        basic_amount(errs, &amount);
     }
     let statuses = status.path().child("allocatedResourceStatus");
     for (name, v) in status.get("allocatedResourceStatuses").entries() {
@@ -196,19 +212,10 @@ fn status(errs: &mut ErrorList, root: &View<'_>) {
     }
     let allocated = status.get("allocatedResources");
     for (name, amount) in allocated.entries() {
-        if resource_key(errs, name, allocated.path()) && !negative(errs, &amount) {
+        if resource_key(errs, name, allocated.path()) && basic_amount(errs, &amount) {
             crate::validate::pod_spec::resources::amount_of(errs, "storage", &amount);
         }
     }
-}
-
-/// An amount that is one at all; true if it is not. Upstream: `validateBasicResource`.
-fn negative(errs: &mut ErrorList, amount: &View<'_>) -> bool {
-    let bad = crate::validate::pod_spec::resources::parsed(amount).is_some_and(|q| q.sign() < 0);
-    if bad {
-        errs.invalid(amount.path(), amount.str(), "must be a valid resource quantity");
-    }
-    bad
 }
 
 /// A resource a claim can have: of those without a domain of their own only `storage`.
@@ -262,17 +269,85 @@ pub(super) fn access_modes(modes: &[Value]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kind::Features;
+    use crate::validate::testing::problems_of_update;
+
+    const SPEC: &str = "spec: Forbidden: spec is immutable after creation except resources.requests and \
+                        volumeAttributesClassName for bound claims";
+
+    /// What is said of an update of a claim of 2Gi in this phase, differences left out.
+    fn update(phase: &str, before: Value, change: impl FnOnce(&mut Value)) -> Vec<String> {
+        let mut old = json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}},
+            "status": {"phase": phase, "capacity": {"storage": "2Gi"}}});
+        for (field, value) in before.as_object().into_iter().flatten() {
+            old["spec"][field] = value.clone();
+        }
+        let mut new = old.clone();
+        change(&mut new);
+        let found = problems_of_update(&PersistentVolumeClaim, None, &new, &old);
+        found.iter().map(|e| e.lines().next().unwrap_or_default().to_owned()).collect()
+    }
 
     #[test]
-    fn a_bound_claim_may_grow() {
-        let claim = |size: &str| {
-            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
-            "status": {"phase": "Bound", "capacity": {"storage": "2Gi"}}})
-        };
-        let features = Features::default();
-        let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: None, user: "t", features: &features };
-        assert!(PersistentVolumeClaim.validate_update(&cx, &claim("3Gi"), &claim("2Gi")).is_empty());
-        assert_eq!(PersistentVolumeClaim.validate_update(&cx, &claim("1Gi"), &claim("2Gi")).0.len(), 1);
+    fn a_bound_claim_may_grow_and_change_its_attributes() {
+        let size =
+            |size: &'static str| move |c: &mut Value| c["spec"]["resources"]["requests"]["storage"] = json!(size);
+        assert_eq!(update("Bound", json!({}), size("3Gi")), [""; 0]);
+        assert_eq!(
+            update("Bound", json!({}), size("1Gi")),
+            ["spec.resources.requests.storage: Forbidden: field can not be less than status.capacity"]
+        );
+        assert_eq!(update("Pending", json!({}), size("3Gi")), [SPEC]);
+        let class = |class: Value| move |c: &mut Value| c["spec"]["volumeAttributesClassName"] = class;
+        assert_eq!(update("Bound", json!({}), class(json!("gold"))), [""; 0]);
+        assert_eq!(update("Pending", json!({}), class(json!("gold"))), [SPEC]);
+        assert_eq!(
+            update("Bound", json!({"volumeAttributesClassName": "gold"}), class(Value::Null)),
+            [SPEC, "spec.volumeAttributesClassName: Forbidden: update from non-nil value to nil is forbidden"]
+        );
+    }
+
+    #[test]
+    fn a_class_is_given_once() {
+        let path = "metadata.annotations.volume.beta.kubernetes.io/storage-class";
+        let annotate = |c: &mut Value| c["metadata"]["annotations"][BETA_CLASS] = json!("a");
+        assert_eq!(
+            update("Pending", json!({}), annotate),
+            [format!("{path}: Invalid value: \"a\": field is immutable")]
+        );
+        assert_eq!(update("Pending", json!({}), |c| c["spec"]["storageClassName"] = json!("a")), [""; 0]);
+        assert_eq!(
+            update("Pending", json!({"storageClassName": "a"}), |c| c["spec"]["storageClassName"] = json!("b")),
+            [SPEC]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_changed_claim_is_two_causes() {
+        let mode = "spec.volumeMode: Unsupported value: \"x\": supported values: \"Block\", \"Filesystem\"";
+        assert_eq!(
+            update("Pending", json!({}), |c| c["spec"]["volumeMode"] = json!("x")),
+            [mode, mode, SPEC, "volumeMode: Invalid value: \"x\": field is immutable"]
+        );
+        // A group that was taken once is taken still.
+        let source = json!({"dataSource": {"apiGroup": "A_B", "kind": "K", "name": "n"}});
+        let labelled = |c: &mut Value| c["metadata"]["labels"]["a"] = json!("b");
+        assert_eq!(update("Bound", source, labelled), [""; 0]);
+    }
+
+    #[test]
+    fn a_status_tells_how_growing_goes() {
+        let claim = |status: Value| json!({"spec": {"accessModes": ["ReadWriteOnce"]}, "status": status});
+        let new = claim(json!({"capacity": {"storage": "-1"}, "allocatedResources": {"cpu": "1"},
+            "allocatedResourceStatuses": {"storage": "NodeResizeInfeasible", "a.io/b": "ControllerResizeFailed"}}));
+        assert_eq!(
+            problems_of_update(&PersistentVolumeClaim, Some("status"), &new, &claim(json!({}))),
+            [
+                "status.capacity[storage]: Invalid value: -1: must be a valid resource quantity",
+                "status.allocatedResourceStatus: Unsupported value: \"a.io/b\": supported values: \
+                 \"ControllerResizeInProgress\", \"ControllerResizeInfeasible\", \"NodeResizeInProgress\", \
+                 \"NodeResizeInfeasible\", \"NodeResizePending\"",
+                "status.allocatedResources: Unsupported value: \"cpu\": supported values: \"storage\"",
+            ]
+        );
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::pod::defaults;
 use crate::field::ErrorList;
 use crate::kind::Kind;
-use crate::kind::{Cells, Cx, Dependents, Name};
+use crate::kind::{Cells, Cx, Dependents, MetaPass, Name};
 use crate::kinds::{AGE, Facts, NAME, SCALE, STATUS, facts};
 use crate::object::{View, at, at_mut, default_value, set};
 use crate::strategy::{first_generation, reset_spec_or_status, separate_status};
@@ -36,6 +36,10 @@ impl Kind for ReplicationController {
         ],
         ..Facts::namespaced("", "v1")
     });
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        MetaPass::of_door(subresource, &[MetaPass::New, MetaPass::Changed])
+    }
 
     fn dependents(&self) -> Dependents {
         Dependents::Orphan(None)
@@ -108,7 +112,10 @@ impl Kind for ReplicationController {
             crate::validate::workload::status_replicas(&mut errs, &status, "replicas");
             return errs;
         }
-        self.validate(cx, new)
+        // Upstream checks the spec twice, as that of a new one and as that of a changed one.
+        let mut errs = self.validate(cx, new);
+        errs.extend(errs.clone());
+        errs
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::field::{ErrorList, Shown};
+use crate::field::{ErrorList, Path, Shown};
 use crate::kind::Kind;
 use crate::kind::{Cells, Cx};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
@@ -126,14 +126,14 @@ fn scopes(errs: &mut ErrorList, spec: &View<'_>) {
             errs.invalid(scopes.path(), scopes.value(), "unsupported scope applied to resource");
         }
     }
-    conflicts(errs, &scopes, &scopes.strs());
+    conflicts(errs, scopes.path(), &scopes, &scopes.strs());
     selector(errs, spec, &hard);
 }
 
-fn conflicts(errs: &mut ErrorList, scopes: &View<'_>, given: &[&str]) {
+fn conflicts(errs: &mut ErrorList, path: &Path, scopes: &View<'_>, given: &[&str]) {
     for (a, b) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
         if given.contains(&a) && given.contains(&b) {
-            errs.invalid(scopes.path(), scopes.value(), "conflicting scopes");
+            errs.invalid(path, scopes.value(), "conflicting scopes");
         }
     }
 }
@@ -176,7 +176,8 @@ fn selector(errs: &mut ErrorList, spec: &View<'_>, hard: &View<'_>) {
         }
         given.push(name);
     }
-    conflicts(errs, &spec.get("scopes"), &given);
+    // The value is that of the other list.
+    conflicts(errs, path, &spec.get("scopes"), &given);
 }
 
 /// A `core.ScopeSelector`.
@@ -224,6 +225,14 @@ mod tests {
                 "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or \
                  'NotIn' for scope selector",
             ]
+        );
+        let exists = |scope: &str| json!({"scopeName": scope, "operator": "Exists"});
+        assert_eq!(
+            problems(
+                &ResourceQuota,
+                &json!({"spec": {"scopeSelector": {"matchExpressions": [exists("BestEffort"), exists("NotBestEffort")]}}})
+            ),
+            ["spec.scopeSelector.matchExpressions: Invalid value: null: conflicting scopes"]
         );
     }
 }

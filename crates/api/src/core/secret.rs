@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::config_map::{MAX_DATA, base64_len, immutable};
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, Name};
+use crate::kind::{Cells, Cx, Kind, MetaPass, Name};
 use crate::kinds::{AGE, Facts, NAME, facts};
 use crate::object::{View, at, default_text, remove, set, text};
 use crate::table::{age, name};
@@ -22,6 +22,10 @@ impl Kind for Secret {
         columns: &[NAME, ("Type", "string", "", 0), ("Data", "string", "", 0), AGE],
         ..Facts::namespaced("", "v1")
     });
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::Changed, MetaPass::New]
+    }
 
     /// `stringData` is write-only: it becomes `data`, and wins over it.
     fn default(&self, obj: &mut Value) {

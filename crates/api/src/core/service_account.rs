@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::kind::{Cx, Kind};
+use crate::kind::{Cx, Kind, MetaPass};
 use crate::kinds::{AGE, CREATE_ONLY, Facts, NAME, Sub, facts};
 use crate::object::at;
 
@@ -20,6 +20,10 @@ impl Kind for ServiceAccount {
         columns: &[NAME, AGE],
         ..Facts::namespaced("", "v1")
     });
+
+    fn meta_passes(&self, _subresource: Option<&str>) -> &'static [MetaPass] {
+        &[MetaPass::Changed, MetaPass::New]
+    }
 
     fn unconditional_update(&self) -> bool {
         false

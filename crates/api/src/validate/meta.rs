@@ -320,13 +320,39 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_label_of_a_changed_object_is_three_causes() {
-        let old = json!({"metadata": {"name": "x", "namespace": "d"}});
+    fn what_is_wrong_with_the_metadata_is_a_cause_for_each_look() {
+        use crate::{apps, batch, core};
+        let old = json!({"metadata": {"name": "x", "namespace": "d", "uid": "u"}});
         let mut new = old.clone();
         new["metadata"]["labels"] = json!({"a": "b c"});
-        let found = with_cx(None, |cx| texts(&changed_object(&ConfigMap, cx, &new, &old)));
-        assert!(found[0].starts_with("metadata.labels: Invalid value: \"b c\""), "{found:?}");
-        assert_eq!((found.len(), found[0] == found[1], found[1] == found[2]), (3, true, true));
+        new["metadata"]["uid"] = json!("v");
+        // The registry looks twice; how often at the labels and at the uid in all, and at both through `status`.
+        let kinds: [(&dyn Kind, usize, usize); 12] = [
+            (&ConfigMap, 4, 2),
+            (&core::secret::Secret, 4, 2),
+            (&core::pod::Pod, 4, 2),
+            (&core::service::Service, 4, 2),
+            (&core::persistent_volume_claim::PersistentVolumeClaim, 5, 2),
+            (&core::limit_range::LimitRange, 3, 1),
+            (&core::resource_quota::ResourceQuota, 3, 2),
+            (&apps::deployment::Deployment, 3, 2),
+            (&apps::stateful_set::StatefulSet, 3, 2),
+            (&apps::daemon_set::DaemonSet, 4, 2),
+            (&apps::replica_set::ReplicaSet, 4, 2),
+            (&batch::job::Job, 4, 2),
+        ];
+        for (kind, labels, uids) in kinds {
+            let count = |subresource: Option<&str>, start: &str| {
+                let found = with_cx(subresource, |cx| texts(&changed_object(kind, cx, &new, &old)));
+                found.iter().filter(|e| e.starts_with(start)).count()
+            };
+            let found = |door| (count(door, "metadata.labels: Invalid value: \"b c\""), count(door, "metadata.uid"));
+            let name = &kind.info().kind;
+            assert_eq!(found(None), (labels, uids), "{name}");
+            if kind.info().subresources.iter().any(|s| s.name == "status") {
+                assert_eq!(found(Some("status")), (3, 2), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! `k8s.io/apimachinery/pkg/api/validation`. Start with [`meta`] for what every object has, [`pod_spec`] for pods and
 //! [`workload`] for what holds a pod template.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
@@ -14,6 +15,7 @@ use crate::field::{ErrorList, Path};
 use crate::object::{View, at, same};
 
 pub mod conditions;
+pub mod go_value;
 pub mod internal;
 pub mod ip;
 pub mod labels;
@@ -187,6 +189,19 @@ pub fn config_map_key(key: &str, path: &Path) -> ErrorList {
         errs.invalid(path, key, problem);
     }
     errs
+}
+
+/// The fields that differ, one line each, old and new.
+pub fn difference(new: &Value, old: &Value) -> String {
+    let mut lines = Vec::new();
+    let keys: BTreeSet<&String> = [new, old].into_iter().filter_map(Value::as_object).flat_map(|m| m.keys()).collect();
+    for key in keys {
+        let (a, b) = (at(old, &[key]), at(new, &[key]));
+        if !same(a, b) {
+            lines.push(format!("-  {key}: {a}\n+  {key}: {b}"));
+        }
+    }
+    lines.join("\n")
 }
 
 /// The field at `path` is what it was.

@@ -65,11 +65,17 @@ pub fn template(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, old: Option<
         errs.required(template.path(), "");
         return;
     }
-    if !selects_template(errs, spec) && kind == "ReplicaSet" {
+    if !selects_template(errs, spec) {
         let chosen = spec.get("selector");
         errs.invalid(chosen.path(), chosen.value(), "invalid label selector");
         return;
     }
+    pods(errs, cx, spec, old, kind);
+}
+
+/// The pods of a template, of a workload of this kind.
+pub fn pods(errs: &mut ErrorList, cx: &Cx<'_>, spec: &View<'_>, old: Option<&Value>, kind: &str) {
+    let template = spec.get("template");
     let unchanged = old.is_some_and(|old| same(at(old, &["spec", "template"]), template.value()));
     pod_spec::template(errs, cx, &template, unchanged);
     let pod = template.get("spec");

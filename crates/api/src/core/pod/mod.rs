@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, Name};
+use crate::kind::{Cells, Cx, Kind, MetaPass, Name};
 use crate::kinds::{AGE, CONNECT, CREATE_ONLY, Facts, NAME, PROXY, READ_WRITE, STATUS, Sub, facts};
 use crate::object::{View, at, at_mut, items_mut, list, restore, set, text};
 use crate::strategy::{RESET_STATUS, first_generation, next_generation};
@@ -53,6 +53,10 @@ impl Kind for Pod {
         ],
         ..Facts::namespaced("", "v1")
     });
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        MetaPass::of_door(subresource, &[MetaPass::Changed, MetaPass::New])
+    }
 
     fn default(&self, obj: &mut Value) {
         defaults::pod(obj);

@@ -3,12 +3,14 @@
 //! Upstream: `ValidatePodUpdate`, `ValidatePodStatusUpdate`, `ValidatePodEphemeralContainersUpdate`,
 //! `ValidatePodResize` in `pkg/apis/core/validation/validation.go`.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::field::{ErrorList, Path};
 use crate::kind::Cx;
 use crate::object::{View, at, at_mut, items_mut, list, remove, restore, same, text};
-use crate::validate::{internal, pod_spec};
+use crate::validate::{difference, go_value, internal, pod_spec};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -160,6 +162,7 @@ fn narrower_nodes(errs: &mut ErrorList, spec: &View<'_>, old: &Value, munged: &m
         }
     }
     restore(munged, old, &["nodeSelector"]);
+    const TERM: &str = "k8s.io/api/core/v1.NodeSelectorTerm";
     const REQUIRED: [&str; 4] =
         ["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
     let (terms, before) = (list(spec.value(), &REQUIRED), list(old, &REQUIRED));
@@ -168,17 +171,13 @@ fn narrower_nodes(errs: &mut ErrorList, spec: &View<'_>, old: &Value, munged: &m
         if terms.len() != before.len() {
             errs.invalid(
                 &path,
-                at(spec.value(), &REQUIRED),
+                go_value::shown(TERM, at(spec.value(), &REQUIRED)),
                 "no additions/deletions to non-empty NodeSelectorTerms list are allowed",
             );
-        }
-        for (i, (term, before)) in terms.iter().zip(before).enumerate() {
-            let grown = ["matchExpressions", "matchFields"].iter().all(|f| {
-                let (now, before) = (list(term, &[f]), list(before, &[f]));
-                now.len() >= before.len() && now.iter().zip(before).all(|(a, b)| same(a, b))
-            });
-            if !grown {
-                errs.invalid(&path.index(i), term, "only additions are allowed (no mutations or deletions)");
+        } else {
+            for (i, (term, _)) in terms.iter().zip(before).enumerate().filter(|(_, (now, then))| !narrower(now, then)) {
+                let shown = go_value::shown(TERM, term);
+                errs.invalid(&path.index(i), shown, "only additions are allowed (no mutations or deletions)");
             }
         }
     }
@@ -188,18 +187,16 @@ fn narrower_nodes(errs: &mut ErrorList, spec: &View<'_>, old: &Value, munged: &m
     }
 }
 
-/// The fields that differ, one line each, old and new.
-fn difference(new: &Value, old: &Value) -> String {
-    let mut lines = Vec::new();
-    let keys: std::collections::BTreeSet<&String> =
-        [new, old].into_iter().filter_map(Value::as_object).flat_map(|m| m.keys()).collect();
-    for key in keys {
-        let (a, b) = (at(old, &[key]), at(new, &[key]));
-        if !same(a, b) {
-            lines.push(format!("-  {key}: {a}\n+  {key}: {b}"));
-        }
+/// Whether a term asks for all that it did, and more if it did at all: an empty one chooses no node.
+fn narrower(now: &Value, before: &Value) -> bool {
+    const FIELDS: [&str; 2] = ["matchExpressions", "matchFields"];
+    if FIELDS.iter().all(|field| list(before, &[field]).is_empty()) {
+        return FIELDS.iter().all(|field| list(now, &[field]).is_empty());
     }
-    lines.join("\n")
+    FIELDS.iter().all(|field| {
+        let (now, before) = (list(now, &[field]), list(before, &[field]));
+        now.len() >= before.len() && now.iter().zip(before).all(|(a, b)| same(a, b))
+    })
 }
 
 /// An update through `status`.
@@ -224,13 +221,26 @@ pub fn status(new: &Value, old: &Value) -> ErrorList {
         transitions(&mut errs, &status.get(statuses), old, statuses, containers, policy);
     }
     claim_statuses(&mut errs, &status, &root.get("spec"));
-    addresses(&mut errs, &status.get("podIPs"));
+    let pods = status.get("podIPs");
+    addresses(&mut errs, &pods);
+    one_of_each_family(&mut errs, &pods);
+    duplicate_addresses(&mut errs, &pods);
     let (host, hosts) = (status.get("hostIP"), status.get("hostIPs"));
     if let Some(first) = hosts.list().first().map(|first| first.get("ip")).filter(|first| first.str() != host.str()) {
         errs.invalid(first.path(), first.str(), "must be equal to `hostIP`");
     }
     addresses(&mut errs, &hosts);
+    duplicate_addresses(&mut errs, &hosts);
+    one_of_each_family(&mut errs, &hosts);
     users(&mut errs, &status, text(new, &["spec", "os", "name"]) == "windows");
+    allocated(&mut errs, &status.get("containerStatuses"), &root.dig("spec.containers"));
+    allocated(&mut errs, &status.get("initContainerStatuses"), &root.dig("spec.initContainers"));
+    for container in status.items("ephemeralContainerStatuses") {
+        let allocated = container.get("allocatedResourcesStatus");
+        if !allocated.is_empty() {
+            errs.forbidden(allocated.path(), "must not be specified in container status");
+        }
+    }
     errs
 }
 
@@ -250,7 +260,7 @@ fn conditions(errs: &mut ErrorList, list: &View<'_>) {
 /// Claims made for the pod, each once. Upstream: `validatePodResourceClaimStatuses`.
 fn claim_statuses(errs: &mut ErrorList, status: &View<'_>, spec: &View<'_>) {
     let known: Vec<&str> = spec.items("resourceClaims").iter().map(|c| c.get("name").str()).collect();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for claim in status.items("resourceClaimStatuses") {
         let (name, made) = (claim.get("name"), claim.get("resourceClaimName"));
         if !known.contains(&name.str()) {
@@ -267,25 +277,72 @@ fn claim_statuses(errs: &mut ErrorList, status: &View<'_>, spec: &View<'_>) {
     }
 }
 
-/// One address of each family. Upstream: `validatePodIPs`, `validateHostIPs`.
+/// Upstream: `validatePodIPs`, `validateHostIPs`.
 fn addresses(errs: &mut ErrorList, list: &View<'_>) {
-    let texts: Vec<&str> = list.list().iter().map(|ip| ip.get("ip").str()).collect();
     for ip in list.list() {
         crate::validate::ip_address(errs, ip.get("ip").str(), ip.path());
     }
-    if texts.len() < 2 {
-        return;
-    }
-    if texts.len() > 2 || !crate::validate::ip::is_dual_stack(texts.iter().copied()) {
+}
+
+fn one_of_each_family(errs: &mut ErrorList, list: &View<'_>) {
+    let ips = list.list();
+    let texts = ips.iter().map(|ip| ip.get("ip").str());
+    if ips.len() > 2 || (ips.len() == 2 && !crate::validate::ip::is_dual_stack(texts)) {
         let shown = internal::shown_list(internal::IP, list.value());
         errs.invalid(list.path(), shown, "may specify no more than one IP for each IP family");
     }
-    let mut seen = std::collections::BTreeSet::new();
+}
+
+fn duplicate_addresses(errs: &mut ErrorList, list: &View<'_>) {
+    let mut seen = BTreeSet::new();
     for ip in list.list() {
         if !seen.insert(ip.get("ip").str()) {
             errs.duplicate(ip.path(), internal::shown(internal::IP, ip.value()));
         }
     }
+}
+
+/// How the devices of containers are, each a resource that the container asks for or claims.
+/// Upstream: `validateContainerStatusAllocatedResourcesStatus`.
+fn allocated(errs: &mut ErrorList, statuses: &View<'_>, containers: &View<'_>) {
+    let containers = containers.list();
+    for status in statuses.list() {
+        let container = containers.iter().find(|c| c.get("name").str() == status.get("name").str());
+        for resource in status.items("allocatedResourcesStatus") {
+            let name = resource.get("name");
+            if let Some(problem) = container.and_then(|container| not_asked_for(container, name.str())) {
+                errs.invalid(name.path(), name.str(), problem);
+            }
+            let mut seen = BTreeSet::new();
+            for device in resource.items("resources") {
+                let (health, id) = (device.get("health"), device.get("resourceID"));
+                const HEALTH: [&str; 3] = ["Healthy", "Unhealthy", "Unknown"];
+                if !HEALTH.contains(&health.str()) {
+                    errs.not_supported(health.path(), health.str(), &HEALTH);
+                }
+                if !seen.insert(id.str()) {
+                    errs.duplicate(id.path(), id.str());
+                }
+            }
+        }
+    }
+}
+
+fn not_asked_for(container: &View<'_>, name: &str) -> Option<&'static str> {
+    let resources = container.get("resources");
+    if !name.starts_with("claim:") {
+        let asked = resources.get("requests").get_named(name).is_set();
+        return (!asked).then_some("must match one of the container's resource requests");
+    }
+    let claimed = resources.items("claims").iter().any(|claim| {
+        let request = claim.get("request").str();
+        let slash = if request.is_empty() { "" } else { "/" };
+        name == ["claim:", claim.get("name").str(), slash, request].concat()
+    });
+    (!claimed).then_some(
+        "must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or \
+         'claim:<claimName>' if request is empty",
+    )
 }
 
 /// Who the processes of containers run as. Upstream: `validateContainerStatusUsers`.
@@ -489,7 +546,8 @@ mod tests {
     /// What a status update of a pod with these fields says.
     fn status_problems(change: impl FnOnce(&mut Value)) -> Vec<String> {
         let old = json!({"metadata": {"name": "x"}, "spec": {"restartPolicy": "Never", "containers": [
-            {"name": "a"}, {"name": "b", "restartPolicy": "Never", "restartPolicyRules": [
+            {"name": "a", "resources": {"requests": {"example.com/nic": "1"}, "claims": [{"name": "c", "request": "r"}, {"name": "d"}]}},
+            {"name": "b", "restartPolicy": "Never", "restartPolicyRules": [
                 {"action": "Restart", "exitCodes": {"operator": "In", "values": [3]}}]}]},
             "status": {"qosClass": "BestEffort", "hostIP": "10.0.0.9", "containerStatuses": [
                 {"name": "a", "state": {"terminated": {"exitCode": 3}}}, {"name": "b", "state": {"terminated": {"exitCode": 3}}}]}});
@@ -527,6 +585,44 @@ mod tests {
                 "status.podIPs[1]: Duplicate value: {\"IP\":\"10.0.0.1\"}",
                 "status.hostIPs[0].ip: Invalid value: \"x\": must be equal to `hostIP`",
                 "status.hostIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_addresses_and_devices_of_a_pod_are_told_once() {
+        let health = |name: &str, devices: Value| json!({"name": name, "resources": devices});
+        let state = json!({"terminated": {"exitCode": 3}});
+        assert_eq!(
+            status_problems(|s| {
+                s["hostIPs"] = json!([{"ip": "10.0.0.9"}, {"ip": "10.0.0.9"}]);
+                s["containerStatuses"][0]["allocatedResourcesStatus"] = json!([
+                    health(
+                        "gpu",
+                        json!([{"resourceID": "0", "health": "Ill"}, {"resourceID": "0", "health": "Unknown"}])
+                    ),
+                    health("claim:c", json!([])),
+                    health("claim:c/r", json!([])),
+                    health("claim:d", json!([])),
+                    health("example.com/nic", json!([]))
+                ]);
+                s["ephemeralContainerStatuses"] =
+                    json!([{"name": "e", "state": state, "allocatedResourcesStatus": [health("gpu", json!([]))]}]);
+            }),
+            [
+                "status.hostIPs[1]: Duplicate value: {\"IP\":\"10.0.0.9\"}",
+                "status.hostIPs: Invalid value: [{\"IP\":\"10.0.0.9\"},{\"IP\":\"10.0.0.9\"}]: may specify no more than one IP \
+                 for each IP family",
+                "status.containerStatuses[0].allocatedResourcesStatus[0].name: Invalid value: \"gpu\": must match one of the \
+                 container's resource requests",
+                "status.containerStatuses[0].allocatedResourcesStatus[0].resources[0].health: Unsupported value: \"Ill\": \
+                 supported values: \"Healthy\", \"Unhealthy\", \"Unknown\"",
+                "status.containerStatuses[0].allocatedResourcesStatus[0].resources[1].resourceID: Duplicate value: \"0\"",
+                "status.containerStatuses[0].allocatedResourcesStatus[1].name: Invalid value: \"claim:c\": must match one of \
+                 the container's resource claims in a format 'claim:<claimName>/<request>' or 'claim:<claimName>' if request \
+                 is empty",
+                "status.ephemeralContainerStatuses[0].allocatedResourcesStatus: Forbidden: must not be specified in \
+                 container status",
             ]
         );
     }
@@ -614,6 +710,29 @@ mod tests {
                     {"topologyKey": "k", "labelSelector": {}}]});
             })[0]
                 .starts_with("spec: Forbidden: pod updates may not change fields other than")
+        );
+        assert_eq!(
+            problems(|s| {
+                let term = s.pointer_mut(TERMS).expect("terms");
+                *term = json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]});
+            }),
+            [
+                "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]: Invalid value: \
+              {\"MatchExpressions\":null,\"MatchFields\":[{\"Key\":\"metadata.name\",\"Operator\":\"In\",\"Values\":[\"n\"]}]}: \
+              only additions are allowed (no mutations or deletions)"
+            ]
+        );
+        assert_eq!(
+            problems(|s| {
+                s.pointer_mut(TERMS.trim_end_matches("/0")).and_then(Value::as_array_mut).expect("terms").push(json!({
+                    "matchExpressions": [{"key": "b", "operator": "Exists"}]}));
+            }),
+            [
+                "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Invalid value: \
+              [{\"MatchExpressions\":[{\"Key\":\"a\",\"Operator\":\"Exists\",\"Values\":null}],\"MatchFields\":null},\
+              {\"MatchExpressions\":[{\"Key\":\"b\",\"Operator\":\"Exists\",\"Values\":null}],\"MatchFields\":null}]: \
+              no additions/deletions to non-empty NodeSelectorTerms list are allowed"
+            ]
         );
         assert_eq!(
             problems(|s| s["schedulingGates"] = json!([{"name": "g"}, {"name": "h"}])),

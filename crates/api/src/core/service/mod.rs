@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use crate::field::ErrorList;
-use crate::kind::{Cells, Cx, Kind, Name};
+use crate::kind::{Cells, Cx, Kind, MetaPass, Name};
 use crate::kinds::{AGE, Facts, NAME, PROXY, STATUS, Sub, facts};
 use crate::object::{at, at_mut, default_text, default_value, items_mut, list, remove, restore, same, set, text};
 use crate::strategy::reset_spec_or_status;
@@ -37,6 +37,10 @@ impl Kind for Service {
         ],
         ..Facts::namespaced("", "v1")
     });
+
+    fn meta_passes(&self, subresource: Option<&str>) -> &'static [MetaPass] {
+        MetaPass::of_door(subresource, &[MetaPass::Changed, MetaPass::New])
+    }
 
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = at_mut(obj, &["spec"]) {
@@ -78,7 +82,7 @@ impl Kind for Service {
     }
 
     fn validate(&self, _cx: &Cx<'_>, obj: &Value) -> ErrorList {
-        validate::service(obj, None)
+        validate::service(obj)
     }
 
     fn validate_update(&self, cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {

@@ -14,8 +14,8 @@ const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort
 const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 const MAX_AFFINITY_SECONDS: i64 = 86400;
 
-/// A service; `old` is what it was before an update.
-pub(super) fn service(obj: &Value, old: Option<&Value>) -> ErrorList {
+/// A service.
+pub(super) fn service(obj: &Value) -> ErrorList {
     let mut errs = ErrorList::new();
     let spec = View::root(obj).get("spec");
     let (ports, ty) = (spec.get("ports"), spec.get("type"));
@@ -55,7 +55,7 @@ pub(super) fn service(obj: &Value, old: Option<&Value>) -> ErrorList {
     }
     duplicates(&mut errs, &ports);
     source_ranges(&mut errs, obj, &spec);
-    load_balancer(&mut errs, &spec, old);
+    load_balancer(&mut errs, &spec);
     traffic(&mut errs, &spec);
     errs
 }
@@ -260,22 +260,22 @@ fn source_ranges(errs: &mut ErrorList, obj: &Value, spec: &View<'_>) {
     }
 }
 
-fn load_balancer(errs: &mut ErrorList, spec: &View<'_>, old: Option<&Value>) {
+fn load_balancer(errs: &mut ErrorList, spec: &View<'_>) {
     let balanced = spec.get("type").str() == "LoadBalancer";
-    let (allocate, class) = (spec.get("allocateLoadBalancerNodePorts"), spec.get("loadBalancerClass"));
+    let allocate = spec.get("allocateLoadBalancerNodePorts");
     if balanced && !allocate.is_set() {
         errs.required(allocate.path(), "");
     }
     if !balanced && allocate.is_set() {
         errs.forbidden(allocate.path(), "may only be used when `type` is 'LoadBalancer'");
     }
-    if balanced
-        && let Some(old) = old
-        && text(old, &["spec", "type"]) == "LoadBalancer"
-        && !same(at(old, &["spec", "loadBalancerClass"]), class.value())
-    {
-        errs.invalid(class.path(), class.value(), "may not change once set");
-    }
+    class(errs, spec);
+}
+
+/// The class of load balancers, a qualified name. Upstream: `validateLoadBalancerClassField`.
+fn class(errs: &mut ErrorList, spec: &View<'_>) {
+    let balanced = spec.get("type").str() == "LoadBalancer";
+    let class = spec.get("loadBalancerClass");
     if balanced && class.is_set() {
         for problem in crate::names::qualified_name(class.str()) {
             errs.invalid(class.path(), class.str(), problem);
@@ -336,14 +336,21 @@ pub(super) fn update(new: &Value, old: &Value) -> ErrorList {
             kept_families(&mut errs, &now, &before);
         }
     }
-    // The class is looked at as part of the service, and its change here.
+    let class = now.get("loadBalancerClass");
+    if [&now, &before].iter().all(|spec| spec.get("type").str() == "LoadBalancer")
+        && !same(before.get("loadBalancerClass").value(), class.value())
+    {
+        errs.invalid(class.path(), class.value(), "may not change once set");
+    }
+    // What is wrong with the class is said of the change, and again of the service.
+    self::class(&mut errs, &now);
     if super::needs_health_check_node_port(before.value())
         && super::needs_health_check_node_port(now.value())
         && !same(before.get("healthCheckNodePort").value(), now.get("healthCheckNodePort").value())
     {
         errs.forbidden(now.get("healthCheckNodePort").path(), "field is immutable");
     }
-    errs.extend(service(new, Some(old)));
+    errs.extend(service(new));
     errs
 }
 
@@ -489,7 +496,7 @@ mod tests {
     fn problems(spec: Value) -> Vec<String> {
         let mut obj = json!({"metadata": {"name": "x"}, "spec": spec});
         Service.default(&mut obj);
-        service(&obj, None).0.iter().map(ToString::to_string).collect()
+        service(&obj).0.iter().map(ToString::to_string).collect()
     }
 
     #[test]

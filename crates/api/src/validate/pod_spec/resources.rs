@@ -43,6 +43,15 @@ pub fn amount(errs: &mut ErrorList, v: &View<'_>) {
     }
 }
 
+/// An amount that is one at all; whether it is. Upstream: `validateBasicResource`, which shows the number.
+pub fn basic_amount(errs: &mut ErrorList, v: &View<'_>) -> bool {
+    let negative = parsed(v).filter(|q| q.sign() < 0);
+    if let Some(amount) = negative {
+        errs.invalid(v.path(), amount.value(), "must be a valid resource quantity");
+    }
+    negative.is_none()
+}
+
 /// An amount of a resource with this name: not negative, whole where the resource is not divisible.
 /// Upstream: `ValidateResourceQuantityValue`.
 pub fn amount_of(errs: &mut ErrorList, name: &str, v: &View<'_>) {

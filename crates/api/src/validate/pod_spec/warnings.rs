@@ -64,7 +64,15 @@ pub fn template(new: &Value, old: Option<&Value>) -> Vec<String> {
 pub fn template_at(path: &'static str, new: &Value, old: Option<&Value>) -> Vec<String> {
     let generation = |obj| at(obj, &["metadata", "generation"]);
     let template = View::root(new).dig(path);
-    if old.is_some_and(|old| generation(old) == generation(new)) || !template.is_set() {
+    if old.is_some_and(|old| generation(old) == generation(new)) {
+        return Vec::new();
+    }
+    template_of(&template)
+}
+
+/// Warnings for a template.
+pub fn template_of(template: &View<'_>) -> Vec<String> {
+    if !template.is_set() {
         return Vec::new();
     }
     of(&template.get("spec"), &template.get("metadata"), true)
@@ -234,12 +242,14 @@ fn node_labels(out: &mut Vec<String>, spec: &View<'_>) {
     let required = node.dig("requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms").list();
     let preferred = node.items("preferredDuringSchedulingIgnoredDuringExecution");
     let terms = required.into_iter().chain(preferred.iter().map(|p| p.get("preference")));
-    for expression in terms.flat_map(|t| t.items("matchExpressions")) {
-        let key = expression.get("key");
-        if let Some(text) = moved(key.str()) {
-            out.push(format!("{}: {} is {text}", key.path(), key.str()));
-        }
-    }
+    out.extend(terms.flat_map(|term| node_selector_term(&term)));
+}
+
+/// Warnings for a term that chooses nodes by labels that have another name now.
+/// Upstream: `GetWarningsForNodeSelectorTerm`.
+pub fn node_selector_term(term: &View<'_>) -> Vec<String> {
+    let keys = term.items("matchExpressions").into_iter().map(|expression| expression.get("key"));
+    keys.filter_map(|key| Some(format!("{}: {} is {}", key.path(), key.str(), moved(key.str())?))).collect()
 }
 
 /// Values that come twice in a list of objects.
