@@ -152,7 +152,9 @@ fn aggregated(list: &Value, found: &mut Discovery) {
         for version in group["versions"].as_array().into_iter().flatten() {
             let version_name = version["version"].as_str().unwrap_or("");
             if version["freshness"] == "Stale" {
-                found.failed.push((format!("{name}/{version_name}"), "stale".into()));
+                let gv = format!("{name}/{version_name}");
+                let why = format!("stale GroupVersion discovery: {gv}");
+                found.failed.push((gv, why));
             }
             for resource in version["resources"].as_array().into_iter().flatten() {
                 let text = |v: &Value| v.as_str().unwrap_or("").to_owned();

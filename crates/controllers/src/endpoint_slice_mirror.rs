@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use orkd_base::BoxError;
-use orkd_reconcile::{Informer, Key, Outcome, Queue, work};
+use orkd_reconcile::{Informer, Key, ObjectRef, Outcome, Queue, work};
 use serde_json::Value;
 
 use crate::endpoint_slice::{
@@ -28,8 +28,11 @@ pub const SPEC: ControllerSpec = ControllerSpec {
 };
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
-/// Addresses of one group that are mirrored.
+/// Addresses of one group that are mirrored, all in one slice.
 const MAX: usize = 1000;
+/// What is not mirrored of annotations: who applied the endpoints, and when their pods changed.
+const NOT_MIRRORED: [&str; 2] =
+    ["kubectl.kubernetes.io/last-applied-configuration", "endpoints.kubernetes.io/last-change-trigger-time"];
 
 async fn start(cx: Cx) -> Result<(), BoxError> {
     let services: Informer<Service> = cx.informers.informer();
@@ -83,8 +86,18 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
                     namespace: &key.namespace,
                     name: &key.name,
                     labels: labels(&endpoints),
+                    annotations: Some(annotations(&endpoints)),
                     owner: owners::controller_ref(&*endpoints),
+                    most: MAX,
                 };
+                let skipped = skipped(&endpoints);
+                if skipped > 0 {
+                    let text = format!(
+                        "A max of {MAX} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} \
+                         addresses were skipped"
+                    );
+                    cx_ref.recorder.warning(&ObjectRef::of(&*endpoints), "TooManyAddressesToMirror", text);
+                }
                 for family in ["IPv4", "IPv6"] {
                     plan_slices(&of, &existing, family, wanted(&endpoints, family), &mut plan);
                 }
@@ -110,6 +123,18 @@ fn labels(endpoints: &Endpoints) -> BTreeMap<String, String> {
     labels.insert(SERVICE_NAME.into(), endpoints.metadata.name.to_string());
     labels.insert(MANAGED_BY.into(), MANAGER.into());
     labels
+}
+
+fn annotations(endpoints: &Endpoints) -> BTreeMap<String, String> {
+    let mut annotations = (*endpoints.metadata.annotations).clone();
+    annotations.retain(|name, _| !NOT_MIRRORED.contains(&name.as_str()));
+    annotations
+}
+
+/// How many addresses are too many to be mirrored.
+fn skipped(endpoints: &Endpoints) -> usize {
+    let count = |subset: &Value| items(&subset["addresses"]).chain(items(&subset["notReadyAddresses"])).count();
+    endpoints.subsets.iter().map(|subset| count(subset).saturating_sub(MAX)).sum()
 }
 
 /// The endpoints of a family, by ports.
@@ -146,6 +171,7 @@ fn wanted(endpoints: &Endpoints, family: &str) -> BTreeMap<Vec<Port>, Vec<Endpoi
                 }),
                 node_name: text(&address["nodeName"]),
                 zone: None,
+                hints: None,
             };
             wanted.entry(ports.clone()).or_default().push(endpoint);
         }
@@ -182,5 +208,29 @@ mod tests {
         assert_eq!(of_family("IPv6"), [("fd00::1".into(), Some(true))]);
         assert!(is_mirrored(&endpoints));
         assert_eq!(labels(&endpoints).len(), 3);
+    }
+
+    #[test]
+    fn a_thousand_addresses_of_a_group_are_mirrored_with_annotations_in_one_slice() {
+        let addresses: Vec<Value> = (0..1003).map(|n| json!({"ip": format!("10.0.{}.{}", n / 250, n % 250)})).collect();
+        let endpoints: Endpoints = serde_json::from_value(json!({
+            "metadata": {"name": "db", "namespace": "n", "annotations": {"team": "a", NOT_MIRRORED[0]: "{}"}},
+            "subsets": [{"addresses": addresses, "ports": [{"port": 5432}]}],
+        }))
+        .expect("endpoints");
+        assert_eq!(skipped(&endpoints), 3);
+        let of = Of {
+            namespace: "n",
+            name: "db",
+            labels: labels(&endpoints),
+            annotations: Some(annotations(&endpoints)),
+            owner: Value::Null,
+            most: MAX,
+        };
+        let mut plan = Plan::default();
+        plan_slices(&of, &[], "IPv4", wanted(&endpoints, "IPv4"), &mut plan);
+        let sizes: Vec<usize> = plan.create.iter().map(|s| items(&s["endpoints"]).count()).collect();
+        assert_eq!(sizes, [1000]);
+        assert_eq!(plan.create[0]["metadata"]["annotations"], json!({"team": "a"}));
     }
 }

@@ -101,6 +101,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         }
         let current = all.get(&key);
         let Some(body) = wanted(&service, &of_service, current.as_deref()) else { return Ok(Outcome::Done) };
+        let current_uid = current.as_ref().map(|c| c.metadata.uid.clone()).unwrap_or_default();
         let written = match current {
             None => cx_ref.api.create::<Endpoints>(&resource.collection(&key.namespace), &body).await,
             Some(_) => cx_ref.api.update::<Endpoints>(&target, &body).await,
@@ -110,12 +111,17 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
             // The cache is behind our last write; its event does not bring the key back, so we do.
             Err(err) if err.is_conflict() || err.is_already_exists() => return Ok(Outcome::Requeue),
             Err(err) => {
-                let (verb, reason) = match all.get(&key) {
-                    None => ("create", "FailedToCreateEndpoint"),
-                    Some(_) => ("update", "FailedToUpdateEndpoint"),
+                let (reason, text) = match current_uid.is_empty() {
+                    true => ("FailedToCreateEndpoint", format!("Failed to create endpoint for service {key}")),
+                    false => ("FailedToUpdateEndpoint", format!("Failed to update endpoint {key}")),
                 };
-                let text = format!("Failed to {verb} endpoint {key}: {}", err.message());
-                cx_ref.recorder.warning(&ObjectRef::of(&*service), reason, text);
+                let meta = Meta { uid: current_uid, ..Meta::default() };
+                let about = ObjectRef {
+                    namespace: key.namespace.to_string(),
+                    name: key.name.to_string(),
+                    ..ObjectRef::new(&resource, &meta)
+                };
+                cx_ref.recorder.warning(&about, reason, format!("{text}: {}", err.message()));
                 return Err(err.into());
             }
             Ok(written) => freshness.wrote(&key, written.metadata.rv(), Timestamp::now()),

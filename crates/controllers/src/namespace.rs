@@ -150,7 +150,6 @@ async fn delete_all(api: &Api, gates: &Gates, namespace: &str, served: &Served, 
     let collection = resource.collection(namespace);
     let list = ListOptions { metadata_only: true, ..ListOptions::default() };
     let background = DeleteOptions::default().propagation(Propagation::Background);
-    let failed = |what: &str, err: orkd_reconcile::ApiError| format!("{what} {resource}: {}", err.message());
     // Most are empty: a look is cheaper than a deletion and is needed anyway.
     if !served.can("list") {
         return;
@@ -160,7 +159,7 @@ async fn delete_all(api: &Api, gates: &Gates, namespace: &str, served: &Served, 
         Ok(list) => list.items,
         // Not served any more, or not allowed: nothing that we could delete.
         Err(err) if err.is_not_found() || err.code() == 405 => return,
-        Err(err) => return report.failures.push(failed("cannot list", err)),
+        Err(err) => return report.failures.push(err.message()),
     };
     if left.is_empty() {
         return;
@@ -181,11 +180,11 @@ async fn delete_all(api: &Api, gates: &Gates, namespace: &str, served: &Served, 
         }
     }
     if let Err(err) = deleted {
-        report.failures.push(failed("cannot delete", err));
+        report.failures.push(err.message());
     }
     match gates.ask(&resource.group, api.list_all::<Left>(&collection, &list)).await {
-        Ok(list) => report.left(resource, &list.items),
-        Err(err) => report.failures.push(failed("cannot list", err)),
+        Ok(list) => report.left(namespace, resource, &list.items, Timestamp::now()),
+        Err(err) => report.failures.push(err.message()),
     }
 }
 
@@ -194,6 +193,8 @@ async fn delete_all(api: &Api, gates: &Gates, namespace: &str, served: &Served, 
 struct Report {
     discovery_failures: Vec<String>,
     failures: Vec<String>,
+    /// Resources of which something is left that nothing keeps any more.
+    unexpected: Vec<String>,
     remaining: BTreeMap<String, usize>,
     finalizers: BTreeMap<String, usize>,
     /// The longest grace of what ends.
@@ -201,9 +202,19 @@ struct Report {
 }
 
 impl Report {
-    fn left(&mut self, resource: &Resource, items: &[Left]) {
+    fn left(&mut self, namespace: &str, resource: &Resource, items: &[Left], now: Timestamp) {
         if items.is_empty() {
             return;
+        }
+        let ends = |meta: &Meta| {
+            let grace = meta.deletion_grace_period_seconds.unwrap_or(0);
+            grace > 0 && meta.deletion_timestamp.is_some_and(|at| at > now)
+        };
+        if !items.iter().any(|item| ends(&item.metadata) || !item.metadata.finalizers.is_empty()) {
+            let (group, version, plural) = (&resource.group, &resource.version, &resource.plural);
+            self.unexpected.push(format!(
+                "unexpected items still remain in namespace: {namespace} for gvr: {group}/{version}, Resource={plural}"
+            ));
         }
         self.remaining.insert(format!("{}.{}", resource.plural, resource.group), items.len());
         for item in items {
@@ -228,19 +239,16 @@ impl Report {
         };
         let failed = (!self.discovery_failures.is_empty()).then(|| {
             let text = format!(
-                "Discovery failed for some groups, {} failing: {}",
+                "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
                 self.discovery_failures.len(),
-                self.discovery_failures.join(", ")
+                sorted(self.discovery_failures.iter())
             );
             ("DiscoveryFailed", text)
         });
-        let content = (!self.failures.is_empty()).then(|| {
-            let text = format!(
-                "Failed to delete all resource types, {} remaining: {}",
-                self.failures.len(),
-                self.failures.join(", ")
-            );
-            ("ContentDeletionFailed", text)
+        let failures = self.failures.len() + self.unexpected.len();
+        let content = (failures > 0).then(|| {
+            let all = sorted(self.failures.iter().chain(&self.unexpected));
+            ("ContentDeletionFailed", format!("Failed to delete all resource types, {failures} remaining: {all}"))
         });
         let remaining = (!self.remaining.is_empty()).then(|| {
             ("SomeResourcesRemain", format!("Some resources are remaining: {}", counts(&self.remaining, "has")))
@@ -274,6 +282,13 @@ impl Report {
             ),
         ]
     }
+}
+
+/// Texts in the order in which they stay the same from round to round.
+fn sorted<'t>(texts: impl Iterator<Item = &'t String>) -> String {
+    let mut texts: Vec<&str> = texts.map(String::as_str).collect();
+    texts.sort_unstable();
+    texts.join(", ")
 }
 
 /// Puts conditions into a namespace's status; returns whether anything but a time changed.
@@ -314,10 +329,11 @@ mod tests {
     #[test]
     fn conditions_say_what_is_left() {
         let mut report = Report::default();
-        let left: Left = serde_json::from_value(json!({"metadata": {"name": "a", "finalizers": ["x/y"],
-            "deletionGracePeriodSeconds": 30}}))
-        .expect("metadata");
-        report.left(&Resource::new("apps", "v1", "deployments", "Deployment", true), &[left]);
+        let left =
+            |metadata: Value| -> Left { serde_json::from_value(json!({"metadata": metadata})).expect("metadata") };
+        let now: Timestamp = "2026-01-01T00:00:10Z".parse().expect("a time");
+        let held = left(json!({"name": "a", "finalizers": ["x/y"], "deletionGracePeriodSeconds": 30}));
+        report.left("n", &Resource::new("apps", "v1", "deployments", "Deployment", true), &[held], now);
         let conditions = report.conditions("2026-01-01T00:00:00Z");
         let texts: Vec<(&str, &str)> = conditions
             .iter()
@@ -333,5 +349,26 @@ mod tests {
         let mut namespace = json!({});
         assert!(merge_conditions(&mut namespace, &conditions));
         assert!(!merge_conditions(&mut namespace, &report.conditions("2026-01-01T00:00:09Z")));
+
+        // A pod within its grace is expected, one beyond it is not.
+        let pods = Resource::new("", "v1", "pods", "Pod", true);
+        let ending = |second: u8| {
+            let at = format!("2026-01-01T00:00:{second:02}Z");
+            left(json!({"name": "p", "deletionTimestamp": at, "deletionGracePeriodSeconds": 30}))
+        };
+        let content = |second: u8| {
+            let mut report = Report { failures: vec!["z is forbidden".into()], ..Report::default() };
+            report.left("n", &pods, &[ending(second)], now);
+            report.conditions("2026-01-01T00:00:00Z")[2]["message"].as_str().unwrap_or_default().to_owned()
+        };
+        assert_eq!(content(30), "Failed to delete all resource types, 1 remaining: z is forbidden");
+        let text = "Failed to delete all resource types, 2 remaining: unexpected items still remain in namespace: n for \
+                    gvr: /v1, Resource=pods, z is forbidden";
+        assert_eq!(content(5), text);
+        let failures = vec!["b.example.com/v1: down".into(), "a.example.com/v1: silent".into()];
+        let report = Report { discovery_failures: failures, ..Report::default() };
+        let text = "Discovery failed for some groups, 2 failing: unable to retrieve the complete list of server APIs: \
+                    a.example.com/v1: silent, b.example.com/v1: down";
+        assert_eq!(report.conditions("2026-01-01T00:00:00Z")[0]["message"], text);
     }
 }

@@ -1,5 +1,6 @@
 //! Removes finished jobs after their time (`pkg/controller/ttlafterfinished`).
 
+use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{DeleteOptions, Informer, Key, Outcome, Queue, Resource, work};
 
@@ -29,11 +30,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let (api, jobs, clock) = (&cx.api, &jobs, &cx.clock);
     work(queue, 1, cx.stop, |key| async move {
         let Some(job) = jobs.get(&key).filter(|j| !j.metadata.is_deleting()) else { return Ok(Outcome::Done) };
-        let (Some(ttl), Some(end)) = (job.spec.ttl_seconds_after_finished, job.finished()) else {
-            return Ok(Outcome::Done);
-        };
-        let now = clock.now().as_second();
-        let left = end.last_transition_time.map_or(0, |at| at.as_second() + ttl - now);
+        let Some(left) = seconds_left(&job, clock.now()) else { return Ok(Outcome::Done) };
         if left > 0 {
             return Ok(Outcome::RequeueAfter(std::time::Duration::from_secs(left.unsigned_abs())));
         }
@@ -49,4 +46,34 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     })
     .await;
     Ok(())
+}
+
+/// For how long a job is still kept; `None` for as long as it runs, or for ever.
+fn seconds_left(job: &Job, now: Timestamp) -> Option<i64> {
+    let (ttl, end) = (job.spec.ttl_seconds_after_finished?, job.finished()?);
+    Some(end.last_transition_time.map_or(0, |at| at.as_second().saturating_add(ttl) - now.as_second()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn jobs_are_kept_for_their_time_after_they_ended() {
+        let check = |ttl: Value, condition: &str, expected: Option<i64>| {
+            let job: Job = serde_json::from_value(json!({"metadata": {"name": "j"},
+                "spec": {"ttlSecondsAfterFinished": ttl}, "status": {"conditions": [{"type": condition, "status": "True",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}))
+            .expect("a job");
+            let now = "2026-01-01T00:01:00Z".parse().expect("a time");
+            assert_eq!(seconds_left(&job, now), expected, "{ttl} {condition}");
+        };
+        check(json!(100), "Complete", Some(40));
+        check(json!(60), "Failed", Some(0));
+        check(json!(0), "Complete", Some(-60));
+        check(json!(60), "Suspended", None);
+        check(json!(60), "FailureTarget", None);
+        check(Value::Null, "Complete", None);
+    }
 }

@@ -605,6 +605,17 @@ pub struct NodeStatus {
     /// Volumes that it uses.
     #[serde(deserialize_with = "null_default")]
     pub volumes_in_use: Vec<String>,
+    /// What pods may have of it.
+    #[serde(deserialize_with = "null_default")]
+    pub allocatable: Allocatable,
+}
+
+/// What pods may have of a node, as far as controllers ask.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Allocatable {
+    /// Processors.
+    pub cpu: String,
 }
 
 /// A volume that is attached to a node.
@@ -711,6 +722,8 @@ pub struct ServiceSpec {
     pub ports: Vec<ServicePort>,
     /// Whether pods count before they are ready.
     pub publish_not_ready_addresses: bool,
+    /// Where traffic is to go.
+    pub traffic_distribution: Option<String>,
 }
 
 /// A port of a service.

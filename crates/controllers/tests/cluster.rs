@@ -214,7 +214,14 @@ fn progressing(deployment: &Value) -> &str {
 async fn a_deployment_runs_rolls_and_goes() {
     let world = World::start().await;
     world.play_kubelet();
-    world.create(DEPLOYMENTS, deployment("web", 3)).await;
+    // Endpoints are pods of nodes that are there.
+    world.create("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})).await;
+    let mut placed = deployment("web", 3);
+    let spec = &mut placed["spec"]["template"]["spec"];
+    spec["nodeName"] = "n1".into();
+    // No kubelet ends them.
+    spec["terminationGracePeriodSeconds"] = 0.into();
+    world.create(DEPLOYMENTS, placed).await;
     world
         .create(
             "/api/v1/namespaces/default/services",
@@ -313,6 +320,31 @@ async fn owners_go_in_the_foreground_or_leave_orphans() {
     let left = world.items(&format!("{SETS}?labelSelector=app%3Dfront")).await;
     assert!(left.is_empty(), "the set went first");
     world.eventually("pods went", &format!("{PODS}?labelSelector=app%3Dfront"), |l| count(l) == 0).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reference_into_another_namespace_is_told_and_collected() {
+    let world = World::start().await;
+    world
+        .create("/api/v1/namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "m"}}))
+        .await;
+    let map = |name: &str, owners: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "ownerReferences": owners}});
+    let owner = world.create("/api/v1/namespaces/default/configmaps", map("owner", json!([]))).await;
+    let uid = owner["metadata"]["uid"].as_str().expect("a uid");
+    let reference = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid}]);
+    let mine = "/api/v1/namespaces/default/configmaps/mine";
+    world.create("/api/v1/namespaces/default/configmaps", map("mine", reference.clone())).await;
+    world.create("/api/v1/namespaces/m/configmaps", map("lost", reference)).await;
+    world.eventually("collected", "/api/v1/namespaces/m/configmaps/lost", Value::is_null).await;
+    let text =
+        format!("ownerRef [v1/ConfigMap, namespace: m, name: owner, uid: {uid}] does not exist in namespace \"m\"");
+    let told = |list: &Value| {
+        let said = |e: &Value| e["reason"] == "OwnerRefInvalidNamespace" && e["message"] == text.as_str();
+        list["items"].as_array().into_iter().flatten().any(|e| said(e) && e["involvedObject"]["name"] == "lost")
+    };
+    world.eventually("told", "/api/v1/namespaces/m/events", told).await;
+    assert!(world.get(mine).await.is_some(), "what is owned within its namespace stays");
     world.stop().await;
 }
 
@@ -682,6 +714,31 @@ async fn budgets_guard_evictions() {
                 && b["status"]["disruptedPods"].as_object().is_none_or(|p| p.is_empty())
         })
         .await;
+    // A pod that was not meant is not evicted.
+    let pod = world.items(PODS).await[0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    let other = DeleteOptions::default().uid("11111111-2222-3333-4444-555555555555");
+    let refused = world.api.evict("default", &pod, &other).await.expect_err("refused");
+    let text = format!("Operation cannot be fulfilled on Pod {pod:?}: the UID in the precondition (11111111-");
+    assert!(refused.is_conflict() && refused.message().starts_with(&text), "{refused}");
+    // A budget that selects everything covers pods without labels, too.
+    let all = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "all"},
+        "spec": {"minAvailable": 100, "selector": {}}});
+    world
+        .create("/api/v1/namespaces", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "bare"}}))
+        .await;
+    let bare = "/api/v1/namespaces/bare/pods";
+    world.create("/apis/policy/v1/namespaces/bare/poddisruptionbudgets", all).await;
+    world
+        .create(
+            bare,
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {
+        "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "i"}]}}),
+        )
+        .await;
+    let counted = "/apis/policy/v1/namespaces/bare/poddisruptionbudgets/all";
+    world.eventually("it is counted", counted, |b| b["status"]["currentHealthy"] == 1).await;
+    let refused = world.api.evict("bare", "p", &DeleteOptions::default()).await.expect_err("refused");
+    assert!(refused.is_too_many_requests(), "{refused}");
     // Two budgets for one pod are one too many.
     world.create(budgets, budget("c", json!({"minAvailable": 1}))).await;
     let pod = world.items(PODS).await[0]["metadata"]["name"].as_str().expect("a name").to_owned();

@@ -10,7 +10,7 @@
 //! Invariant: rules of others stay: only chains whose names begin with `KUBE-` are written.
 //!
 //! Follows `k8s.io/kubernetes/pkg/proxy`; chain names are kube-proxy's, so that tools that read them go on
-//! working. Not here yet: the nftables and ipvs backends, topology hints.
+//! working. Not here yet: the nftables and ipvs backends.
 
 pub mod backends;
 pub mod model;

@@ -134,13 +134,16 @@ pub struct Hints {
     /// Nodes that should use this endpoint.
     #[serde(deserialize_with = "null_default")]
     pub for_nodes: Vec<NamedHint>,
+    /// Zones that should.
+    #[serde(deserialize_with = "null_default")]
+    pub for_zones: Vec<NamedHint>,
 }
 
 /// One hint.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct NamedHint {
-    /// The node.
+    /// The node or zone.
     pub name: String,
 }
 
@@ -204,4 +207,30 @@ impl View for Slice {
 /// Parses the addresses that are of one family, dropping what is none.
 pub(crate) fn addresses(texts: &[String], v6: bool) -> Vec<IpAddr> {
     texts.iter().filter_map(|t| t.parse::<IpAddr>().ok()).filter(|ip| ip.is_ipv6() == v6).collect()
+}
+
+/// The node the proxy is on, of which it reads the zone.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Node {
+    /// Metadata.
+    pub metadata: Meta,
+}
+
+impl View for Node {
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const KIND: &'static str = "Node";
+    const PLURAL: &'static str = "nodes";
+    const NAMESPACED: bool = false;
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
+impl Node {
+    /// Its zone; empty where it has none.
+    pub fn zone(&self) -> &str {
+        self.metadata.label("topology.kubernetes.io/zone").unwrap_or("")
+    }
 }

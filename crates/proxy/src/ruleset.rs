@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::model::{Service, ServicePort, Slice, addresses};
+use crate::model::{NamedHint, Service, ServicePort, Slice, addresses};
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,15 +139,32 @@ pub struct StaleFlow {
     pub endpoint: Option<SocketAddr>,
 }
 
+/// Where the rules are to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Here<'a> {
+    /// The node.
+    pub node: &'a str,
+    /// Its zone; empty where it has none.
+    pub zone: &'a str,
+}
+
+impl<'a> From<&'a str> for Here<'a> {
+    /// A node without a zone.
+    fn from(node: &'a str) -> Self {
+        Here { node, zone: "" }
+    }
+}
+
 /// Builds the rules of one address family.
 ///
 /// `services` and `slices` may come in any order; the result does not depend on it.
-pub fn build<'a>(
+pub fn build<'a, 'h>(
     services: impl IntoIterator<Item = &'a Service>,
     slices: impl IntoIterator<Item = &'a Slice>,
-    node_name: &str,
+    here: impl Into<Here<'h>>,
     v6: bool,
 ) -> RuleSet {
+    let here = here.into();
     let mut by_service: BTreeMap<(&str, &str), Vec<&Slice>> = BTreeMap::new();
     let family = if v6 { "IPv6" } else { "IPv4" };
     for slice in slices.into_iter().filter(|s| s.address_type == family && !s.service().is_empty()) {
@@ -164,7 +181,7 @@ pub fn build<'a>(
         let slices = by_service.get(&(&*service.metadata.namespace, &*service.metadata.name));
         let slices = slices.map(Vec::as_slice).unwrap_or_default();
         for port in &service.spec.ports {
-            ports.extend(port_rule(service, port, cluster_ip, slices, node_name, v6));
+            ports.extend(port_rule(service, port, cluster_ip, slices, here, v6));
         }
     }
     ports.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
@@ -176,12 +193,12 @@ fn port_rule(
     port: &ServicePort,
     cluster_ip: IpAddr,
     slices: &[&Slice],
-    node_name: &str,
+    here: Here<'_>,
     v6: bool,
 ) -> Option<PortRule> {
     let spec = &service.spec;
     let protocol = Protocol::parse(&port.protocol)?;
-    let all = candidates(slices, &port.name, protocol, node_name, v6);
+    let all = candidates(slices, &port.name, protocol, here, v6);
     let suffix = if port.name.is_empty() { String::new() } else { format!(":{}", port.name) };
     let load_balancer_ips: Vec<String> = service
         .status
@@ -224,11 +241,16 @@ struct Candidate {
     ready: bool,
     /// Serves although it is ending.
     serving: bool,
-    /// Whether this node is among those that should use it; `None` without a hint.
-    hint: Option<bool>,
+    /// Whether this node, and its zone, are among those that should use it; `None` without a hint.
+    hints: [Option<bool>; 2],
 }
 
-fn candidates(slices: &[&Slice], port: &str, protocol: Protocol, node_name: &str, v6: bool) -> Vec<Candidate> {
+/// Whether a name is among those of hints; `None` where there are none.
+fn names(hints: &[NamedHint], name: &str) -> Option<bool> {
+    (!hints.is_empty()).then(|| hints.iter().any(|hint| hint.name == name))
+}
+
+fn candidates(slices: &[&Slice], port: &str, protocol: Protocol, here: Here<'_>, v6: bool) -> Vec<Candidate> {
     let mut found: BTreeMap<SocketAddr, Candidate> = BTreeMap::new();
     for slice in slices {
         let matching = slice.ports.iter().filter(|p| {
@@ -246,11 +268,10 @@ fn candidates(slices: &[&Slice], port: &str, protocol: Protocol, node_name: &str
                 let ending = conditions.terminating.unwrap_or(false);
                 let candidate = Candidate {
                     addr: SocketAddr::new(ip, number),
-                    local: endpoint.node_name.as_deref() == Some(node_name),
+                    local: endpoint.node_name.as_deref() == Some(here.node),
                     ready,
                     serving: conditions.serving.unwrap_or(ready) && ending,
-                    hint: (!endpoint.hints.for_nodes.is_empty())
-                        .then(|| endpoint.hints.for_nodes.iter().any(|n| n.name == node_name)),
+                    hints: [names(&endpoint.hints.for_nodes, here.node), names(&endpoint.hints.for_zones, here.zone)],
                 };
                 // While a pod moves between slices it may be in two: the one that is ready counts.
                 let known =
@@ -263,15 +284,18 @@ fn candidates(slices: &[&Slice], port: &str, protocol: Protocol, node_name: &str
     found.into_values().collect()
 }
 
-/// The ready endpoints that are meant for this node, if every ready endpoint says for whom it is and there are
-/// some (`trafficDistribution: PreferSameNode`).
+/// The ready endpoints that are meant for this node, else those for its zone, if every ready endpoint says for whom it is and
+/// there are some (`trafficDistribution`, topology hints).
 fn hinted(all: &[Candidate]) -> Option<Vec<SocketAddr>> {
     let ready = || all.iter().filter(|c| c.ready);
-    if ready().any(|c| c.hint.is_none()) {
-        return None;
-    }
-    let mine: Vec<SocketAddr> = ready().filter(|c| c.hint == Some(true)).map(|c| c.addr).collect();
-    (!mine.is_empty()).then_some(mine)
+    let meant = |kind: usize| {
+        if ready().any(|c| c.hints[kind].is_none()) {
+            return None;
+        }
+        let mine: Vec<SocketAddr> = ready().filter(|c| c.hints[kind] == Some(true)).map(|c| c.addr).collect();
+        (!mine.is_empty()).then_some(mine)
+    };
+    meant(0).or_else(|| meant(1))
 }
 
 /// Ready endpoints, or where there are none those that serve while they end.
@@ -288,7 +312,7 @@ pub(crate) mod tests {
     use orkd_reconcile::Meta;
 
     use super::*;
-    use crate::model::{Endpoint, EndpointConditions, EndpointPort, NamedHint, ServiceSpec};
+    use crate::model::{Endpoint, EndpointConditions, EndpointPort, ServiceSpec};
 
     pub(crate) fn service(name: &str, ip: &str) -> Service {
         Service {
@@ -363,6 +387,20 @@ pub(crate) mod tests {
         assert_eq!(endpoints(&hinted, "n3"), 2);
         hinted.endpoints[1].hints.for_nodes.clear();
         assert_eq!(endpoints(&hinted, "n1"), 2);
+        // Where no endpoint is meant for the node, its zone counts.
+        let mut zoned = slice("a", &[("10.42.0.5", "n1", "ready"), ("10.42.1.5", "n2", "ready")]);
+        for (endpoint, (node, zone)) in zoned.endpoints.iter_mut().zip([("n1", "z1"), ("n2", "z2")]) {
+            endpoint.hints.for_nodes = vec![NamedHint { name: node.into() }];
+            endpoint.hints.for_zones = vec![NamedHint { name: zone.into() }];
+        }
+        let of = |node, zone| {
+            let rules = build([&service], [&zoned], Here { node, zone }, false);
+            rules.ports[0].endpoints.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of("n1", "z2"), ["10.42.0.5:8080"]);
+        assert_eq!(of("n3", "z2"), ["10.42.1.5:8080"]);
+        assert_eq!(of("n3", "z3").len(), 2);
+        assert_eq!(of("n3", "").len(), 2);
     }
 
     #[test]

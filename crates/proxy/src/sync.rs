@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::backends::iptables::{Programs, Settings, render};
-use crate::model::{Service, Slice};
-use crate::ruleset::{RuleSet, StaleFlow, build};
+use crate::model::{Node, Service, Slice};
+use crate::ruleset::{Here, RuleSet, StaleFlow, build};
 
 /// Changes within this time are applied together.
 const GATHER: Duration = Duration::from_millis(20);
@@ -46,9 +46,17 @@ pub async fn run(config: Config, informers: Informers, stop: CancellationToken) 
     let services: Informer<Service> = informers.informer();
     let slices: Informer<Slice> = informers.informer_with(Options::labels("!service.kubernetes.io/headless"));
     let changed = Arc::new(Notify::new());
-    let (one, two) = (changed.clone(), changed.clone());
+    let own = Options::fields(format!("metadata.name={}", config.node_name));
+    let nodes: Informer<Node> = informers.informer_with(own);
+    let (one, two, three) = (changed.clone(), changed.clone(), changed.clone());
     services.subscribe(move |_| one.notify_one());
     slices.subscribe(move |_| two.notify_one());
+    nodes.subscribe(move |event| {
+        // Heartbeats move no node to another zone.
+        if event.old().is_none_or(|old| old.zone() != event.object().zone()) {
+            three.notify_one();
+        }
+    });
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = async { services.synced().await; slices.synced().await } => {}
@@ -70,10 +78,12 @@ pub async fn run(config: Config, informers: Informers, stop: CancellationToken) 
         tokio::time::sleep(GATHER).await;
         let started = Instant::now();
         let (all_services, all_slices) = (services.list(), slices.list());
+        // The node is not waited for: without its zone everything is reached as well.
+        let node = nodes.get_named("", &config.node_name);
+        let here = Here { node: &config.node_name, zone: node.as_deref().map_or("", Node::zone) };
         let mut delay = MIN_INTERVAL;
         for family in &mut families {
-            let rules =
-                build(all_services.iter().map(|s| &**s), all_slices.iter().map(|s| &**s), &config.node_name, family.v6);
+            let rules = build(all_services.iter().map(|s| &**s), all_slices.iter().map(|s| &**s), here, family.v6);
             if let Err(e) = sync(family, &config.settings, rules).await {
                 warn!(error = %chain(&*e), v6 = family.v6, "cannot write service rules, trying again");
                 family.applied = None;

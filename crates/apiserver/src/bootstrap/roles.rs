@@ -37,6 +37,7 @@ ClusterRoleBinding orkd:node-autoapprove-renewal \
  ClusterRole/system:certificates.k8s.io:certificatesigningrequests:selfnodeclient Group/system:nodes
 ClusterRole orkd:local-path-provisioner
   get,list,watch - persistentvolumeclaims,nodes
+  update - persistentvolumeclaims
   update,patch - persistentvolumeclaims/status
   get,list,watch,create,delete,update - persistentvolumes
   get,list,watch,create storage.k8s.io storageclasses

@@ -32,10 +32,14 @@ impl Rest for Eviction {
         let mut tries = 0;
         loop {
             let pod = writer.get("", "pods", namespace, name).await?;
-            match evict(&call, &writer, &pod, options.clone()).await {
+            let mut spared = None;
+            match evict(&call, &writer, &pod, options.clone(), &mut spared).await {
                 // The pod changed between the decision and the deletion, and the request did not ask for a version.
-                Err(status) if status.code == 409 && options.resource_version.is_none() && tries < RETRIES => {
-                    tries += 1
+                Err(status) if status.code == 409 && options.resource_version.is_none() => {
+                    tries += 1;
+                    if tries > RETRIES {
+                        return Err(spared.map_or(status, |budget: String| being_processed(&budget)));
+                    }
                 }
                 Err(status) => return Err(status),
                 Ok(()) => break,
@@ -48,15 +52,25 @@ impl Rest for Eviction {
 /// How often an eviction is decided anew.
 const RETRIES: usize = 5;
 
-/// Evicts a pod as it was read.
-async fn evict(call: &Call, writer: &Writer, pod: &Value, mut options: DeleteOptions) -> Result<(), Status> {
+/// Evicts a pod as it was read. `spared`: the budget that it does not count for, because it is not healthy.
+async fn evict(
+    call: &Call,
+    writer: &Writer,
+    pod: &Value,
+    mut options: DeleteOptions,
+    spared: &mut Option<String>,
+) -> Result<(), Status> {
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
     let version = meta(pod, "resourceVersion").to_owned();
     if let Some(uid) = &options.uid
         && meta(pod, "uid") != uid.as_str()
     {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta(pod, "uid"));
-        return Err(Status::conflict("", "pods", name, &why));
+        let why = format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted \
+             and then recreated",
+            meta(pod, "uid")
+        );
+        return Err(Status::conflict("", "Pod", name, &why));
     }
     let ending = pod["metadata"]["deletionTimestamp"].is_string();
     let pending = pod["status"]["phase"] == "Pending";
@@ -68,17 +82,22 @@ async fn evict(call: &Call, writer: &Writer, pod: &Value, mut options: DeleteOpt
         return writer.delete("", "pods", namespace, name, options).await.map(|_| ());
     }
     let asked = ask_budget(call, pod, options.dry_run).await?;
-    if asked == Asked::Unhealthy && options.resource_version.is_none() {
+    if let Asked::Unhealthy(budget) = asked {
         // It must not have become healthy meanwhile.
-        options.resource_version = Some(version);
+        *spared = Some(budget);
+        options.resource_version.get_or_insert(version);
     }
     if !options.dry_run {
         let stamp = crate::registry::stamp(call.now);
         let expected = options.resource_version.clone();
         let marked = writer.update_with("", "pods", "status", namespace, name, |object| {
-            if expected.as_deref().is_some_and(|v| v != meta(object, "resourceVersion")) {
-                let why = "Precondition failed: the pod has been modified";
-                return Err(Status::conflict("", "pods", name, why));
+            let standing = meta(object, "resourceVersion");
+            if let Some(asked) = expected.as_deref().filter(|asked| *asked != standing) {
+                let why = format!(
+                    "the ResourceVersion in the precondition ({asked}) does not match the ResourceVersion in record \
+                     ({standing}). The object might have been modified"
+                );
+                return Err(Status::conflict("", "Pod", name, &why));
             }
             mark(object, &stamp);
             Ok(())
@@ -92,12 +111,11 @@ async fn evict(call: &Call, writer: &Writer, pod: &Value, mut options: DeleteOpt
 }
 
 /// What a budget had to say.
-#[derive(PartialEq, Eq)]
 enum Asked {
     /// There is none, or it gave a place.
     Granted,
-    /// The pod is not healthy, so that none is needed.
-    Unhealthy,
+    /// The pod is not healthy, so that no place is needed in the budget of this name.
+    Unhealthy(String),
 }
 
 const GROUP: &str = "policy";
@@ -109,9 +127,6 @@ const MAX_DISRUPTED: usize = 2000;
 /// Takes a place in the pod's budget, where it has one (`checkAndDecrement`).
 async fn ask_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<Asked, Status> {
     let namespace = call.info.namespace.as_str();
-    if pod["metadata"]["labels"].as_object().is_none_or(|l| l.is_empty()) {
-        return Ok(Asked::Granted);
-    }
     let covers = |budget: &Value| {
         LabelSelector::of_object(&budget["spec"]["selector"]).is_ok_and(|selector| selector.matches_object(pod))
     };
@@ -131,7 +146,7 @@ async fn ask_budget(call: &Call, pod: &Value, dry_run: bool) -> Result<Asked, St
         let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
         if always || (count("desiredHealthy") > 0 && count("currentHealthy") >= count("desiredHealthy")) {
             // A pod that is not healthy is not counted among those the budget protects.
-            return Ok(Asked::Unhealthy);
+            return Ok(Asked::Unhealthy(meta(budget, "name").to_owned()));
         }
     }
     // The status of a budget is the API server's to write here, whoever evicts.
@@ -146,22 +161,29 @@ fn is_ready(pod: &Value) -> bool {
     items(&pod["status"]["conditions"]).iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
+/// Says no in the name of a budget (`createTooManyRequestsError`).
+fn refused(cause: String, seconds: u32) -> Status {
+    let text = "Cannot evict pod as it would violate the pod's disruption budget.";
+    let mut status = Status::too_many_requests(text, seconds);
+    if let Some(details) = &mut status.details {
+        let cause = Cause { reason: "DisruptionBudget".into(), message: cause, ..Cause::default() };
+        details.causes.push(cause);
+    }
+    status
+}
+
+/// Nothing can be said of a budget yet: ask again later.
+fn being_processed(budget: &str) -> Status {
+    refused(format!("The disruption budget {budget} is still being processed by the server."), 10)
+}
+
 /// Counts one eviction in a budget, or says why not.
 fn take(budget: &mut Value, pod: &str, stamp: &str) -> Result<(), Status> {
     let name = meta(budget, "name").to_owned();
     let status = &budget["status"];
     let count = |field: &str| status[field].as_i64().unwrap_or(0);
-    let refused = |cause: String, seconds: u32| {
-        let text = "Cannot evict pod as it would violate the pod's disruption budget.";
-        let mut status = Status::too_many_requests(text, seconds);
-        if let Some(details) = &mut status.details {
-            let cause = Cause { reason: "DisruptionBudget".into(), message: cause, ..Cause::default() };
-            details.causes.push(cause);
-        }
-        Err(status)
-    };
     if count("observedGeneration") < budget["metadata"]["generation"].as_i64().unwrap_or(0) {
-        return refused(format!("The disruption budget {name} is still being processed by the server."), 10);
+        return Err(being_processed(&name));
     }
     let forbidden = |why: &str| Err(Status::forbidden(GROUP, "poddisruptionbudget", &name, why));
     let allowed = count("disruptionsAllowed");
@@ -183,7 +205,7 @@ fn take(budget: &mut Value, pod: &str, stamp: &str) -> Result<(), Status> {
                 format!("The disruption budget {name} needs {needs} healthy pods and has {has} currently")
             }
         };
-        return refused(cause, 0);
+        return Err(refused(cause, 0));
     }
     budget["status"]["disruptionsAllowed"] = json!(allowed - 1);
     let condition = budget["status"]["conditions"].as_array_mut();
@@ -209,14 +231,19 @@ fn is_over(pod: &Value) -> bool {
 fn mark(pod: &mut Value, stamp: &str) {
     const TYPE: &str = "DisruptionTarget";
     let mut conditions = items(&pod["status"]["conditions"]).to_vec();
-    if conditions.iter().any(|c| c["type"] == TYPE && c["status"] == "True") {
-        return;
-    }
-    conditions.retain(|c| c["type"] != TYPE);
-    conditions.push(json!({
+    let mut condition = json!({
         "type": TYPE, "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
         "lastProbeTime": null, "lastTransitionTime": stamp,
-    }));
+    });
+    match conditions.iter_mut().find(|c| c["type"] == TYPE) {
+        None => conditions.push(condition),
+        Some(old) => {
+            if old["status"] == "True" {
+                condition["lastTransitionTime"] = old["lastTransitionTime"].clone();
+            }
+            *old = condition;
+        }
+    }
     pod["status"]["conditions"] = json!(conditions);
 }
 
@@ -244,5 +271,26 @@ mod tests {
         check(1, 2, Ok(1));
         check(1, 0, Err("The disruption budget b needs 2 healthy pods and has 2 currently"));
         check(2, 1, Err("The disruption budget b is still being processed by the server."));
+    }
+
+    #[test]
+    fn a_pod_says_why_it_goes_since_it_was_first_to_go() {
+        let mark = |conditions: Value| {
+            let mut pod = json!({"status": {"conditions": conditions}});
+            super::mark(&mut pod, "2026-11-21T00:00:00Z");
+            let marks = items(&pod["status"]["conditions"]).to_vec();
+            let texts =
+                |c: &Value| ["status", "reason", "lastTransitionTime"].map(|f| c[f].as_str().unwrap_or("").to_owned());
+            marks.iter().filter(|c| c["type"] == "DisruptionTarget").map(texts).collect::<Vec<_>>()
+        };
+        let marked = |since: &str| vec![["True", "EvictionByEvictionAPI", since].map(str::to_owned)];
+        let now = "2026-11-21T00:00:00Z";
+        let before = |status: &str| {
+            json!([{"type": "Ready", "status": "True"}, {"type": "DisruptionTarget", "status": status,
+                "reason": "PreemptionByScheduler", "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+        };
+        assert_eq!(mark(Value::Null), marked(now));
+        assert_eq!(mark(before("True")), marked("2026-01-01T00:00:00Z"));
+        assert_eq!(mark(before("False")), marked(now));
     }
 }

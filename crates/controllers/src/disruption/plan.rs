@@ -150,12 +150,18 @@ fn set_condition(status: &mut BudgetStatus, value: &str, reason: &str, message: 
     }
 }
 
-/// A selector as Go prints it in events.
+/// A selector as Go prints it in events (`LabelSelector.String`).
 fn selector_text(budget: &Budget) -> String {
-    let Some(selector) = &budget.spec.selector else { return String::new() };
-    let mut labels: Vec<String> = selector.match_labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    labels.sort_unstable();
-    labels.join(",")
+    let Some(selector) = &budget.spec.selector else { return "nil".into() };
+    let labels: String = selector.match_labels.iter().map(|(k, v)| format!("{k}: {v},")).collect();
+    let expressions = selector.match_expressions.iter().map(|e| {
+        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},", e.key, e.operator, e.values.join(" "))
+    });
+    let expressions: String = expressions.collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement\
+         {{{expressions}}},}}"
+    )
 }
 
 #[cfg(test)]
@@ -241,6 +247,23 @@ mod tests {
         assert_eq!(plan.events[0].1, "CalculateExpectedPodCountFailed");
         let stands = super::plan(&observed(json!({"minAvailable": 1}), json!({}), Vec::new(), 0), now);
         assert_eq!(stands.events[0].1, "NoPods");
+    }
+
+    #[test]
+    fn pods_without_an_owner_are_told_with_the_selector_as_go_prints_it() {
+        let mut bare = observed(
+            json!({"maxUnavailable": 1, "selector": {"matchLabels": {"b": "2", "a": "1"},
+            "matchExpressions": [{"key": "c", "operator": "In", "values": ["x", "y"]}]}}),
+            json!({}),
+            Vec::new(),
+            0,
+        );
+        bare.expected = Ok(Expected { count: 0, unmanaged: vec!["p".into()] });
+        let plan = plan(&bare, NOW.parse().expect("a time"));
+        let text = "(selector: &LabelSelector{MatchLabels:map[string]string{a: 1,b: 2,},MatchExpressions:\
+                    []LabelSelectorRequirement{LabelSelectorRequirement{Key:c,Operator:In,Values:[x y],},},}) were found";
+        let told = plan.events.iter().find(|e| e.1 == "UnmanagedPods").expect("the event");
+        assert!(told.2.contains(text), "{}", told.2);
     }
 
     #[test]

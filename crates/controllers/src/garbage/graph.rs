@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use orkd_reconcile::{Key, Meta, OwnerRef, Resource, Shared, View, shared_text};
+use orkd_reconcile::{Key, Meta, ObjectRef, OwnerRef, Resource, Shared, View, shared_text};
 use serde::Deserialize;
 
 /// The finalizer of an object that waits for its dependents to go.
@@ -83,6 +83,11 @@ impl Node {
         self.object.0.key()
     }
 
+    /// What events about it name.
+    pub fn about(&self) -> ObjectRef {
+        ObjectRef { resource_version: String::new(), ..ObjectRef::new(&self.resource, &self.object.0) }
+    }
+
     pub fn owners(&self) -> &Shared<Vec<OwnerRef>> {
         &self.object.0.owner_references
     }
@@ -149,9 +154,36 @@ pub struct Graph {
     nodes: HashSet<Node>,
     /// Those that name an owner, by its uid. Whether the owner has been seen does not matter.
     dependents: HashMap<String, HashSet<Node>>,
+    /// Objects that name an owner of another namespace, not told yet.
+    misled: Vec<(Node, OwnerRef)>,
+}
+
+/// How an object sees one that its reference to an owner has the uid of (`addDependentToOwners`).
+#[derive(PartialEq, Eq)]
+enum Match {
+    Right,
+    /// Group, kind or name are others: the reference is wrong, or the owner was seen by another version's name.
+    Unlike,
+    /// The owner is in another namespace, where no reference reaches.
+    Elsewhere,
+}
+
+fn compare(dependent: &Node, reference: &OwnerRef, owner: &Node) -> Match {
+    if owner.resource.namespaced && owner.object.0.namespace != dependent.object.0.namespace {
+        return Match::Elsewhere;
+    }
+    let alike = *owner.object.0.name == *reference.name
+        && *owner.resource.kind == *reference.kind
+        && *owner.resource.group == *reference.group();
+    if alike { Match::Right } else { Match::Unlike }
 }
 
 impl Graph {
+    /// Objects that were found to name an owner of another namespace, each once.
+    pub fn take_misled(&mut self) -> Vec<(Node, OwnerRef)> {
+        std::mem::take(&mut self.misled)
+    }
+
     pub fn node(&self, uid: &str) -> Option<&Node> {
         self.nodes.get(uid)
     }
@@ -186,9 +218,13 @@ impl Graph {
             // Whether its owners are there is asked once, then again when one of them goes.
             let all_known = node.owners().iter().all(|o| self.nodes.contains(o.uid.as_str()));
             let one_waits = node.owners().iter().any(|o| self.node(&o.uid).is_some_and(Node::deletes_dependents));
-            if !all_known || one_waits {
+            let one_is_wrong = self.judge_owners(&node, &old_owners);
+            if !all_known || one_waits || one_is_wrong {
                 tasks.push(Task::Delete(node.uid().to_owned()));
             }
+        }
+        if old.is_none() {
+            tasks.extend(self.judge_dependents(&node));
         }
         if node.orphans_dependents() && !old.as_ref().is_some_and(Node::orphans_dependents) {
             tasks.push(Task::Orphan(node.uid().to_owned()));
@@ -208,6 +244,36 @@ impl Graph {
             for owner in node.owners() {
                 self.unlink(&owner.uid, uid);
                 tasks.extend(self.waiting(&owner.uid));
+            }
+        }
+        tasks
+    }
+
+    /// Whether a reference of a node leads to something else than it says; the new ones into other namespaces are noted.
+    fn judge_owners(&mut self, node: &Node, before: &[OwnerRef]) -> bool {
+        let mut wrong = false;
+        for reference in node.owners().iter() {
+            let Some(owner) = self.node(&reference.uid) else { continue };
+            let seen = compare(node, reference, owner);
+            wrong |= seen != Match::Right;
+            if seen == Match::Elsewhere && !before.contains(reference) {
+                self.misled.push((node.clone(), reference.clone()));
+            }
+        }
+        wrong
+    }
+
+    /// The dependents whose references do not fit an owner that has been seen only now.
+    fn judge_dependents(&mut self, owner: &Node) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        for node in self.dependents.get(owner.uid()).into_iter().flatten() {
+            let Some(reference) = node.owners().iter().find(|o| o.uid == owner.uid()) else { continue };
+            let seen = compare(node, reference, owner);
+            if seen != Match::Right {
+                tasks.push(Task::Delete(node.uid().to_owned()));
+            }
+            if seen == Match::Elsewhere {
+                self.misled.push((node.clone(), reference.clone()));
             }
         }
         tasks
@@ -237,7 +303,9 @@ mod tests {
     use serde_json::{Value, json};
 
     fn node(uid: &str, owners: &[&str], change: impl FnOnce(&mut Value)) -> Node {
-        let owners: Vec<Value> = owners.iter().map(|o| json!({"uid": o, "blockOwnerDeletion": true})).collect();
+        let owner =
+            |o: &&str| json!({"apiVersion": "v1", "kind": "Pod", "name": o, "uid": o, "blockOwnerDeletion": true});
+        let owners: Vec<Value> = owners.iter().map(owner).collect();
         let mut json = json!({"name": uid, "namespace": "n", "uid": uid, "ownerReferences": owners});
         change(&mut json);
         let object: Any = serde_json::from_value(json!({"metadata": json})).expect("metadata");
@@ -289,5 +357,30 @@ mod tests {
         };
         check(graph.apply(node("owner", &[], orphan)), &["orphan dependents of owner"]);
         check(graph.apply(node("owner", &[], orphan)), &[]);
+    }
+
+    #[test]
+    fn a_reference_into_another_namespace_is_told_and_looked_at() {
+        let elsewhere = |v: &mut Value| v["namespace"] = "m".into();
+        let told = |graph: &mut Graph| {
+            let misled = graph.take_misled();
+            misled.iter().map(|(node, owner)| format!("{} {}", node.key(), owner.name)).collect::<Vec<_>>()
+        };
+        // The owner is known first, or the dependent.
+        let mut graph = Graph::default();
+        graph.apply(node("owner", &[], elsewhere));
+        check(graph.apply(node("a", &["owner"], |_| {})), &["delete a"]);
+        assert_eq!(told(&mut graph), ["n/a owner"]);
+        check(graph.apply(node("a", &["owner"], |_| {})), &[]);
+        assert!(told(&mut graph).is_empty());
+        let mut graph = Graph::default();
+        graph.apply(node("a", &["owner"], |_| {}));
+        check(graph.apply(node("owner", &[], elsewhere)), &["delete a"]);
+        assert_eq!(told(&mut graph), ["n/a owner"]);
+        // One that only calls its owner by a wrong name is looked at, too.
+        let mut graph = Graph::default();
+        graph.apply(node("owner", &[], |v| v["name"] = "other".into()));
+        check(graph.apply(node("a", &["owner"], |_| {})), &["delete a"]);
+        assert!(told(&mut graph).is_empty());
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use orkd_base::BoxError;
 use orkd_reconcile::{
     Api, ApiError, DeleteOptions, Event, Gates, Informer, Key, Meta, Options, Outcome, OwnerRef, Patch, Propagation,
-    Queue, Resource, View, work,
+    Queue, Recorder, Resource, View, work,
 };
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -62,6 +62,7 @@ struct Collector {
     changes: Gates,
     graph: Arc<Mutex<Graph>>,
     queue: Queue<Task>,
+    recorder: Recorder,
     known: Mutex<Known>,
     /// Whether everything is watched and has been listed.
     ready: watch::Sender<bool>,
@@ -75,6 +76,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         changes: Gates::new(WORKERS.1).patient(CHANGES),
         graph: Arc::default(),
         queue: cx.queue(SPEC.name),
+        recorder: cx.recorder.clone(),
         known: Mutex::default(),
         ready: watch::Sender::new(false),
     });
@@ -176,7 +178,7 @@ impl Collector {
     }
 
     fn follow(&self, monitor: &Informer<Any>, resource: Arc<Resource>) {
-        let (graph, queue) = (self.graph.clone(), self.queue.clone());
+        let (graph, queue, recorder) = (self.graph.clone(), self.queue.clone(), self.recorder.clone());
         monitor.subscribe(move |event| {
             let mut graph = graph.lock();
             let tasks = match event {
@@ -185,6 +187,9 @@ impl Collector {
                     graph.apply(Node::new(resource.clone(), object.clone()))
                 }
             };
+            for (node, owner) in graph.take_misled() {
+                recorder.warning(&node.about(), "OwnerRefInvalidNamespace", misled(&node.key().namespace, &owner));
+            }
             tasks.into_iter().for_each(|task| queue.add(task));
         });
     }
@@ -383,6 +388,14 @@ impl Collector {
             other => Ok(other.map(|_| ())?),
         }
     }
+}
+
+/// What is told about an object that names an owner of another namespace (`reportInvalidNamespaceOwnerRef`).
+fn misled(namespace: &str, owner: &OwnerRef) -> String {
+    format!(
+        "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {namespace:?}",
+        owner.api_version, owner.kind, owner.name, owner.uid
+    )
 }
 
 fn owner_json(owner: &OwnerRef) -> Value {

@@ -7,7 +7,7 @@
 
 mod zones;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -39,6 +39,10 @@ const STARTUP_GRACE: Duration = Duration::from_secs(60);
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// Labels of nodes, and the older names under which they stand as well.
+const OLDER_LABELS: [(&str, &str); 2] =
+    [("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
 
 /// Conditions, their status and the taint it stands for.
 const CONDITION_TAINTS: [(&str, &str, &str); 6] = [
@@ -150,13 +154,15 @@ struct Plan {
     conditions: Vec<Condition>,
     /// The taints as they should be; `None` when they are.
     taints: Option<Vec<Taint>>,
+    /// Labels to set.
+    labels: BTreeMap<&'static str, String>,
     /// Whether its pods are to be marked not ready.
     mark_pods: bool,
     again: Option<Duration>,
 }
 
 fn plan(node: &Node, heard: Timestamp, grace: Duration, all_down: bool, now: Timestamp) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan { labels: missing_labels(node), ..Plan::default() };
     let never = condition(&node.status.conditions, "Ready").is_none();
     let grace = if never { grace.max(STARTUP_GRACE) } else { grace };
     let left = heard.as_second().saturating_add_unsigned(grace.as_secs()) - now.as_second();
@@ -195,6 +201,13 @@ fn plan(node: &Node, heard: Timestamp, grace: Duration, all_down: bool, now: Tim
     let taints = wanted_taints(&node.spec, &conditions, all_down, now);
     plan.taints = (taints != node.spec.taints).then_some(taints);
     plan
+}
+
+/// The older names of labels that are missing or say something else (`reconcileNodeLabels`).
+fn missing_labels(node: &Node) -> BTreeMap<&'static str, String> {
+    let label = |name| node.metadata.label(name);
+    let all = OLDER_LABELS.iter().filter_map(|(name, older)| Some((*older, label(name)?)));
+    all.filter(|(older, value)| label(older) != Some(value)).map(|(older, value)| (older, value.to_owned())).collect()
 }
 
 fn evicts(taint: &Taint) -> bool {
@@ -290,6 +303,13 @@ impl Lifecycle {
                 other => other.map(|_| ())?,
             }
         }
+        if !plan.labels.is_empty() {
+            let patch = json!({"metadata": {"uid": node.metadata.uid, "labels": plan.labels}});
+            match self.api.patch::<IgnoredAny>(&target, &Patch::Strategic(patch)).await {
+                Err(err) if err.is_not_found() => return Ok(()),
+                other => other.map(|_| ())?,
+            }
+        }
         if let Some(taints) = &plan.taints {
             // The whole list, of the very version seen: taints of others are not lost.
             let patch = json!({
@@ -298,8 +318,8 @@ impl Lifecycle {
             });
             match self.api.patch::<IgnoredAny>(&target, &Patch::Merge(patch)).await {
                 Err(err) if err.is_not_found() => return Ok(()),
-                // Our own change of conditions came first; its event brings the next round.
-                Err(err) if err.is_conflict() && !plan.conditions.is_empty() => {}
+                // Our own change came first; its event brings the next round.
+                Err(err) if err.is_conflict() && !(plan.conditions.is_empty() && plan.labels.is_empty()) => {}
                 other => other.map(|_| ())?,
             }
         }
@@ -398,5 +418,20 @@ mod tests {
         let new = node(None, json!([{"key": NOT_READY, "effect": "NoSchedule"}]));
         check(&new, 51, true, "-", 0);
         check(&new, 61, true, "unreachable:NoSchedule", 4);
+    }
+
+    #[test]
+    fn labels_stand_under_their_older_names_as_well() {
+        let check = |labels: Value, expected: Value| {
+            let node: Node =
+                serde_json::from_value(json!({"metadata": {"name": "n", "labels": labels}})).expect("a node");
+            assert_eq!(json!(missing_labels(&node)), expected);
+        };
+        check(json!({}), json!({}));
+        check(json!({"kubernetes.io/os": "linux"}), json!({"beta.kubernetes.io/os": "linux"}));
+        let both = json!({"kubernetes.io/arch": "amd64", "beta.kubernetes.io/arch": "amd64"});
+        check(both, json!({}));
+        let other = json!({"kubernetes.io/arch": "arm64", "beta.kubernetes.io/arch": "amd64"});
+        check(other, json!({"beta.kubernetes.io/arch": "arm64"}));
     }
 }

@@ -6,20 +6,23 @@
 //!
 //! Attachments that others made, with names of their own, are left alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use orkd_base::{BoxError, Clock};
 use orkd_reconcile::{
-    Api, DeleteOptions, Informer, Key, Meta, ObjectRef, Outcome, Queue, Recorder, Resource, View, null_default, work,
+    Api, DeleteOptions, EventType, Informer, Key, Meta, ObjectRef, Outcome, Queue, Recorder, Resource, View,
+    null_default, work,
 };
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::claim::Told;
 use super::views::{Claim, Volume};
 use crate::views::{Node, Pod, condition, view};
 use crate::{ControllerSpec, Cx, pods};
@@ -33,6 +36,9 @@ pub const SPEC: ControllerSpec = ControllerSpec {
 
 const BY_NODE: &str = "attaching-node";
 const BY_CLAIM: &str = "mounted-claim";
+
+/// For how long a driver's attacher may be silent until that is told, in seconds.
+const ATTACHER_PATIENCE: i64 = 120;
 
 /// After how long a node that is silent is believed to use nothing.
 const SILENT: i64 = 360;
@@ -169,6 +175,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         api: cx.api,
         recorder: cx.recorder,
         clock: cx.clock,
+        told: Mutex::default(),
     };
     let attacher = &attacher;
     work(queue, 2, cx.stop, |key| async move { attacher.node(&key.name).await }).await;
@@ -185,11 +192,14 @@ struct Attacher {
     api: Api,
     recorder: Recorder,
     clock: Clock,
+    /// By node: what its pods were told already of attachments that it waits for, by their names.
+    told: Mutex<HashMap<String, HashSet<(String, String)>>>,
 }
 
 /// A volume that a node's pods claim.
 struct Wanted {
     volume: Arc<Volume>,
+    claim: Key,
     pods: Vec<Arc<Pod>>,
 }
 
@@ -232,13 +242,49 @@ fn held_by(node: Option<&Node>, volume: &str, now: Timestamp) -> Option<&'static
     }
 }
 
+/// What is told of a volume that may be at one node only and is at another, where these pods use it
+/// (`reportMultiAttachError`).
+fn exclusive(volume: &str, users: &[&str]) -> String {
+    let why = match users {
+        [] => "Volume is already exclusively attached to one node and can't be attached to another".to_owned(),
+        users => format!("Volume is already used by pod(s) {}", users.join(", ")),
+    };
+    format!("Multi-Attach error for volume {volume:?} {why}")
+}
+
+/// What pods are told of an attachment, and when there may be something else to tell.
+fn word_of(attachment: &Attachment, volume: &Volume, now: Timestamp) -> (Option<Told>, Option<Duration>) {
+    let name = &*volume.metadata.name;
+    if attachment.status.attached {
+        let text = format!("AttachVolume.Attach succeeded for volume {name:?} ");
+        return (Some((EventType::Normal, "SuccessfulAttachVolume", text)), None);
+    }
+    let failed = |why: &str| {
+        let text = format!("AttachVolume.Attach failed for volume {name:?} : {why}");
+        Some((EventType::Warning, "FailedAttachVolume", text))
+    };
+    if let Some(error) = &attachment.status.attach_error {
+        return (failed(&error.message), None);
+    }
+    let since = attachment.metadata.creation_timestamp.map_or(now.as_second(), |at| at.as_second());
+    let left = since + ATTACHER_PATIENCE - now.as_second();
+    if left > 0 {
+        return (None, Some(Duration::from_secs(left.unsigned_abs())));
+    }
+    let (driver, handle) =
+        volume.spec.csi.as_ref().map_or(("", ""), |csi| (csi.driver.as_str(), csi.volume_handle.as_str()));
+    let why = format!("timed out waiting for external-attacher of {driver} CSI driver to attach volume {handle}");
+    (failed(&why), None)
+}
+
 impl Attacher {
     /// What the pods of a node claim of drivers that attach.
     fn wanted(&self, node: &str) -> BTreeMap<String, Wanted> {
         let mut wanted: BTreeMap<String, Wanted> = BTreeMap::new();
         for pod in self.pods.by_index(BY_NODE, node) {
             for volume in &pod.spec.volumes {
-                let Some(claim) = self.claims.get(&volume.claim_of(&pod.metadata)) else { continue };
+                let key = volume.claim_of(&pod.metadata);
+                let Some(claim) = self.claims.get(&key) else { continue };
                 let Some(volume) = self.volumes.get(&Key::new("", &claim.spec.volume_name)) else { continue };
                 let bound = claim.status.phase == "Bound" && volume.is_for(&claim);
                 let Some(csi) = volume.spec.csi.as_ref().filter(|_| bound) else { continue };
@@ -247,7 +293,8 @@ impl Attacher {
                     continue;
                 }
                 let Some(name) = name_of(&volume, node) else { continue };
-                wanted.entry(name).or_insert_with(|| Wanted { volume, pods: Vec::new() }).pods.push(pod.clone());
+                let new = || Wanted { volume, claim: key, pods: Vec::new() };
+                wanted.entry(name).or_insert_with(new).pods.push(pod.clone());
             }
         }
         wanted
@@ -258,6 +305,7 @@ impl Attacher {
         let wanted = if node.is_some() { self.wanted(name) } else { BTreeMap::new() };
         let attachments = self.attachments.by_index(BY_NODE, name);
         let mut again = None;
+        self.forget(name, |id| wanted.contains_key(id));
         for (id, wanted) in &wanted {
             match attachments.iter().find(|a| *a.metadata.name == **id) {
                 None => {
@@ -265,7 +313,11 @@ impl Attacher {
                         again = Some(Duration::from_secs(5));
                     }
                 }
-                Some(attachment) => self.tell(attachment, wanted),
+                Some(attachment) => {
+                    if let Some(wait) = self.tell(name, attachment, wanted) {
+                        again = Some(again.map_or(wait, |again: Duration| again.min(wait)));
+                    }
+                }
             }
         }
         let mut attached: Vec<String> = attachments
@@ -309,17 +361,17 @@ impl Attacher {
     /// Asks for an attachment; `false` if the volume is still elsewhere.
     async fn attach(&self, id: &str, node: &str, wanted: &Wanted) -> Result<bool, BoxError> {
         let volume = &*wanted.volume;
-        let elsewhere = |a: &Arc<Attachment>| {
-            a.spec.source.persistent_volume_name == *volume.metadata.name && a.spec.node_name != node
-        };
-        if !may_be_shared(volume) && self.attachments.list().iter().any(elsewhere) {
-            for pod in &wanted.pods {
-                let text = format!(
-                    "Multi-Attach error for volume {:?} Volume is already exclusively attached to one node and can't be \
-                     attached to another",
-                    &*volume.metadata.name
-                );
-                self.recorder.warning(&ObjectRef::of(&**pod), "FailedAttachVolume", text);
+        let mut elsewhere = self.attachments.list();
+        elsewhere.retain(|a| a.spec.source.persistent_volume_name == *volume.metadata.name && a.spec.node_name != node);
+        if !may_be_shared(volume) && !elsewhere.is_empty() {
+            let mut users = self.pods.by_index(BY_CLAIM, &wanted.claim.to_string());
+            users.retain(|pod| elsewhere.iter().any(|a| *a.spec.node_name == *pod.spec.node_name));
+            let users: Vec<&str> = users.iter().map(|pod| &*pod.metadata.name).collect();
+            let text = exclusive(&volume.metadata.name, &users);
+            if self.is_news(node, id, &text) {
+                for pod in &wanted.pods {
+                    self.recorder.warning(&ObjectRef::of(&**pod), "FailedAttachVolume", text.clone());
+                }
             }
             return Ok(false);
         }
@@ -335,17 +387,32 @@ impl Attacher {
         Ok(true)
     }
 
-    /// Tells the pods that wait.
-    fn tell(&self, attachment: &Attachment, wanted: &Wanted) {
-        let name = &*wanted.volume.metadata.name;
-        for pod in wanted.pods.iter().filter(|p| p.status.phase == "Pending") {
-            let about = ObjectRef::of(&**pod);
-            if attachment.status.attached {
-                let text = format!("AttachVolume.Attach succeeded for volume {name:?} ");
-                self.recorder.normal(&about, "SuccessfulAttachVolume", text);
-            } else if let Some(error) = &attachment.status.attach_error {
-                let text = format!("AttachVolume.Attach failed for volume {name:?} : {}", error.message);
-                self.recorder.warning(&about, "FailedAttachVolume", text);
+    /// Tells the pods that wait, each thing once. Returns when to look again at an attacher that is silent.
+    fn tell(&self, node: &str, attachment: &Attachment, wanted: &Wanted) -> Option<Duration> {
+        let id = &*attachment.metadata.name;
+        let (said, wait) = word_of(attachment, &wanted.volume, self.clock.now());
+        if let Some((kind, reason, text)) = said {
+            for pod in wanted.pods.iter().filter(|p| p.status.phase == "Pending") {
+                if self.is_news(node, id, &format!("{} {text}", pod.metadata.uid)) {
+                    self.recorder.event(&ObjectRef::of(&**pod), kind, reason, text.clone());
+                }
+            }
+        }
+        wait
+    }
+
+    /// Whether something has not been told yet of an attachment; it has from now on.
+    fn is_news(&self, node: &str, id: &str, text: &str) -> bool {
+        self.told.lock().entry(node.to_owned()).or_default().insert((id.to_owned(), text.to_owned()))
+    }
+
+    /// Forgets what was told of attachments of a node that are not wanted any more.
+    fn forget(&self, node: &str, wanted: impl Fn(&str) -> bool) {
+        let mut told = self.told.lock();
+        if let Some(of_node) = told.get_mut(node) {
+            of_node.retain(|(id, _)| wanted(id));
+            if of_node.is_empty() {
+                told.remove(node);
             }
         }
     }
@@ -414,5 +481,32 @@ mod tests {
         assert!(!held(&node(out)));
         assert!(!held(&node(|n| n["status"]["conditions"][0]["status"] = "Unknown".into())));
         assert!(held_by(None, "v", Timestamp::UNIX_EPOCH).is_none());
+    }
+
+    #[test]
+    fn pods_are_told_what_their_volume_waits_for() {
+        let volume: Volume = serde_json::from_value(json!({"metadata": {"name": "v"},
+            "spec": {"csi": {"driver": "d.example.com", "volumeHandle": "h"}}}))
+        .expect("a volume");
+        let check = |status: Value, second: i64, expected: &str, wait: Option<u64>| {
+            let attachment: Attachment = serde_json::from_value(json!({"metadata": {"name": "a",
+                "creationTimestamp": "1970-01-01T00:00:00Z"}, "status": status}))
+            .expect("an attachment");
+            let (said, again) = word_of(&attachment, &volume, Timestamp::from_second(second).expect("a time"));
+            let said = said.map_or(String::new(), |(_, reason, text)| format!("{reason}: {text}"));
+            assert_eq!((said.as_str(), again), (expected, wait.map(Duration::from_secs)));
+        };
+        let text = "SuccessfulAttachVolume: AttachVolume.Attach succeeded for volume \"v\" ";
+        check(json!({"attached": true}), 500, text, None);
+        let failed = |why: &str| format!("FailedAttachVolume: AttachVolume.Attach failed for volume \"v\" : {why}");
+        check(json!({"attachError": {"message": "no such disk"}}), 5, &failed("no such disk"), None);
+        check(json!({"attached": false}), 20, "", Some(100));
+        let text = "timed out waiting for external-attacher of d.example.com CSI driver to attach volume h";
+        check(json!({"attached": false}), 120, &failed(text), None);
+        let alone = "Multi-Attach error for volume \"v\" Volume is already exclusively attached to one node and can't be \
+                     attached to another";
+        assert_eq!(exclusive("v", &[]), alone);
+        let text = "Multi-Attach error for volume \"v\" Volume is already used by pod(s) a, b";
+        assert_eq!(exclusive("v", &["a", "b"]), text);
     }
 }

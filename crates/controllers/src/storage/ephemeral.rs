@@ -119,3 +119,30 @@ fn claim(pod: &Pod, key: &Key, template: &Value) -> Value {
     }
     json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": template["spec"]})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_what_its_template_says_and_goes_with_its_pod() {
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"namespace": "n", "name": "web", "uid": "u"}})).expect("a pod");
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+        let check = |template: Value, labels: Value, annotations: Value| {
+            let made = claim(&pod, &Key::new("n", "web-scratch"), &template);
+            let meta = &made["metadata"];
+            assert_eq!((&meta["name"], &meta["namespace"]), (&json!("web-scratch"), &json!("n")));
+            assert_eq!((&meta["labels"], &meta["annotations"]), (&labels, &annotations));
+            let owner = &meta["ownerReferences"][0];
+            assert_eq!(
+                (&owner["kind"], &owner["uid"], &owner["controller"]),
+                (&json!("Pod"), &json!("u"), &json!(true))
+            );
+            assert_eq!(made["spec"], spec);
+        };
+        check(json!({"spec": spec}), Value::Null, Value::Null);
+        let metadata = json!({"labels": {"a": "b"}, "annotations": {"c": "d"}});
+        check(json!({"metadata": metadata, "spec": spec}), json!({"a": "b"}), json!({"c": "d"}));
+    }
+}

@@ -1,7 +1,7 @@
 //! Says that a claim that shall grow waits for its driver (`pkg/controller/volume/expand`).
 //!
-//! Volumes of CSI drivers are grown by the driver's own resizer, those of orkd by [`super::local_path`]; others cannot
-//! grow.
+//! Volumes of CSI drivers are grown by the driver's own resizer, those of orkd by [`super::local_path`]; for others it may
+//! wait for ever.
 
 use orkd_base::BoxError;
 use orkd_reconcile::{Informer, Key, ObjectRef, Outcome, Queue, work};
@@ -35,13 +35,9 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
         let Some(claim) = claims.get(&key).filter(|c| wants_to_grow(c)) else { return Ok(Outcome::Done) };
         let volume = volumes.get(&Key::new("", &claim.spec.volume_name));
         let Some(volume) = volume.filter(|v| v.is_for(&claim)) else { return Ok(Outcome::Done) };
-        if volume.spec.csi.is_some() {
+        if volume.provisioned_by() != super::local_path::PROVISIONER {
             let text = "waiting for an external controller to expand this PVC";
             recorder.normal(&ObjectRef::of(&*claim), "ExternalExpanding", text);
-        } else if volume.provisioned_by() != super::local_path::PROVISIONER {
-            let text = "didn't find a plugin capable of expanding the volume; waiting for an external controller to \
-                        process this PVC";
-            recorder.warning(&ObjectRef::of(&*claim), "ExternalExpanding", text);
         }
         Ok(Outcome::Done)
     })

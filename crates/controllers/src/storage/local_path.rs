@@ -147,7 +147,10 @@ impl Provisioner {
             return Ok(());
         }
         let node = match claim.metadata.annotation(SELECTED_NODE) {
-            Some(name) => self.nodes.get(&Key::new("", name)),
+            Some(name) => match self.nodes.get(&Key::new("", name)) {
+                None => return self.place_anew(claim, name).await,
+                found => found,
+            },
             None if class.waits() => return Ok(()),
             None => choose(&self.nodes.list(), &claim.metadata.uid),
         };
@@ -179,6 +182,27 @@ impl Provisioner {
             }
         }
         Ok(())
+    }
+
+    /// The node that the scheduler chose is not there: it is to choose again, as external provisioners ask it to.
+    async fn place_anew(&self, claim: &Claim, node: &str) -> Result<(), BoxError> {
+        match self.api.get::<IgnoredAny>(&Resource::of::<Node>().at("", node)).await {
+            // The cache was behind: its event does not bring the claim back, so the error does.
+            Ok(_) => return Err(format!("node {node:?} is not known yet").into()),
+            Err(err) if err.is_not_found() => {}
+            Err(err) => return Err(err.into()),
+        }
+        let text = format!("failed to get target node: node {node:?} not found");
+        self.recorder.warning(&ObjectRef::of(claim), "ProvisioningFailed", text);
+        let meta = &claim.metadata;
+        let target = Resource::of::<Claim>().at(&meta.namespace, &meta.name);
+        let released = self
+            .api
+            .modify(&target, "", |live| live["metadata"]["uid"] == meta.uid.as_str() && forget_node(live, node));
+        match released.await {
+            Err(err) if err.is_not_found() => Ok(()),
+            other => Ok(other.map(|_| ())?),
+        }
     }
 
     /// A folder has no size: more is granted at once.
@@ -239,6 +263,15 @@ impl Provisioner {
 
 fn hostname_label(node: &Node) -> &str {
     node.metadata.label(HOSTNAME).unwrap_or(&node.metadata.name)
+}
+
+/// Takes the choice of a node off a claim that has no volume yet, if it is still this one.
+fn forget_node(claim: &mut Value, node: &str) -> bool {
+    let free = claim["spec"]["volumeName"].as_str().is_none_or(str::is_empty);
+    match claim["metadata"]["annotations"].as_object_mut() {
+        Some(all) if free && all.get(SELECTED_NODE).is_some_and(|n| n == node) => all.remove(SELECTED_NODE).is_some(),
+        _ => false,
+    }
 }
 
 /// The node that a volume's affinity names.
@@ -321,5 +354,20 @@ mod tests {
         assert_eq!(folder_of(&volume), Some("pvc-u_n_data"));
         assert!(volume.is_for(&claim) && volume.provisioned_by() == PROVISIONER);
         assert!(!is_over(&volume));
+    }
+
+    #[test]
+    fn a_choice_is_taken_back_only_while_it_stands_and_nothing_is_bound() {
+        let check = |chosen: &str, volume: &str, expected: bool| {
+            let mut claim = json!({"metadata": {"annotations": {SELECTED_NODE: chosen, "a": "b"}},
+                "spec": {"volumeName": volume}});
+            assert_eq!(forget_node(&mut claim, "n1"), expected);
+            let left = claim["metadata"]["annotations"].as_object().map_or(0, |all| all.len());
+            assert_eq!(left, if expected { 1 } else { 2 });
+        };
+        check("n1", "", true);
+        check("n2", "", false);
+        check("n1", "v", false);
+        assert!(!forget_node(&mut json!({"metadata": {}, "spec": {}}), "n1"));
     }
 }

@@ -49,6 +49,8 @@ pub struct VolumeSpec {
     pub csi: Option<CsiSource>,
     /// A folder of one node.
     pub local: Option<PathSource>,
+    /// A folder of whatever node it is on.
+    pub host_path: Option<PathSource>,
 }
 
 /// The claim a volume belongs to.

@@ -85,7 +85,6 @@ fn release(plan: &mut Plan, volume: &Volume) {
     if !failed {
         plan.phase = Some(("Released", String::new()));
     }
-    let name = &*volume.metadata.name;
     let mut fail = |reason: &'static str, text: String| {
         if !failed {
             plan.phase = Some(("Failed", text.clone()));
@@ -99,13 +98,22 @@ fn release(plan: &mut Plan, volume: &Volume) {
             let by = volume.provisioned_by();
             // Who made it takes it away.
             if by.is_empty() || by.starts_with("kubernetes.io/") {
-                let text = format!(
-                    "error getting deleter volume plugin for volume {name:?}: no deletable volume plugin matched"
-                );
-                fail("VolumeFailedDelete", text);
+                fail("VolumeFailedDelete", undeletable(volume));
             }
         }
         _ => fail("VolumeUnknownReclaimPolicy", "Volume has unrecognized PersistentVolumeReclaimPolicy".into()),
+    }
+}
+
+/// Why a volume that nobody of the cluster made is not deleted. Folders of hosts are not ours to remove, not even those
+/// below `/tmp`, which upstream removes where its controllers run.
+fn undeletable(volume: &Volume) -> String {
+    match volume.spec.host_path.as_ref().filter(|host| !host.path.starts_with("/tmp/")) {
+        Some(host) => format!("host_path deleter only supports /tmp/.+ but received provided {}", host.path),
+        None => {
+            let name = &*volume.metadata.name;
+            format!("error getting deleter volume plugin for volume {name:?}: no deletable volume plugin matched")
+        }
     }
 }
 
@@ -165,5 +173,16 @@ mod tests {
         check(made, None, "Released");
         check(made, Some("u:other"), "Released");
         check(|v| v["status"]["phase"] = "Failed".into(), None, "");
+        let why = |source: Value| {
+            let mut spec = source;
+            spec["claimRef"] = json!({"namespace": "n", "name": "c", "uid": "u"});
+            spec["persistentVolumeReclaimPolicy"] = "Delete".into();
+            let volume = serde_json::from_value(json!({"metadata": {"name": "v"}, "spec": spec})).expect("a volume");
+            plan(&Observed { volume: Arc::new(volume), claim: None }).phase.map(|p| p.1).unwrap_or_default()
+        };
+        let text = "host_path deleter only supports /tmp/.+ but received provided /data";
+        assert_eq!(why(json!({"hostPath": {"path": "/data"}})), text);
+        let text = "error getting deleter volume plugin for volume \"v\": no deletable volume plugin matched";
+        assert_eq!(why(json!({"local": {"path": "/data"}})), text);
     }
 }

@@ -128,6 +128,92 @@ async fn a_fresh_cluster_has_volumes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_node_went_is_placed_anew() {
+    let world = World::start(CONTROLLERS).await;
+    world.eventually("a class", "/apis/storage.k8s.io/v1/storageclasses/orkd-local", |c| !c.is_null()).await;
+    const SELECTED: &str = "volume.kubernetes.io/selected-node";
+    let placed = |c: &mut Value| c["metadata"]["annotations"] = json!({SELECTED: "gone"});
+    world.create(CLAIMS, claim("data", placed)).await;
+    let path = format!("{CLAIMS}/data");
+    world.eventually("no node", &path, |c| c["metadata"]["annotations"][SELECTED].is_null()).await;
+    told(&world, "ProvisioningFailed", "failed to get target node: node \"gone\" not found").await;
+    world.stop().await;
+}
+
+/// Waits for an event about the claim `data`.
+async fn told(world: &World, reason: &str, text: &str) {
+    let events = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Ddata";
+    let said = |e: &Value| e["reason"] == reason && e["message"] == text;
+    world.eventually(reason, events, |l| l["items"].as_array().into_iter().flatten().any(said)).await;
+}
+
+/// What the sidecars of a CSI driver do (external-provisioner, external-resizer), as they do it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_driver_outside_makes_grows_and_removes_a_volume() {
+    let world = World::start(CONTROLLERS).await;
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "fast"},
+        "provisioner": "disk.example.com", "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true});
+    world.create("/apis/storage.k8s.io/v1/storageclasses", class).await;
+    let made = world.create(CLAIMS, claim("data", |c| c["spec"]["storageClassName"] = "fast".into())).await;
+    told(&world, "WaitForFirstConsumer", "waiting for first consumer to be created before binding").await;
+    let path = format!("{CLAIMS}/data");
+    world.merge(&path, json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": "n1"}}})).await;
+    let asked = world
+        .eventually("somebody is asked", &path, |c| {
+            c["metadata"]["annotations"]["volume.kubernetes.io/storage-provisioner"] == "disk.example.com"
+        })
+        .await;
+    let older = &asked["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-provisioner"];
+    assert_eq!(older, "disk.example.com");
+    let text = "Waiting for a volume to be created either by the external provisioner 'disk.example.com' or manually by \
+                the system administrator. If volume creation is delayed, please verify that the provisioner is running \
+                and correctly registered.";
+    told(&world, "ExternalProvisioning", text).await;
+
+    let uid = made["metadata"]["uid"].as_str().expect("a uid");
+    let name = format!("pvc-{uid}");
+    let body = volume(&name, |v| {
+        v["metadata"]["annotations"] = json!({"pv.kubernetes.io/provisioned-by": "disk.example.com"});
+        v["metadata"]["finalizers"] = json!(["external-provisioner.volume.kubernetes.io/finalizer"]);
+        v["spec"] = json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "storageClassName": "fast",
+            "persistentVolumeReclaimPolicy": "Delete", "csi": {"driver": "disk.example.com", "volumeHandle": "h"},
+            "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": "default", "name": "data",
+                "uid": uid}});
+    });
+    world.create(VOLUMES, body).await;
+    let bound = world.eventually("bound", &path, |c| c["status"]["phase"] == "Bound").await;
+    assert_eq!(bound["spec"]["volumeName"], name.as_str());
+    assert_eq!(bound["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"], "yes");
+    let volume = format!("{VOLUMES}/{name}");
+    let taken = world.eventually("taken", &volume, |v| v["status"]["phase"] == "Bound").await;
+    // The driver chose the claim, nobody here did.
+    assert!(taken["metadata"]["annotations"]["pv.kubernetes.io/bound-by-controller"].is_null());
+
+    // It grows in the driver's time; what the driver notes stays.
+    world.merge(&path, json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}})).await;
+    told(&world, "ExternalExpanding", "waiting for an external controller to expand this PVC").await;
+    let status = format!("{path}/status");
+    let begins = json!({"status": {"conditions": [{"type": "Resizing", "status": "True"}],
+        "allocatedResources": {"storage": "3Gi"},
+        "allocatedResourceStatuses": {"storage": "ControllerResizeInProgress"}}});
+    world.merge(&status, begins).await;
+    world.merge(&volume, json!({"spec": {"capacity": {"storage": "3Gi"}}})).await;
+    let ends = json!({"status": {"conditions": null, "allocatedResourceStatuses": null,
+        "capacity": {"storage": "3Gi"}}});
+    let grown = world.merge(&status, ends).await;
+    assert_eq!(grown["status"]["allocatedResources"]["storage"], "3Gi");
+
+    // The claim goes; the volume is the driver's to remove.
+    world.delete(&path, Default::default()).await;
+    unprotect(&world, &path).await;
+    world.eventually("released", &volume, |v| v["status"]["phase"] == "Released").await;
+    world.delete(&volume, Default::default()).await;
+    unprotect(&world, &volume).await;
+    world.eventually("removed", &volume, Value::is_null).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_has_claims_of_its_own() {
     let world = World::start(CONTROLLERS).await;
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": {

@@ -38,7 +38,12 @@ fn a_service_has_its_endpoints() -> Scenario {
             status["podIPs"] = json!([{"ip": ip}]);
             Some(status)
         },
-        objects: vec![("services", service), pod("a"), pod("b")],
+        objects: vec![
+            ("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}})),
+            ("services", service),
+            pod("a"),
+            pod("b"),
+        ],
         story: vec![
             Until(SLICES, |list| ready(list) == 2),
             Do("pods/b", Change::Merge(json!({"metadata": {"labels": {"app": "other"}}}))),

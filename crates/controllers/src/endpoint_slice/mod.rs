@@ -3,28 +3,33 @@
 //! Follows `pkg/controller/endpointslice` and `k8s.io/endpointslice`: one set of slices for each address family and
 //! each set of ports (named target ports may differ from pod to pod), at most a hundred endpoints in a slice,
 //! changed slices rewritten and the others left alone. A service without endpoints keeps one empty slice of each
-//! family.
+//! family. Pods of nodes that are not there are left out. For whom an endpoint is meant is [`hints`]' to say.
 //!
-//! Left out: topology hints, and the annotation of the last change's time.
+//! Left out: the annotation of the last change's time.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod hints;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use orkd_base::BoxError;
 use orkd_reconcile::{
-    Api, Controller, DeleteOptions, Informer, Key, Meta, ObjectRef, Outcome, Queue, Recorder, Resource, Shared, View,
-    null_default, run,
+    Api, Controller, DeleteOptions, EventType, Informer, Key, Meta, ObjectRef, Outcome, Queue, Recorder, Resource,
+    Shared, View, null_default, run,
 };
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::freshness::Freshness;
+use crate::node_lifecycle::{BY_NODE, add_node_index};
 use crate::owners;
 use crate::pods;
 use crate::views::{Node, Pod, Service, ServicePort, view};
 use crate::{ControllerSpec, Cx};
+use hints::{Hints, Wish};
 
 /// How the list of controllers names it.
 pub const SPEC: ControllerSpec = ControllerSpec {
@@ -35,6 +40,8 @@ pub const SPEC: ControllerSpec = ControllerSpec {
 
 /// The most endpoints of a slice.
 const MAX: usize = 100;
+/// What is told of hints that are gone.
+const NO_HINTS: &str = "TopologyAwareHintsDisabled";
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
@@ -92,6 +99,9 @@ pub struct Endpoint {
     /// The node's zone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// For whom it is meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hints: Option<Hints>,
 }
 
 /// The state of an endpoint.
@@ -144,6 +154,7 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
     let nodes: Informer<Node> = cx.informers.informer();
     let slices: Informer<EndpointSlice> = cx.informers.informer();
     add_service_index(&slices);
+    add_node_index(&pods);
     let queue: Queue<Key> = cx.queue(SPEC.name);
     {
         let queue = queue.clone();
@@ -161,20 +172,18 @@ async fn start(cx: Cx) -> Result<(), BoxError> {
             }
         });
     }
-    {
-        // A node's zone reaches its endpoints.
-        let (queue, services) = (queue.clone(), services.clone());
-        nodes.subscribe(move |event| {
-            let zone = event.object().metadata.label(ZONE);
-            let before = event.old().map(|old| old.metadata.label(ZONE));
-            if before.map_or(zone.is_some(), |before| before != zone) {
-                services.list().iter().for_each(|s| queue.add(s.metadata.key()));
-            }
-        });
-    }
+    subscribe_nodes(&nodes, &pods, &services, &queue);
     cx.informers.synced().await;
-    let controller =
-        Slices { services, pods, nodes, slices, api: cx.api, recorder: cx.recorder, freshness: Freshness::default() };
+    let controller = Slices {
+        services,
+        pods,
+        nodes,
+        slices,
+        api: cx.api,
+        recorder: cx.recorder,
+        freshness: Freshness::default(),
+        hinted: Mutex::default(),
+    };
     run(Arc::new(controller), queue, 5, cx.clock, cx.stop).await;
     Ok(())
 }
@@ -192,6 +201,32 @@ pub(crate) fn subscribe_pods(pods: &Informer<Pod>, services: &Informer<Service>,
             if of(pod) || event.old().is_some_and(|old| of(old)) {
                 queue.add(service.metadata.key());
             }
+        }
+    });
+}
+
+/// Adds to the queue the services of a node's pods when it comes, goes or moves to another zone, and those that are spread
+/// over all zones when one has more or fewer processors.
+fn subscribe_nodes(nodes: &Informer<Node>, pods: &Informer<Pod>, services: &Informer<Service>, queue: &Queue<Key>) {
+    let (queue, pods, services, all) = (queue.clone(), pods.clone(), services.clone(), nodes.clone());
+    nodes.subscribe(move |event| {
+        if !all.is_synced() {
+            // Every service is looked at first anyway.
+            return;
+        }
+        let node = event.object();
+        let place = |n: &Node| n.metadata.label(ZONE).map(str::to_owned);
+        if event.is_deleted() || event.old().is_none_or(|old| place(old) != place(node)) {
+            for pod in pods.by_index(BY_NODE, &node.metadata.name) {
+                let of_namespace = services.list_namespace(&pod.metadata.namespace);
+                of_namespace.iter().filter(|s| selects(s, &pod)).for_each(|s| queue.add(s.metadata.key()));
+            }
+        }
+        let before = event.old().map(|old| hints::capacity(old));
+        if event.is_deleted() || before != Some(hints::capacity(node)) {
+            let services = services.list();
+            let spread = services.iter().filter(|s| hints::wish(s) == Wish::Proportional);
+            spread.for_each(|s| queue.add(s.metadata.key()));
         }
     });
 }
@@ -249,14 +284,22 @@ struct Slices {
     api: Api,
     recorder: Recorder,
     freshness: Freshness,
+    /// The services whose endpoints were given to zones in proportion.
+    hinted: Mutex<HashSet<Key>>,
 }
 
 /// What is known of one service.
+#[derive(Default)]
 pub struct Observed {
     service: Arc<Service>,
     pods: Vec<Arc<Pod>>,
-    zones: BTreeMap<Shared<String>, String>,
+    /// The nodes of its pods that are there, and their zones.
+    nodes: BTreeMap<Shared<String>, Option<String>>,
     slices: Vec<Arc<EndpointSlice>>,
+    /// The zones' shares in processors, where they matter.
+    shares: Option<BTreeMap<String, f64>>,
+    /// Whether its endpoints were given to zones in proportion.
+    hinted: bool,
 }
 
 /// What is to be done for one service.
@@ -265,6 +308,10 @@ pub struct Plan {
     pub(crate) create: Vec<Value>,
     pub(crate) update: Vec<(Key, Value)>,
     pub(crate) delete: Vec<(Key, String)>,
+    /// What is told about the service.
+    events: Vec<(EventType, &'static str, String)>,
+    /// Whether its endpoints are given to zones in proportion now.
+    hinted: bool,
 }
 
 #[async_trait]
@@ -276,6 +323,7 @@ impl Controller for Slices {
     async fn observe(&self, key: &Key) -> Result<Option<Observed>, BoxError> {
         let Some(service) = self.services.get(key) else {
             self.freshness.forget(key);
+            self.hinted.lock().remove(key);
             // What is left of a service is removed by its owner reference.
             return Ok(None);
         };
@@ -291,14 +339,16 @@ impl Controller for Slices {
         }
         let mut pods = self.pods.list_namespace(&key.namespace);
         pods.retain(|pod| selects(&service, pod));
-        let mut zones = BTreeMap::new();
+        let mut nodes = BTreeMap::new();
         for name in pods.iter().map(|p| &p.spec.node_name).collect::<BTreeSet<_>>() {
-            let node = self.nodes.get_named("", name);
-            if let Some(zone) = node.as_ref().and_then(|n| n.metadata.label(ZONE)) {
-                zones.insert(name.clone(), zone.to_owned());
+            if let Some(node) = self.nodes.get_named("", name) {
+                nodes.insert(name.clone(), node.metadata.label(ZONE).filter(|z| !z.is_empty()).map(str::to_owned));
             }
         }
-        Ok(Some(Observed { service, pods, zones, slices }))
+        let spread = hints::wish(&service) == Wish::Proportional;
+        let shares = if spread { hints::shares(&self.nodes.list()) } else { None };
+        let hinted = self.hinted.lock().contains(key);
+        Ok(Some(Observed { service, pods, nodes, slices, shares, hinted }))
     }
 
     fn plan(&self, observed: &Observed, _now: Timestamp) -> Plan {
@@ -306,9 +356,19 @@ impl Controller for Slices {
     }
 
     async fn act(&self, observed: &Observed, plan: Plan) -> Result<Outcome, BoxError> {
-        let result = write(&self.api, &self.freshness, &observed.service.metadata.key(), plan).await;
+        let service = &observed.service;
+        let key = service.metadata.key();
+        let (events, hinted) = (plan.events.clone(), plan.hinted);
+        let result = write(&self.api, &self.freshness, &key, plan).await;
+        for (kind, reason, text) in events {
+            self.recorder.event(&ObjectRef::of(&**service), kind, reason, text);
+        }
+        if hinted {
+            self.hinted.lock().insert(key);
+        } else if observed.hinted {
+            self.hinted.lock().remove(&key);
+        }
         if let Err(err) = &result {
-            let service = &observed.service;
             let text = format!(
                 "Error updating Endpoint Slices for Service {}: {}",
                 service.metadata.key(),
@@ -354,6 +414,7 @@ fn plan(observed: &Observed) -> Plan {
     if observed.service.metadata.is_deleting() {
         return plan;
     }
+    plan.hinted = observed.hinted;
     let families = families(&observed.service);
     for slice in &observed.slices {
         if !families.contains(&slice.address_type) {
@@ -386,14 +447,54 @@ fn plan_family(observed: &Observed, family: &str, plan: &mut Plan) {
     if wanted.is_empty() {
         wanted.insert(Vec::new(), Vec::new());
     }
+    give_hints(observed, family, &mut wanted, plan);
     let service = &observed.service;
     let of = Of {
         namespace: &service.metadata.namespace,
         name: &service.metadata.name,
         labels: labels(service),
+        annotations: None,
         owner: owners::controller_ref(&**service),
+        most: MAX,
     };
     plan_slices(&of, &observed.slices, family, wanted, plan);
+}
+
+/// Says of the endpoints of one family for whom they are meant.
+fn give_hints(observed: &Observed, family: &str, wanted: &mut BTreeMap<Vec<Port>, Vec<Endpoint>>, plan: &mut Plan) {
+    let wish = hints::wish(&observed.service);
+    let mut all: Vec<&mut Endpoint> = wanted.values_mut().flatten().collect();
+    let mut tell =
+        |kind, reason, text: &str| plan.events.push((kind, reason, format!("{text}, addressType: {family}")));
+    match wish {
+        Wish::SameZone | Wish::SameNode => hints::close(&mut all, wish == Wish::SameNode),
+        Wish::None => {}
+        Wish::Proportional => {
+            let slices = observed.slices.iter().filter(|s| s.address_type == family);
+            let now: BTreeMap<_, _> = slices.flat_map(|s| &s.endpoints).map(|e| (identity(e), &e.hints)).collect();
+            let current = |e: &Endpoint| {
+                let zones = now.get(&identity(e)).copied().and_then(|h| h.as_ref()).map(|h| &h.for_zones);
+                zones.and_then(|z| z.first()).map(|z| z.name.clone())
+            };
+            match hints::proportional(&mut all, current, observed.shares.as_ref()) {
+                Ok(()) => {
+                    if !std::mem::replace(&mut plan.hinted, true) {
+                        let text = "Topology Aware Hints has been enabled";
+                        tell(EventType::Normal, "TopologyAwareHintsEnabled", text);
+                    }
+                }
+                Err(why) => {
+                    all.iter_mut().for_each(|e| e.hints = None);
+                    plan.hinted = false;
+                    tell(EventType::Warning, NO_HINTS, &why);
+                }
+            }
+            return;
+        }
+    }
+    if std::mem::take(&mut plan.hinted) {
+        tell(EventType::Warning, NO_HINTS, "Topology Aware Hints has been disabled");
+    }
 }
 
 /// Whose slices they are.
@@ -401,7 +502,23 @@ pub(crate) struct Of<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     pub(crate) labels: BTreeMap<String, String>,
+    /// The slices' annotations; `None` leaves those they have.
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
     pub(crate) owner: Value,
+    /// The most endpoints of a slice.
+    pub(crate) most: usize,
+}
+
+impl Of<'_> {
+    /// Whether labels and annotations of a slice are right.
+    fn fits(&self, slice: &Meta) -> bool {
+        *slice.labels == self.labels && self.annotations.as_ref().is_none_or(|a| *slice.annotations == *a)
+    }
+}
+
+/// What makes two endpoints one.
+fn identity(endpoint: &Endpoint) -> (Vec<String>, Option<String>) {
+    (endpoint.addresses.clone(), endpoint.target_ref.as_ref().map(|t| t.uid.clone()))
 }
 
 /// Brings the slices of one family to what is wanted, with as few changes as can be.
@@ -432,13 +549,13 @@ pub(crate) fn plan_slices(
     for (ports, endpoints) in wanted {
         let mut slices = existing.remove(&ports).unwrap_or_default();
         slices.sort_by_key(|s| s.metadata.key());
-        for (slice, endpoints) in place(&slices, endpoints) {
+        for (slice, endpoints) in place(&slices, endpoints, of.most) {
             match slice {
                 Some(slice) if endpoints.is_empty() && !ports.is_empty() => {
                     plan.delete.push((slice.metadata.key(), slice.metadata.uid.clone()));
                 }
                 Some(slice) => {
-                    if slice.endpoints != endpoints || *slice.metadata.labels != of.labels {
+                    if slice.endpoints != endpoints || !of.fits(&slice.metadata) {
                         plan.update.push((slice.metadata.key(), body(of, Some(slice), family, &ports, &endpoints)));
                     }
                 }
@@ -460,12 +577,12 @@ pub(crate) fn plan_slices(
 fn place<'a>(
     slices: &[&'a Arc<EndpointSlice>],
     endpoints: Vec<Endpoint>,
+    most: usize,
 ) -> Vec<(Option<&'a Arc<EndpointSlice>>, Vec<Endpoint>)> {
-    let identity = |e: &Endpoint| (e.addresses.clone(), e.target_ref.as_ref().map(|t| t.uid.clone()));
     let mut left: BTreeMap<_, Endpoint> = endpoints.into_iter().map(|e| (identity(&e), e)).collect();
     let mut placed: Vec<(Option<&Arc<EndpointSlice>>, Vec<Endpoint>)> = Vec::new();
     for slice in slices {
-        let kept = slice.endpoints.iter().filter_map(|e| left.remove(&identity(e))).take(MAX).collect();
+        let kept = slice.endpoints.iter().filter_map(|e| left.remove(&identity(e))).take(most).collect();
         placed.push((Some(slice), kept));
     }
     let mut rest = left.into_values();
@@ -473,11 +590,11 @@ fn place<'a>(
     let mut order: Vec<usize> = (0..placed.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(placed[*i].1.len()));
     for i in order {
-        let room = MAX - placed[i].1.len().min(MAX);
+        let room = most - placed[i].1.len().min(most);
         placed[i].1.extend(rest.by_ref().take(room));
     }
     loop {
-        let more: Vec<Endpoint> = rest.by_ref().take(MAX).collect();
+        let more: Vec<Endpoint> = rest.by_ref().take(most).collect();
         if more.is_empty() {
             break;
         }
@@ -499,6 +616,11 @@ fn endpoint(observed: &Observed, pod: &Pod, family: &str) -> Option<Endpoint> {
     let terminating = pod.metadata.is_deleting();
     let ready = service.spec.publish_not_ready_addresses || (serving && !terminating);
     let node = Some(&pod.spec.node_name).filter(|n| !n.is_empty());
+    let known = observed.nodes.get(&pod.spec.node_name);
+    if known.is_none() && !service.spec.publish_not_ready_addresses {
+        // A reference to a node that is not there: its event brings the service back.
+        return None;
+    }
     let named = !pod.spec.hostname.is_empty() && *pod.spec.subdomain == *service.metadata.name;
     Some(Endpoint {
         addresses: vec![ip.to_owned()],
@@ -510,8 +632,9 @@ fn endpoint(observed: &Observed, pod: &Pod, family: &str) -> Option<Endpoint> {
             name: pod.metadata.name.to_string(),
             uid: pod.metadata.uid.clone(),
         }),
-        zone: node.and_then(|n| observed.zones.get(n).cloned()),
+        zone: known.cloned().flatten(),
         node_name: node.map(|n| n.to_string()),
+        hints: None,
     })
 }
 
@@ -536,7 +659,7 @@ fn ports(service: &Service, pod: &Pod) -> Vec<Port> {
 
 fn labels(service: &Service) -> BTreeMap<String, String> {
     let mut labels = (*service.metadata.labels).clone();
-    for reserved in [SERVICE_NAME, MANAGED_BY, HEADLESS, SKIP_MIRROR] {
+    for reserved in [SERVICE_NAME, MANAGED_BY, HEADLESS] {
         labels.remove(reserved);
     }
     labels.insert(SERVICE_NAME.into(), service.metadata.name.to_string());
@@ -563,9 +686,10 @@ fn body(
         metadata["name"] = (*meta.name).into();
         metadata["uid"] = meta.uid.as_str().into();
         metadata["resourceVersion"] = meta.resource_version.as_str().into();
-        if !meta.annotations.is_empty() {
-            metadata["annotations"] = json!(meta.annotations);
-        }
+    }
+    let standing = || slice.map(|s| &*s.metadata.annotations);
+    if let Some(annotations) = of.annotations.as_ref().or_else(standing).filter(|a| !a.is_empty()) {
+        metadata["annotations"] = json!(annotations);
     }
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata,
@@ -600,7 +724,8 @@ mod tests {
     }
 
     fn observed(service: Arc<Service>, pods: Vec<Arc<Pod>>, slices: Vec<Arc<EndpointSlice>>) -> Observed {
-        Observed { service, pods, zones: BTreeMap::from([("n1".into(), "z1".to_owned())]), slices }
+        let nodes = BTreeMap::from([("n1".into(), Some("z1".to_owned())), ("n2".into(), Some("z2".to_owned()))]);
+        Observed { service, pods, nodes, slices, ..Observed::default() }
     }
 
     /// What the slices are after a plan: as an API server would keep them.
@@ -691,5 +816,56 @@ mod tests {
         assert_eq!(slices[0].endpoints[0].hostname.as_deref(), Some("db-0"));
         assert_eq!(states(&slices), ["10.42.0.1 ynn"]);
         assert_eq!(slices[0].metadata.label(HEADLESS), Some(""));
+    }
+
+    #[test]
+    fn pods_of_nodes_that_are_not_there_are_left_out() {
+        let lost = || vec![pod(1, |_| {}), pod(2, |p| p["spec"]["nodeName"] = "gone".into())];
+        let slices = apply(plan(&observed(service(|_| {}), lost(), vec![])));
+        assert_eq!(states(&slices), ["10.42.0.1 yyn"]);
+        let all = service(|s| s["spec"]["publishNotReadyAddresses"] = true.into());
+        let slices = apply(plan(&observed(all, lost(), vec![])));
+        assert_eq!(states(&slices), ["10.42.0.1 yyn", "10.42.0.2 yyn"]);
+    }
+
+    #[test]
+    fn hints_come_with_the_wish_and_go_with_it() {
+        let pods = || vec![pod(1, |_| {}), pod(2, |p| p["spec"]["nodeName"] = "n2".into())];
+        let hints = |slices: &[Arc<EndpointSlice>]| -> Vec<Value> {
+            slices.iter().flat_map(|s| &s.endpoints).map(|e| json!(e.hints)).collect()
+        };
+        let near = service(|s| s["spec"]["trafficDistribution"] = "PreferSameNode".into());
+        let first = apply(plan(&observed(near.clone(), pods(), vec![])));
+        let expected = [
+            json!({"forZones": [{"name": "z1"}], "forNodes": [{"name": "n1"}]}),
+            json!({"forZones": [{"name": "z2"}], "forNodes": [{"name": "n2"}]}),
+        ];
+        assert_eq!(hints(&first), expected);
+        assert_eq!(plan(&observed(near, pods(), first.clone())), Plan::default());
+        let anywhere = plan(&observed(service(|_| {}), pods(), first));
+        assert_eq!(hints(&apply(anywhere)), [Value::Null, Value::Null]);
+    }
+
+    #[test]
+    fn what_becomes_of_proportional_hints_is_told() {
+        let spread =
+            || service(|s| s["metadata"]["annotations"] = json!({"service.kubernetes.io/topology-mode": "Auto"}));
+        let pods = || vec![pod(1, |_| {}), pod(2, |p| p["spec"]["nodeName"] = "n2".into())];
+        let shares = || Some(BTreeMap::from([("z1".to_owned(), 0.5), ("z2".to_owned(), 0.5)]));
+        let told = |plan: &Plan| plan.events.iter().map(|e| format!("{}: {}", e.1, e.2)).collect::<Vec<_>>();
+        let first = plan(&Observed { shares: shares(), ..observed(spread(), pods(), vec![]) });
+        assert!(first.hinted);
+        let text = "TopologyAwareHintsEnabled: Topology Aware Hints has been enabled, addressType: IPv4";
+        assert_eq!(told(&first), [text]);
+        let slices = apply(first);
+        let on = |service, shares, hinted| Observed { shares, hinted, ..observed(service, pods(), slices.clone()) };
+        let again = plan(&on(spread(), shares(), true));
+        assert_eq!(again, Plan { hinted: true, ..Plan::default() });
+        let blind = plan(&on(spread(), None, true));
+        assert!(!blind.hinted && blind.update.len() == 1);
+        assert!(told(&blind)[0].starts_with("TopologyAwareHintsDisabled: Insufficient Node information: "));
+        let off = plan(&on(service(|_| {}), None, true));
+        let text = "TopologyAwareHintsDisabled: Topology Aware Hints has been disabled, addressType: IPv4";
+        assert_eq!((told(&off), off.update.len()), (vec![text.to_owned()], 1));
     }
 }
