@@ -1,5 +1,5 @@
-//! An operator written with kopf (`tests/clients/operator.py`): custom resources, finalizers, adoption, events, status
-//! and scale, by the requests that its authors chose.
+//! An operator written with kopf (`tests/clients/kopf_operator.py`): custom resources, finalizers, adoption, events,
+//! status and scale, by the requests that its authors chose.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ fn an_operator_of_kopf_runs() -> Result<()> {
     let k = cluster.kubectl()?;
     k.apply(DEFINITION)?;
     k.ok("wait --for=condition=Established crd/crews.sea.example.com --timeout=60s")?;
-    let script = orkd_tests::root().join("tests/clients/operator.py").display().to_string();
+    let script = orkd_tests::root().join("tests/clients/kopf_operator.py").display().to_string();
     let environment = format!("KUBECONFIG={}", cluster.kubeconfig().display());
     let run = [&environment, &python.display().to_string(), "-m", "kopf", "run", "-A", "--verbose", &script];
     let mut operator = cluster.machine.spawn("/usr/bin/env".as_ref(), &run.map(str::to_owned), "operator.log")?;

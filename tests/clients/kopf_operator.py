@@ -1,4 +1,7 @@
-"""An operator of kopf: a Crew has a Deployment, tells in its status how many row, and leaves a log when it goes."""
+"""An operator of kopf: a Crew has a Deployment, tells in its status how many row, and leaves a log when it goes.
+
+It is not called operator.py: Python would take it for its own module in every script beside it.
+"""
 import kopf
 import kubernetes_asyncio as kubernetes
 
