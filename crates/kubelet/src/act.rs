@@ -13,11 +13,13 @@ use orkd_cri::v1;
 use orkd_reconcile::EventType;
 use tokio_util::sync::CancellationToken;
 
+use crate::allocation;
 use crate::env::{self, Sources};
 use crate::node_context::NodeContext;
 use crate::plan::Actions;
 use crate::pod::{self, Kind, Observed, Place};
 use crate::probes::http;
+use crate::resize;
 use crate::retry::{Retries, go_seconds};
 use crate::spec::{self, ContainerFacts};
 use crate::status::generate::Waiting;
@@ -107,6 +109,17 @@ pub async fn act(
                 return done;
             }
         }
+    }
+    if !actions.kill_pod
+        && !actions.resize.is_empty()
+        && let Err(message) = resize::carry_out(cx, pod, &actions.resize).await
+    {
+        tracing::warn!(pod = pod::full_name(pod), message, "pod not resized");
+        if let Some(generation) = cx.allocations.fail(pod, &message, Timestamp::now()) {
+            let text = allocation::event_message("error", pod, generation, &message);
+            cx.event(pod, EventType::Warning, "ResizeError", text);
+        }
+        done.at_most(ERROR_WAIT);
     }
     if actions.start.is_empty() && !actions.create_sandbox {
         return done;
@@ -277,6 +290,8 @@ impl Starting<'_> {
             devices: cx.devices.devices_of(pod, container),
         };
         let config = spec::container_config(pod, container, &facts);
+        let granted = container.resources.clone().unwrap_or_default();
+        cx.allocations.put_in_force(pod::uid(pod), &container.name, granted);
         if !cx.hollow {
             let dir = spec::log_directory(&cx.log_dir, pod).join(&container.name);
             std::fs::create_dir_all(&dir)
@@ -302,7 +317,9 @@ impl Starting<'_> {
         let Some(ended) = ended else { return Ok(()) };
         let now = Timestamp::now();
         let at = Timestamp::from_nanosecond(i128::from(ended.finished_at)).unwrap_or(now);
-        let key = format!("{}_{}", self.container.name, pod::container_hash(self.container));
+        // A container that was resized starts anew (`GetBackoffKey`).
+        let (hash, resources) = (pod::container_hash(self.container), &self.container.resources);
+        let key = format!("{}_{hash}_{resources:?}", self.container.name);
         if let Some(left) = memory.retries.waiting(&key, at, now) {
             let (name, full) = (&self.container.name, pod::full_name(self.pod));
             let text = format!("Back-off restarting failed container {name} in pod {full}");

@@ -1,4 +1,4 @@
-//! Which pods the node takes: the scheduler may have been passed by, or have known less than the node does.
+//! Which pods the node takes (pure): the scheduler may have been passed by, or have known less than the node does.
 //!
 //! Follows `pkg/kubelet/lifecycle/predicate.go`: what a pod asks for is there, its selector and affinity fit the node, its
 //! ports are free, and it tolerates what evicts. The first thing that is wrong is told, in upstream's words. Differs: only
@@ -6,16 +6,12 @@
 //! without grace, and may be ending still, is in nobody's way; and a critical pod that finds no room is taken, where upstream
 //! would evict others for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use orkd_reconcile::Informer;
-use parking_lot::Mutex;
 
 use crate::eviction::admit::is_critical;
-use crate::views::NodeView;
 use crate::{pod, resources};
 
 /// Why a pod is not taken.
@@ -33,46 +29,8 @@ impl Refusal {
     }
 }
 
-/// The pods that the node has taken and that have not ended.
-#[derive(Default)]
-pub struct Admission {
-    node: Option<Informer<NodeView>>,
-    taken: Mutex<HashMap<String, Arc<Pod>>>,
-}
-
-impl Admission {
-    /// Of the node that an informer of it alone knows.
-    pub fn of(node: Informer<NodeView>) -> Self {
-        Admission { node: Some(node), taken: Mutex::default() }
-    }
-
-    /// Takes a pod, or says why not. `has_ended` tells of which of the others nothing runs any more.
-    pub fn take(&self, object: &Arc<Pod>, has_ended: impl Fn(&Pod) -> bool) -> Result<(), Refusal> {
-        let node = self.node.as_ref().and_then(|informer| informer.list().into_iter().next());
-        let node = node.map(|view| view.object.clone());
-        let mut taken = self.taken.lock();
-        let others = taken.iter().filter(|(uid, other)| *uid != pod::uid(object) && !has_ended(other));
-        let others: Vec<&Pod> = others.map(|(_, other)| other.as_ref()).collect();
-        if let Some(refusal) = refusal(object, node.as_deref(), &others) {
-            return Err(refusal);
-        }
-        taken.insert(pod::uid(object).to_owned(), object.clone());
-        Ok(())
-    }
-
-    /// Takes a pod that runs already.
-    pub fn keep(&self, object: &Arc<Pod>) {
-        self.taken.lock().insert(pod::uid(object).to_owned(), object.clone());
-    }
-
-    /// Nothing of a pod runs any more.
-    pub fn release(&self, uid: &str) {
-        self.taken.lock().remove(uid);
-    }
-}
-
 /// Why a node with these `others` does not take a pod. Of a node that is not known yet only the ports are.
-fn refusal(object: &Pod, node: Option<&Node>, others: &[&Pod]) -> Option<Refusal> {
+pub fn refusal(object: &Pod, node: Option<&Node>, others: &[&Pod]) -> Option<Refusal> {
     let spec = pod::spec(object);
     if let Some(node) = node {
         if !is_critical(object)
@@ -104,9 +62,14 @@ fn amount(all: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<i64> {
     if name == "cpu" { resources::milli(text) } else { resources::units(text) }
 }
 
+/// What pods may use of a resource of a node.
+pub fn allocatable(node: &Node, name: &str) -> Option<i64> {
+    amount(node.status.as_ref()?.allocatable.as_ref(), name)
+}
+
 /// The first resource that a pod asks for more of than is left (`NodeResourcesFit`). What the node does not have at all is
 /// no concern of it.
-fn shortage(spec: &PodSpec, node: &Node, others: &[&Pod]) -> Option<Refusal> {
+pub fn shortage(spec: &PodSpec, node: &Node, others: &[&Pod]) -> Option<Refusal> {
     let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
     let short = |name: &str, requested: i64, used: i64, capacity: i64| Refusal {
         reason: format!("OutOf{name}"),
@@ -338,24 +301,5 @@ mod tests {
         assert_eq!(reason(json!([{"key": "broken", "value": "yes", "effect": "NoExecute"}])), None);
         assert_eq!(reason(json!([{"operator": "Exists"}])), None);
         check(json!({"containers": []}), &[], None);
-    }
-
-    #[test]
-    fn a_pod_that_has_gone_holds_nothing() {
-        let admission = Admission::default();
-        let port = |uid: &str| {
-            let mut object = a_pod(json!({"containers": [{"name": "c", "ports": [
-                {"containerPort": 80, "hostPort": 8080}]}]}));
-            object.metadata.uid = Some(uid.to_owned());
-            Arc::new(object)
-        };
-        assert_eq!(admission.take(&port("a"), |_| false), Ok(()));
-        assert_eq!(admission.take(&port("a"), |_| false), Ok(()), "it does not stand in its own way");
-        assert!(admission.take(&port("b"), |_| false).is_err());
-        assert_eq!(admission.take(&port("b"), |_| true), Ok(()), "the other has ended");
-        admission.release("a");
-        assert!(admission.take(&port("c"), |_| false).is_err(), "b is there");
-        admission.release("b");
-        assert_eq!(admission.take(&port("c"), |_| false), Ok(()));
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::resize::Limits;
 use crate::stats::usage::{self, Usage};
 use crate::{pod, resources};
 
@@ -112,7 +113,9 @@ impl Cgroups {
             self.create(&self.class(class))?;
         }
         // Best effort pods get what is left.
-        self.set(&self.class("BestEffort"), "cpu", "cpu.shares", "2", "cpu.weight", "1");
+        if let Err(error) = self.set_shares(&self.class("BestEffort"), resources::MIN_SHARES) {
+            tracing::debug!(%error, "cgroup value not set");
+        }
         Ok(())
     }
 
@@ -137,15 +140,54 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Writes a value, in the words of the hierarchy; a host without the controller does without.
-    fn set(&self, cgroup: &str, v1_controller: &str, v1_file: &str, v1: &str, v2_file: &str, v2: &str) {
+    /// Writes a value, in the words of the hierarchy (controller and file of v1, file of v2); a host without the controller
+    /// does without.
+    fn set(&self, cgroup: &str, v1: (&str, &str, String), v2: (&str, String)) -> io::Result<()> {
         let relative = cgroup.trim_start_matches('/');
         let (path, value) = match self.version {
-            Version::V1 => (self.mount.join(v1_controller).join(relative).join(v1_file), v1),
-            Version::V2 => (self.mount.join(relative).join(v2_file), v2),
+            Version::V1 => (self.mount.join(v1.0).join(relative).join(v1.1), v1.2),
+            Version::V2 => (self.mount.join(relative).join(v2.0), v2.1),
         };
-        if let Err(error) = std::fs::write(&path, value) {
-            tracing::debug!(path = %path.display(), %error, "cgroup value not set");
+        if !path.exists() {
+            tracing::debug!(path = %path.display(), "the host has no such cgroup value");
+            return Ok(());
+        }
+        std::fs::write(&path, value).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+    }
+
+    /// Sets the share of cpu of a cgroup.
+    pub fn set_shares(&self, cgroup: &str, shares: i64) -> io::Result<()> {
+        let weight = resources::weight(shares).to_string();
+        self.set(cgroup, ("cpu", "cpu.shares", shares.to_string()), ("cpu.weight", weight))
+    }
+
+    /// Sets how many microseconds of cpu a cgroup may use a period.
+    pub fn set_quota(&self, cgroup: &str, quota: i64) -> io::Result<()> {
+        let with_period = format!("{quota} {}", resources::QUOTA_PERIOD);
+        self.set(cgroup, ("cpu", "cpu.cfs_quota_us", quota.to_string()), ("cpu.max", with_period))
+    }
+
+    /// Sets how much memory a cgroup may use.
+    pub fn set_memory(&self, cgroup: &str, bytes: i64) -> io::Result<()> {
+        self.set(cgroup, ("memory", "memory.limit_in_bytes", bytes.to_string()), ("memory.max", bytes.to_string()))
+    }
+
+    /// What is set of a cgroup.
+    pub fn limits(&self, cgroup: &str) -> Limits {
+        let number = |file: &str| self.read(cgroup, "cpu", file)?.split_whitespace().next()?.parse::<i64>().ok();
+        let shares = match self.version {
+            Version::V1 => number("cpu.shares"),
+            Version::V2 => number("cpu.weight").map(resources::shares_of_weight),
+        };
+        let quota = match self.version {
+            Version::V1 => number("cpu.cfs_quota_us"),
+            Version::V2 => number("cpu.max"),
+        };
+        let memory = self.usage(cgroup).memory.and_then(|m| m.limit);
+        Limits {
+            memory: memory.and_then(|bytes| i64::try_from(bytes).ok()),
+            quota: quota.filter(|quota| *quota > 0),
+            shares: shares.unwrap_or_default(),
         }
     }
 
@@ -153,18 +195,11 @@ impl Cgroups {
     pub fn create_pod(&self, pod: &Pod) -> io::Result<()> {
         let cgroup = self.pod(pod);
         self.create(&cgroup)?;
-        let (request, cpu_limit, memory_limit) = resources::pod_totals(&pod::spec(pod));
-        let shares = resources::shares(request);
-        let weight = resources::weight(shares).to_string();
-        self.set(&cgroup, "cpu", "cpu.shares", &shares.to_string(), "cpu.weight", &weight);
-        if cpu_limit > 0 {
-            let quota = resources::quota(cpu_limit);
-            let period = resources::QUOTA_PERIOD;
-            self.set(&cgroup, "cpu", "cpu.cfs_quota_us", &quota.to_string(), "cpu.max", &format!("{quota} {period}"));
-        }
-        if memory_limit > 0 {
-            let bytes = memory_limit.to_string();
-            self.set(&cgroup, "memory", "memory.limit_in_bytes", &bytes, "memory.max", &bytes);
+        let limits = Limits::of(pod);
+        let quota = limits.quota.map_or(Ok(()), |quota| self.set_quota(&cgroup, quota));
+        let memory = limits.memory.map_or(Ok(()), |bytes| self.set_memory(&cgroup, bytes));
+        for error in [self.set_shares(&cgroup, limits.shares), quota, memory].into_iter().filter_map(Result::err) {
+            tracing::debug!(%error, "cgroup value not set");
         }
         Ok(())
     }
@@ -218,6 +253,39 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// Without a controller (a file), nothing is set, and nothing is wrong.
+    #[test]
+    fn limits_are_read_as_they_were_set() {
+        let check = |version: Version, folders: &[&str], files: &[(&str, &str)], expected: Limits| {
+            let dir = tempfile::tempdir().expect("dir");
+            for folder in folders {
+                std::fs::create_dir_all(dir.path().join(folder).join("p")).expect("made");
+            }
+            for (file, text) in files {
+                std::fs::write(dir.path().join(file), text).expect("written");
+            }
+            let cgroups = Cgroups { version, ..Cgroups::at(dir.path(), "/") };
+            assert_eq!(cgroups.limits("/p"), Limits { memory: None, quota: None, shares: 0 });
+            cgroups.set_memory("/p", 4096).expect("set");
+            cgroups.set_quota("/p", 2000).expect("set");
+            cgroups.set_shares("/p", 1024).expect("set");
+            assert_eq!(cgroups.limits("/p"), expected);
+        };
+        let unlimited = "9223372036854771712";
+        let v1 = [
+            ("memory/p/memory.limit_in_bytes", unlimited),
+            ("memory/p/memory.usage_in_bytes", "1"),
+            ("cpu/p/cpu.cfs_quota_us", "-1"),
+            ("cpu/p/cpu.shares", ""),
+        ];
+        let set = Limits { memory: Some(4096), quota: Some(2000), shares: 1024 };
+        check(Version::V1, &["memory", "cpu"], &v1, set);
+        let v2 =
+            [("p/memory.max", "max"), ("p/memory.current", "1"), ("p/cpu.max", "max 100000"), ("p/cpu.weight", "")];
+        check(Version::V2, &[""], &v2, Limits { shares: resources::shares_of_weight(39), ..set });
+        check(Version::V2, &[""], &[], Limits { memory: None, quota: None, shares: 0 });
+    }
 
     #[test]
     fn pods_are_filed_by_class() {

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::admit::Admission;
+use crate::allocation::{self, Allocations};
 use crate::cgroup::Cgroups;
 use crate::containerd::{self, Supervised};
 use crate::csi;
@@ -37,6 +37,8 @@ use crate::worker::{self, Handle};
 
 /// How long until a mirror pod that could not be made is tried again.
 const MIRROR_RETRY: Duration = Duration::from_secs(1);
+/// How often resizes that wait are decided anew, whatever happens.
+const RESIZE_RETRY: Duration = Duration::from_secs(180);
 /// How often the runtime is looked over, for what no event told.
 const RELIST: Duration = Duration::from_secs(30);
 
@@ -166,10 +168,11 @@ impl Kubelet {
         let uid = pod::uid(&pod).to_owned();
         let mut workers = self.workers.lock();
         if let Some(handle) = workers.get(&uid) {
-            handle.update(pod);
+            handle.update(pod.clone());
+            self.context.allocations.look_at(&pod);
             if gone {
                 handle.gone();
-                self.context.admission.release(&uid);
+                self.context.allocations.release(&uid);
             }
             return;
         }
@@ -189,6 +192,7 @@ impl Kubelet {
     /// Kills and removes what runs here and belongs to no pod of the API.
     async fn remove_orphans(&self, known: &HashSet<String>) {
         let cx = &self.context;
+        cx.allocations.forget_others(known);
         let Ok(sandboxes) = cx.runtime.list_pod_sandboxes(HashMap::new()).await else { return };
         for sandbox in sandboxes {
             let Some(uid) = sandbox.labels.get(keys::POD_UID) else { continue };
@@ -222,6 +226,20 @@ impl Kubelet {
                 if let Some(cgroups) = &cx.cgroups {
                     let _ = cgroups.remove_pod(&uid);
                 }
+            }
+        }
+    }
+
+    /// Decides resizes: when something changed that may decide them, and every so often.
+    async fn follow_resizes(self, cancel: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.context.allocations.stirred() => {}
+                () = tokio::time::sleep(RESIZE_RETRY) => {}
+            }
+            for uid in allocation::retry(&self.context, &self.pods()) {
+                self.wake(&uid);
             }
         }
     }
@@ -406,7 +424,7 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
             storage: bytes(allocatable.storage),
         }),
         pressures: Pressures::default(),
-        admission: Admission::of(own.clone()),
+        allocations: Allocations::of_node(own.clone(), (!config.hollow).then_some(config.root_dir.as_path())),
         owners: RwLock::default(),
         runtime_name: version.runtime_name,
         runtime: runtime.clone(),
@@ -437,6 +455,10 @@ pub async fn start(config: Config, client: kube::Client, supervisor: &Supervisor
     supervisor.spawn(TaskKind::Node, "container events", {
         let (kubelet, supervisor) = (kubelet.clone(), supervisor.clone());
         move |stop| kubelet.follow_events(supervisor, stop)
+    });
+    supervisor.spawn(TaskKind::Node, "resizes", {
+        let kubelet = kubelet.clone();
+        move |stop| kubelet.follow_resizes(stop)
     });
     let (changes, static_pods) = mpsc::unbounded_channel();
     if let Some(dir) = config.manifest_dir.clone() {

@@ -6,13 +6,14 @@
 //! Invariant: what to do is decided by pure functions ([`plan::plan`], [`status::generate::pod_status`],
 //! [`spec::sandbox_config`], [`env::environment`], ...); the rest carries out.
 //!
-//! Invariant: the runtime's labels and annotations hold all that a restarted kubelet needs; containers keep running
-//! over its restarts.
+//! Invariant: the runtime's labels and annotations, and the notes of granted resources ([`allocation`]) and of devices
+//! ([`dra`]), hold all that a restarted kubelet needs; containers keep running over its restarts.
 //!
-//! Missing, against upstream: device plugins, in-place resize, user namespaces.
+//! Missing, against upstream: device plugins, user namespaces.
 
 pub mod act;
 pub mod admit;
+pub mod allocation;
 pub mod cgroup;
 pub mod containerd;
 pub mod csi;
@@ -32,6 +33,7 @@ pub mod objects;
 pub mod plan;
 pub mod pod;
 pub mod probes;
+pub mod resize;
 pub mod resources;
 pub mod retry;
 pub mod server;

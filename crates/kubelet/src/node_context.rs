@@ -9,7 +9,7 @@ use orkd_cri::{Runtime, v1};
 use orkd_reconcile::{EventType, ObjectRef, Recorder};
 use parking_lot::RwLock;
 
-use crate::admit::Admission;
+use crate::allocation::Allocations;
 use crate::cgroup::Cgroups;
 use crate::dra;
 use crate::env::Facts;
@@ -80,8 +80,8 @@ pub struct NodeContext {
     pub facts: RwLock<NodeFacts>,
     /// What the node is short of.
     pub pressures: Pressures,
-    /// Whom the node takes.
-    pub admission: Admission,
+    /// Whom the node has taken, and what they were granted.
+    pub allocations: Allocations,
     /// Which pod a container or sandbox belongs to.
     pub owners: RwLock<HashMap<String, String>>,
 }
@@ -139,6 +139,12 @@ impl NodeContext {
             owners.insert(id.clone(), uid.to_owned());
         }
         Ok(Observed::new(sandbox_statuses, container_statuses))
+    }
+
+    /// Whether nothing of a pod runs any more, and nothing will.
+    pub fn has_ended(&self, pod: &Pod) -> bool {
+        let shown = self.status.get(pod).phase.unwrap_or_default();
+        pod::is_terminal_phase(&shown) || pod::is_terminal_phase(pod::phase(pod))
     }
 
     /// The reference of a pod in events.

@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use orkd_cri::v1::{self, ContainerState};
 
+use crate::allocation::{Grant, same};
 use crate::pod::{self, Kind, Observed, Place, container_hash, is_ready, is_sidecar, keys, state};
+use crate::resize::Resize;
 
 /// What probes have found out, by container id. Absent: nothing yet.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +63,8 @@ pub struct Actions {
     pub attempt: u32,
     /// Containers to kill.
     pub kill: Vec<Kill>,
+    /// What changes of the containers that stay.
+    pub resize: Resize,
     /// Containers to start, in order: ephemeral, init, ordinary.
     pub start: Vec<Place>,
 }
@@ -68,7 +72,11 @@ pub struct Actions {
 impl Actions {
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
-        !self.kill_pod && !self.create_sandbox && self.kill.is_empty() && self.start.is_empty()
+        !self.kill_pod
+            && !self.create_sandbox
+            && self.kill.is_empty()
+            && self.start.is_empty()
+            && self.resize.is_empty()
     }
 }
 
@@ -132,8 +140,14 @@ fn place(kind: Kind, index: usize) -> Place {
     Place { kind, index }
 }
 
-/// The plan.
-pub fn plan(pod: &Pod, observed: &Observed, probes: &ProbeView) -> Actions {
+/// A container whose resize needs a restart.
+fn resized(status: &v1::ContainerStatus, container: &Container) -> Kill {
+    let message = format!("Container {} resize requires restart", container.name);
+    Kill { id: status.id.clone(), name: container.name.clone(), message, reason: KillReason::Other }
+}
+
+/// The plan for a pod, as it was granted; `in_force` is what its containers have, if that is something else.
+pub fn plan(pod: &Pod, observed: &Observed, probes: &ProbeView, in_force: Option<&Grant>) -> Actions {
     let spec = pod::spec(pod);
     let never = pod::restart_policy(&spec) == "Never";
     let (create_sandbox, attempt, sandbox_id) = sandbox_changed(pod, observed);
@@ -174,7 +188,8 @@ pub fn plan(pod: &Pod, observed: &Observed, probes: &ProbeView) -> Actions {
         }
     }
 
-    let (initialized, init_start) = plan_init(pod, &spec, observed, probes, never, &mut actions);
+    actions.resize.pod = in_force.is_some_and(|has| !same(has.pod.as_ref(), spec.resources.as_ref()));
+    let (initialized, init_start) = plan_init(pod, &spec, observed, (probes, in_force), never, &mut actions);
     if actions.kill_pod {
         actions.start.clear();
         return actions;
@@ -210,6 +225,10 @@ pub fn plan(pod: &Pod, observed: &Observed, probes: &ProbeView) -> Actions {
             (format!("Container {} failed liveness probe", container.name), KillReason::Liveness)
         } else if probes.startup.get(&status.id) == Some(&false) {
             (format!("Container {} failed startup probe", container.name), KillReason::Startup)
+        } else if in_force.is_some_and(|has| !actions.resize.add(container, &status.id, has)) {
+            actions.kill.push(resized(status, container));
+            app_start.push(place(Kind::App, i));
+            continue;
         } else {
             keep += 1;
             continue;
@@ -236,7 +255,7 @@ fn plan_init(
     pod: &Pod,
     spec: &PodSpec,
     observed: &Observed,
-    probes: &ProbeView,
+    (probes, in_force): (&ProbeView, Option<&Grant>),
     never: bool,
     actions: &mut Actions,
 ) -> (bool, Vec<Place>) {
@@ -250,8 +269,9 @@ fn plan_init(
     let mut previously = has_initialized;
     let last = containers.len() - 1;
     let mut start = Vec::new();
+    let Actions { kill: kills, resize, .. } = &mut *actions;
     let mut kill = |status: &v1::ContainerStatus, container: &Container, message: String, reason| {
-        actions.kill.push(Kill { id: status.id.clone(), name: container.name.clone(), message, reason });
+        kills.push(Kill { id: status.id.clone(), name: container.name.clone(), message, reason });
     };
     for (i, container) in containers.iter().enumerate().rev() {
         let sidecar = is_sidecar(container);
@@ -292,6 +312,10 @@ fn plan_init(
                         {
                             let message = format!("Init container {} failed liveness probe", container.name);
                             kill(status, container, message, KillReason::Liveness);
+                            start.push(i);
+                        } else if in_force.is_some_and(|has| !resize.add(container, &status.id, has)) {
+                            let Kill { message, reason, .. } = resized(status, container);
+                            kill(status, container, message, reason);
                             start.push(i);
                         }
                     }
@@ -400,7 +424,7 @@ mod tests {
             }
         }
         let probes = ProbeView { liveness: HashMap::from([("id-dead".to_owned(), false)]), ..Default::default() };
-        let actions = plan(&pod, &observed, &probes);
+        let actions = plan(&pod, &observed, &probes, None);
         let spec = pod::spec(&pod);
         let mut words = Vec::new();
         if actions.kill_pod {
@@ -456,6 +480,39 @@ mod tests {
         check("Always", init, &[sandbox, ("s", "1"), ("j", "0"), ("a", "R"), ("b", "R")], "s");
         check("Never", init, &[sandbox, ("s", "R"), ("j", "0"), ("a", "0"), ("b", "1")], "kill-pod");
         check("Never", &["s*"], &[sandbox, ("s", "R"), ("a", "0"), ("b", "0")], "kill-pod");
+    }
+
+    /// What a resize from 1 to 2 cores of a sidecar and two containers does, one of which restarts for it.
+    #[test]
+    fn a_resize_changes_what_runs_and_restarts_what_must() {
+        let pod = |cpu: &str| -> Pod {
+            let named = |name: &str, policy: &str| {
+                json!({"name": name, "resources": {"limits": {"cpu": cpu}}, "restartPolicy": "Always",
+                       "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]})
+            };
+            let spec = json!({"initContainers": [named("s", "NotRequired"), named("t", "RestartContainer")],
+                "containers": [named("a", "NotRequired"), named("b", "RestartContainer"), named("c", "NotRequired")]});
+            serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": spec})).unwrap_or_default()
+        };
+        let mut observed = Observed { sandboxes: vec![ready_sandbox()], containers: Vec::new() };
+        for (name, runs) in [("s", true), ("t", true), ("a", true), ("b", true), ("c", false)] {
+            let state = if runs { ContainerState::ContainerRunning } else { ContainerState::ContainerExited };
+            observed.containers.push(container(name, 0, state, 0));
+        }
+        let (granted, in_force) = (pod("2"), Grant::of(&pod("1")));
+        let actions = plan(&granted, &observed, &ProbeView::default(), Some(&in_force));
+        let updated: Vec<&str> = actions.resize.cpu.iter().map(|u| u.name.as_str()).collect();
+        assert_eq!((updated, actions.resize.pod, actions.kill_pod), (vec!["s", "a"], true, false));
+        let killed: Vec<(&str, &str)> = actions.kill.iter().map(|k| (k.name.as_str(), k.message.as_str())).collect();
+        assert_eq!(
+            killed,
+            [("t", "Container t resize requires restart"), ("b", "Container b resize requires restart")]
+        );
+        let spec = pod::spec(&granted);
+        let started = actions.start.iter().filter_map(|p| pod::container_at(&spec, *p)).map(|c| c.name);
+        assert_eq!(started.collect::<Vec<_>>(), ["t", "b", "c"]);
+        let settled = plan(&granted, &observed, &ProbeView::default(), Some(&Grant::of(&granted)));
+        assert!(settled.resize.is_empty() && settled.kill.is_empty());
     }
 
     #[test]

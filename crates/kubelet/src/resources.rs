@@ -13,8 +13,10 @@ use crate::pod;
 pub const QUOTA_PERIOD: i64 = 100_000;
 /// The least quota the kernel takes.
 const MIN_QUOTA: i64 = 1000;
-/// The least cpu shares.
-const MIN_SHARES: i64 = 2;
+/// The least limit, in thousandths of cores, that the kernel tells from smaller ones (`MinMilliCPULimit`).
+pub const MIN_MILLI_LIMIT: i64 = 10;
+/// The least cpu shares; requests of as many thousandths of cores or less are one to the kernel.
+pub const MIN_SHARES: i64 = 2;
 /// The most cpu shares.
 const MAX_SHARES: i64 = 262_144;
 
@@ -90,6 +92,16 @@ pub fn limit(resources: Option<&ResourceRequirements>, name: &str) -> Option<Qua
     of(resources?.limits.as_ref(), name)
 }
 
+/// A request in thousandths of cores or whole units; 0 if there is none.
+pub fn requested(resources: Option<&ResourceRequirements>, name: &str) -> i64 {
+    amount(request(resources, name), name).unwrap_or_default()
+}
+
+/// A limit in thousandths of cores or whole units; 0 if there is none.
+pub fn limited(resources: Option<&ResourceRequirements>, name: &str) -> i64 {
+    amount(limit(resources, name), name).unwrap_or_default()
+}
+
 /// The QoS class of a pod: `Guaranteed`, `Burstable` or `BestEffort`.
 pub fn qos_class(spec: &PodSpec) -> &'static str {
     let all = spec.init_containers.iter().flatten().chain(&spec.containers);
@@ -134,6 +146,20 @@ pub fn quota(milli_cpu: i64) -> i64 {
 /// cgroup v2's `cpu.weight` of cpu shares.
 pub fn weight(shares: i64) -> i64 {
     1 + (shares.clamp(2, MAX_SHARES) - 2) * 9999 / 262_142
+}
+
+/// Cpu shares of cgroup v2's `cpu.weight`, as near as can be told.
+pub fn shares_of_weight(weight: i64) -> i64 {
+    2 + ((weight.clamp(1, 10_000) - 1) * 262_142 + 9998) / 9999
+}
+
+/// What a runtime says is in force of a container, in thousandths of cores and bytes: cpu request, cpu limit, memory limit
+/// (`toKubeContainerResources`).
+pub fn in_force(linux: &LinuxContainerResources) -> [Option<i64>; 3] {
+    let some = |n: i64| (n > 0).then_some(n);
+    let request = some(linux.cpu_shares).map(|shares| (shares.saturating_mul(1000) + 1023) / 1024);
+    let limit = some(linux.cpu_quota.max(0).saturating_mul(1000) / linux.cpu_period.max(1));
+    [request, limit, some(linux.memory_limit_in_bytes)]
 }
 
 /// How eagerly the kernel kills a container when memory runs out.
@@ -290,5 +316,22 @@ mod tests {
         assert_eq!(quota(1), 1000);
         assert_eq!(weight(1024), 39);
         assert_eq!(weight(2), 1);
+        for shares in [2, 102, 1024, 262_144] {
+            assert_eq!(weight(shares_of_weight(weight(shares))), weight(shares));
+        }
+    }
+
+    #[test]
+    fn what_a_runtime_says_is_read_back() {
+        let check = |cpu: (&str, &str), memory: &str, expected: [Option<i64>; 3]| {
+            let asks = json!({"requests": {"cpu": cpu.0}, "limits": {"cpu": cpu.1, "memory": memory}});
+            let container = json!({"name": "c", "resources": asks});
+            let container: Container = serde_json::from_value(container).unwrap_or_default();
+            assert_eq!(in_force(&container_resources(&Pod::default(), &container, 1 << 30)), expected, "{cpu:?}");
+        };
+        check(("20m", "30m"), "35Mi", [Some(20), Some(30), Some(35 << 20)]);
+        check(("1", "2500m"), "1Gi", [Some(1000), Some(2500), Some(1 << 30)]);
+        check(("1m", "5m"), "0", [Some(2), Some(10), None]);
+        check(("0", "0"), "1", [Some(2), None, Some(1)]);
     }
 }

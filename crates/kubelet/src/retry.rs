@@ -45,6 +45,7 @@ impl Retries {
             Some((wait, updated)) if since(*updated, event) <= MAX * 2 => (*wait * 2).min(MAX),
             _ => INITIAL,
         };
+        self.0.retain(|_, (_, updated)| since(*updated, now) <= MAX * 2);
         self.0.insert(key.to_owned(), (wait, now));
     }
 
@@ -83,6 +84,8 @@ mod tests {
         }
         assert_eq!(retries.wait("k"), MAX);
         assert_eq!(retries.waiting("k", at(2000), at(2001)), None, "quiet for long enough");
+        retries.lengthen("other", at(3000), at(3000));
+        assert_eq!((retries.updated("k"), retries.updated("other")), (None, Some(at(3000))), "old ones go");
         assert_eq!(go_seconds(MAX), "5m0s");
         assert_eq!(go_seconds(Duration::from_secs(10)), "10s");
     }

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::act::{self, Memory};
 use crate::admit::Refusal;
+use crate::allocation::{self, Grant};
 use crate::eviction;
 use crate::node_context::NodeContext;
 use crate::plan;
@@ -118,8 +119,8 @@ impl Handle {
     }
 }
 
-/// What of a pod its downward volumes tell and can change.
-type Told = (Option<BTreeMap<String, String>>, Option<BTreeMap<String, String>>);
+/// What of a pod its downward volumes tell and can change: labels, annotations, resources.
+type Told = (Option<BTreeMap<String, String>>, Option<BTreeMap<String, String>>, Grant);
 
 struct Worker {
     cx: Arc<NodeContext>,
@@ -127,7 +128,7 @@ struct Worker {
     memory: Memory,
     mounted: Option<Mounted>,
     refreshed: Instant,
-    /// The labels and annotations the volumes were last written with.
+    /// What the volumes were last written with.
     refreshed_for: Told,
     mount_wait: Duration,
     forced: Option<Forced>,
@@ -177,7 +178,7 @@ impl Worker {
             });
         }
         self.terminate().await;
-        self.cx.admission.release(pod::uid(&self.handle.pod()));
+        self.cx.allocations.release(pod::uid(&self.handle.pod()));
         self.terminated().await;
     }
 
@@ -190,19 +191,17 @@ impl Worker {
         let short = eviction::admit::refusal(&pod, &self.cx.pressures.conditions());
         let refused = match short {
             Some(message) => Err(Refusal { reason: eviction::REASON.to_owned(), message }),
-            None => {
-                let has_ended = |other: &Pod| {
-                    let shown = self.cx.status.get(other).phase.unwrap_or_default();
-                    pod::is_terminal_phase(&shown) || pod::is_terminal_phase(pod::phase(other))
-                };
-                self.cx.admission.take(&pod, has_ended)
-            }
+            None => self.cx.allocations.take(&pod, |other| self.cx.has_ended(other)),
         };
-        let Err(Refusal { reason, message }) = refused else { return };
+        let Err(Refusal { reason, message }) = refused else {
+            // It may have changed before the others could see that it is here.
+            self.cx.allocations.look_at(&self.handle.pod());
+            return;
+        };
         let is_new =
             self.cx.observe(pod::uid(&pod)).await.is_ok_and(|o| o.containers.is_empty() && o.sandboxes.is_empty());
         if !is_new {
-            self.cx.admission.keep(&pod);
+            self.cx.allocations.keep(&pod);
             return;
         }
         if self.should_end() {
@@ -236,6 +235,8 @@ impl Worker {
             terminal,
             forced: self.forced.clone(),
             messages: self.messages.clone(),
+            in_force: self.cx.allocations.of(pod).1,
+            resizing: self.cx.allocations.conditions(pod::uid(pod)),
         };
         let status = generate::pod_status(pod, observed, &cx, Timestamp::now());
         let phase = status.phase.clone().unwrap_or_default();
@@ -271,16 +272,28 @@ impl Worker {
 
     /// One look at everything. Returns when to look again.
     async fn sync(&mut self) -> Option<Duration> {
-        let pod = self.handle.pod();
+        let wanted = self.handle.pod();
         let cx = self.cx.clone();
-        let uid = pod::uid(&pod).to_owned();
+        let uid = pod::uid(&wanted).to_owned();
         let observed = match cx.observe(&uid).await {
             Ok(observed) => observed,
             Err(error) => {
-                tracing::warn!(pod = pod::full_name(&pod), %error, "the runtime cannot be asked");
+                tracing::warn!(pod = pod::full_name(&wanted), %error, "the runtime cannot be asked");
                 return Some(Duration::from_secs(2));
             }
         };
+        let runs =
+            |name: &str| observed.latest(name).is_some_and(|s| pod::state(s) == v1::ContainerState::ContainerRunning);
+        let done = cx.allocations.settle(&wanted, runs, Timestamp::now());
+        let (pod, in_force) = cx.allocations.of(&wanted);
+        if let Some(generation) = done {
+            // A container that ended by itself meanwhile is made anew without a step that makes room for it.
+            if let Some(Err(error)) = cx.cgroups.as_ref().map(|cgroups| cgroups.create_pod(&pod)) {
+                tracing::warn!(pod = pod::full_name(&pod), %error, "cgroup of a resized pod not set");
+            }
+            let text = allocation::event_message("completed", &pod, generation, "");
+            cx.event(&pod, EventType::Normal, "ResizeCompleted", text);
+        }
         let ip = cx.env_facts(&pod, &observed).pod_ips.first().cloned().unwrap_or_default();
         cx.probes.watch(&pod, &observed, &ip, &self.handle);
         let phase = self.show(&pod, &observed, false, false);
@@ -314,7 +327,7 @@ impl Worker {
         if let Some(wait) = self.prepare(&pod, &observed).await {
             return Some(again.map_or(wait, |a| a.min(wait)));
         }
-        let actions = plan::plan(&pod, &observed, &cx.probes.view());
+        let actions = plan::plan(&pod, &observed, &cx.probes.view(), in_force.as_ref());
         if !actions.is_empty() {
             let mounted = self.mounted.clone().unwrap_or_default();
             let handle = self.handle.clone();
@@ -381,14 +394,15 @@ impl Worker {
             self.mount_wait = (wait * 2).min(Duration::from_secs(122));
             return Some(wait);
         }
-        let told = (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+        let told = (pod.metadata.labels.clone(), pod.metadata.annotations.clone(), Grant::of(pod));
         let fresh = self.refreshed.elapsed() < VOLUME_REFRESH && told == self.refreshed_for;
         if self.mounted.is_some() && (!Volumes::can_change(pod) || fresh) {
             return None;
         }
         if self.mounted.is_none()
             && let Some(cgroups) = &cx.cgroups
-            && let Err(error) = cgroups.create_pod(pod)
+            // In the middle of a resize, the steps that are left set the rest.
+            && let Err(error) = cgroups.create_pod(&cx.allocations.of(pod).1.map_or_else(|| pod.clone(), |g| g.apply(pod)))
         {
             let message = format!("error: failed to create the cgroup of the pod: {error}");
             cx.event(pod, EventType::Warning, "FailedCreatePodContainer", message);
@@ -424,7 +438,7 @@ impl Worker {
         let cx = self.cx.clone();
         loop {
             let wanted = self.handle.wanted();
-            let pod = wanted.pod.clone();
+            let pod = cx.allocations.granted(&wanted.pod);
             cx.probes.stop_readiness(pod::uid(&pod));
             let observed = match cx.observe(pod::uid(&pod)).await {
                 Ok(observed) => observed,
@@ -463,7 +477,7 @@ impl Worker {
     /// The pod has ended: frees what it held, shows its last status, waits until it is gone, removes the rest.
     async fn terminated(&mut self) {
         let cx = self.cx.clone();
-        let pod = self.handle.pod();
+        let pod = cx.allocations.granted(&self.handle.pod());
         let uid = pod::uid(&pod).to_owned();
         cx.probes.forget(&uid);
         // What keeps a folder or a cgroup busy may be a sandbox that came up after its request was given up.
@@ -481,7 +495,7 @@ impl Worker {
         loop {
             let wanted = self.handle.wanted();
             let deleting = wanted.gone || wanted.pod.metadata.deletion_timestamp.is_some();
-            self.show(&wanted.pod, &observed, true, deleting);
+            self.show(&cx.allocations.granted(&wanted.pod), &observed, true, deleting);
             if wanted.gone {
                 break;
             }
@@ -496,6 +510,7 @@ impl Worker {
             let _ = std::fs::remove_dir_all(crate::spec::log_directory(&cx.log_dir, &pod));
         }
         cx.owners.write().retain(|_, owner| *owner != uid);
+        cx.allocations.forget(&uid);
         cx.status.forget(&uid);
     }
 

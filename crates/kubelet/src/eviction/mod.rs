@@ -143,7 +143,7 @@ impl Manager {
         if self.reclaim(worst.signal, &active, &machine).await {
             return evicted;
         }
-        let mut pods: Vec<Arc<Pod>> = active.iter().map(|h| h.pod()).collect();
+        let mut pods: Vec<Arc<Pod>> = active.iter().map(|h| self.context.allocations.granted(&h.pod())).collect();
         let usages = self.measure(&pods).await;
         rank::rank(&mut pods, &usages, worst.signal, machine.images_apart);
         let Some(victim) = pods.iter().find(|p| !admit::is_critical(p)) else {

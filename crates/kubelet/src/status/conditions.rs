@@ -7,7 +7,15 @@ use k8s_openapi::jiff::Timestamp;
 use crate::pod;
 
 /// Conditions the kubelet writes; the others belong to someone else and are left alone.
-pub const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub const OWNED: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    crate::allocation::PENDING,
+    crate::allocation::IN_PROGRESS,
+];
 
 /// The condition of a pod that goes to make room; others than the kubelet set it as well.
 pub const DISRUPTION: &str = "DisruptionTarget";
@@ -155,7 +163,7 @@ pub fn disrupted(message: &str) -> PodCondition {
 
 /// Gives conditions their transition time: the old one's while the status stays, else `now`.
 pub fn with_times(conditions: &mut [PodCondition], old: &[PodCondition], now: Timestamp) {
-    for c in conditions.iter_mut().filter(|c| is_ours(c)) {
+    for c in conditions.iter_mut().filter(|c| is_ours(c) && c.last_transition_time.is_none()) {
         let before = old.iter().find(|o| o.type_ == c.type_ && o.status == c.status);
         c.last_transition_time = before.and_then(|o| o.last_transition_time.clone()).or(Some(Time(now)));
     }

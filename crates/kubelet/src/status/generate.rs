@@ -8,11 +8,15 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
     HostIP, Pod, PodIP, PodSpec, PodStatus,
 };
+use k8s_openapi::api::core::v1::{PodCondition, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use orkd_api::quantity::Quantity;
 use orkd_cri::v1;
 
 use super::conditions;
+use crate::allocation::Grant;
 use crate::plan::{self, ProbeView};
 use crate::pod::{self, Kind, Observed, is_sidecar, keys};
 use crate::resources;
@@ -45,6 +49,10 @@ pub struct Context {
     pub forced: Option<Forced>,
     /// Termination messages by container id.
     pub messages: HashMap<String, String>,
+    /// What is in force of the pod's resources, if that is not what it was granted.
+    pub in_force: Option<Grant>,
+    /// The conditions of its resize.
+    pub resizing: Vec<PodCondition>,
 }
 
 /// Why a pod ends although nobody asked for it and its containers did not end by themselves.
@@ -124,6 +132,41 @@ fn convert(cx: &Context, status: &v1::ContainerStatus, old: Option<&ContainerSta
     out
 }
 
+/// The resources of a container that was made: what it was granted, or what is in force while it runs, as the runtime tells
+/// it or else as it was set (`convertContainerStatusResources`). Amounts that the kernel cannot tell apart are shown as they
+/// were granted.
+fn resources_shown(
+    container: &Container,
+    kind: Kind,
+    status: &v1::ContainerStatus,
+    in_force: Option<&Grant>,
+) -> Option<ResourceRequirements> {
+    if kind == Kind::Ephemeral || (kind == Kind::Init && !is_sidecar(container)) {
+        return None;
+    }
+    let granted = container.resources.clone().unwrap_or_default();
+    if pod::state(status) != v1::ContainerState::ContainerRunning {
+        return Some(granted);
+    }
+    let mut shown = in_force.and_then(|has| has.containers.get(&container.name)).cloned().unwrap_or(granted);
+    let Some(told) = status.resources.as_ref().and_then(|r| r.linux.as_ref()) else { return Some(shown) };
+    let [request, limit, memory] = resources::in_force(told);
+    let tell = |list: Option<&mut BTreeMap<String, Text>>, name: &str, told: Option<i64>, least: i64| {
+        let (Some(list), Some(told)) = (list, told) else { return };
+        let (milli, cpu) = (|text: &Text| resources::milli(&text.0), name == "cpu");
+        let number = |text: &Text| if cpu { milli(text) } else { resources::units(&text.0) };
+        let known = list.get(name).and_then(number).unwrap_or_default();
+        if known != told && (known > least || told > least) {
+            let amount = if cpu { Quantity::from_milli(told) } else { Quantity::from_bytes(told) };
+            list.insert(name.to_owned(), Text(amount.to_string()));
+        }
+    };
+    tell(shown.requests.as_mut(), "cpu", request, resources::MIN_SHARES);
+    tell(shown.limits.as_mut(), "cpu", limit, resources::MIN_MILLI_LIMIT);
+    tell(shown.limits.as_mut(), "memory", memory, 0);
+    Some(shown)
+}
+
 /// The statuses of one list of containers.
 fn container_statuses(
     pod: &Pod,
@@ -190,6 +233,8 @@ fn container_statuses(
             0 => {
                 let last = slot.last_state.take();
                 *slot = convert(cx, status, old.get(name).copied());
+                let container = containers.iter().find(|c| c.name == name);
+                slot.resources = container.and_then(|c| resources_shown(c, kind, status, cx.in_force.as_ref()));
                 // The container before may be gone from the runtime; what was reported of it stays.
                 slot.last_state = last.filter(|s| s.terminated.is_some()).or_else(|| {
                     let before = old.get(name).and_then(|o| o.state.clone());
@@ -402,6 +447,7 @@ pub fn pod_status(pod: &Pod, observed: &Observed, cx: &Context, now: Timestamp) 
     for c in list.iter_mut().filter(|c| conditions::is_ours(c)) {
         c.observed_generation = pod.metadata.generation;
     }
+    list.extend(cx.resizing.iter().cloned());
     conditions::with_times(&mut list, if old_conditions.is_empty() { &shown } else { &old_conditions }, now);
     out.conditions = Some(list);
     out.phase = Some(phase_now);
@@ -422,6 +468,11 @@ pub fn pod_status(pod: &Pod, observed: &Observed, cx: &Context, now: Timestamp) 
             out.pod_ip = ips.first().cloned();
             out.pod_ips = Some(ips.into_iter().map(|ip| PodIP { ip }).collect());
         }
+    }
+    // What containers have as well, the pod has if it asks for something as a whole.
+    if let Some(granted) = &spec.resources {
+        out.allocated_resources = granted.requests.clone();
+        out.resources = cx.in_force.as_ref().map_or_else(|| Some(granted.clone()), |has| has.pod.clone());
     }
     let rejected = cx.forced.as_ref().is_some_and(|f| f.rejected);
     let some = |list: Vec<ContainerStatus>| (!list.is_empty() && !rejected).then_some(list);

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::conditions::is_ours;
+use super::conditions::{OWNED, is_ours};
 use crate::pod;
 
 const PODS: Resource = Resource::new("", "v1", "pods", "Pod", true);
@@ -259,6 +259,13 @@ pub fn status_patch(uid: &str, old: Option<&PodStatus>, new: &PodStatus) -> Opti
                     c
                 })
                 .collect();
+            // What is ours and no longer holds is taken away.
+            let gone = old.and_then(|s| s.conditions.as_deref()).unwrap_or_default().iter();
+            let kept = |kind: &str| new.conditions.iter().flatten().any(|c| c.type_ == kind);
+            let gone = gone
+                .filter(|c| OWNED.contains(&c.type_.as_str()) && !kept(&c.type_))
+                .map(|c| json!({"$patch": "delete", "type": c.type_}));
+            let changed: Vec<Value> = changed.into_iter().chain(gone).collect();
             if !changed.is_empty() {
                 patch.insert(key.clone(), Value::Array(changed));
             }
@@ -303,6 +310,12 @@ mod tests {
                                   {"type": "mine", "status": "True"}]}),
             json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "mine", "status": "True"}]}),
             json!({"conditions": [{"type": "Ready", "status": "True", "reason": null, "message": null}]}),
+        );
+        check(
+            json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "mine", "status": "True"},
+                                  {"type": "PodResizePending", "status": "True"}]}),
+            json!({"conditions": [{"type": "Ready", "status": "True"}]}),
+            json!({"conditions": [{"$patch": "delete", "type": "PodResizePending"}]}),
         );
         // A disruption is told of by whoever makes it.
         let disruption =

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret};
 use k8s_openapi::jiff::Timestamp;
 use orkd_base::Supervisor;
 use orkd_cri::Runtime;
-use orkd_kubelet::admit::Admission;
+use orkd_kubelet::allocation::{self, Allocations};
 use orkd_kubelet::cgroup::Cgroups;
 use orkd_kubelet::dra::{Drivers, Manager};
 use orkd_kubelet::eviction::Pressures;
@@ -68,7 +68,7 @@ pub fn node(runtime: Arc<dyn Runtime>, dir: Option<&Path>, cgroups: Option<Cgrou
         resolv_conf: "/etc/resolv.conf".into(),
         facts: RwLock::new(NodeFacts { host_ips: vec!["127.0.0.1".to_owned()], ..NodeFacts::default() }),
         pressures: Pressures::default(),
-        admission: Admission::default(),
+        allocations: Allocations::default(),
         owners: RwLock::default(),
         runtime,
     })
@@ -142,6 +142,17 @@ impl Running {
         self.handle.gone();
         assert!(self.task.await.expect("the worker"), "the worker ended by itself");
         self.stop.cancel();
+    }
+
+    /// Changes the spec as the API does, and decides as the node's loop does.
+    pub fn resize(&self, spec: serde_json::Value) {
+        let mut pod = (*self.handle.pod()).clone();
+        pod.spec = Some(serde_json::from_value(spec).expect("a spec"));
+        pod.metadata.generation = Some(pod.metadata.generation.unwrap_or(1) + 1);
+        let pod = Arc::new(pod);
+        self.handle.update(pod.clone());
+        assert_eq!(allocation::retry(&self.cx, &[pod]), std::slice::from_ref(&self.uid));
+        self.handle.wake();
     }
 
     /// Ends the worker as a restart of the kubelet does.

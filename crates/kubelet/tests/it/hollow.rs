@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 use orkd_cri::{Code, Error, Fake, RuntimeService};
 use orkd_kubelet::stats::Stats;
 use serde_json::json;
@@ -148,6 +149,52 @@ async fn pods_are_told_of_without_figures_where_there_are_no_cgroups() {
     pod.delete(0).await;
 }
 
-fn restarts(status: &k8s_openapi::api::core::v1::PodStatus) -> i32 {
+/// A resize of two containers, one of which restarts for it. What the runtime refuses is tried again.
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_resized_while_it_runs() {
+    let fake = Arc::new(Fake::new());
+    let cx = node(fake.clone(), None, None);
+    let container = |name: &str, policy: &str, cpu: &str| {
+        json!({"name": name, "image": "app:1", "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}},
+               "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]})
+    };
+    let spec = |cpu: &str| json!({"containers": [container("anew", "RestartContainer", cpu), container("kept", "NotRequired", cpu)]});
+    let pod = run(&cx, "z1", spec("100m")).await;
+    pod.ready().await;
+    let shown = |status: &PodStatus| -> Vec<(i32, String)> {
+        let limit = |c: &ContainerStatus| Some(c.resources.as_ref()?.limits.as_ref()?.get("cpu")?.0.clone());
+        let containers = status.container_statuses.iter().flatten();
+        containers.map(|c| (c.restart_count, limit(c).unwrap_or_default())).collect()
+    };
+    let resizing = |status: &PodStatus| -> Vec<PodCondition> {
+        let conditions = status.conditions.iter().flatten();
+        conditions.filter(|c| c.type_.starts_with("PodResize")).cloned().collect()
+    };
+    let says = |wanted: [(i32, &str); 2]| {
+        let wanted = wanted.map(|(restarts, cpu)| (restarts, cpu.to_owned()));
+        move |status: &PodStatus| shown(status) == wanted && resizing(status).is_empty()
+    };
+    pod.until("as asked", says([(0, "100m"), (0, "100m")])).await;
+
+    fake.fail_always("UpdateContainerResources", Error::new(Code::Internal, "no room"));
+    pod.resize(spec("200m"));
+    let failed = |status: &PodStatus| resizing(status).iter().any(|c| c.reason.as_deref() == Some("Error"));
+    let status = pod.until("not resized yet", failed).await;
+    let condition = resizing(&status).pop().unwrap_or_default();
+    assert_eq!((condition.type_.as_str(), condition.observed_generation), ("PodResizeInProgress", Some(2)));
+    assert!(condition.message.is_some_and(|m| m.contains("no room")));
+    fake.heal();
+    pod.until("resized", says([(1, "200m"), (0, "200m")])).await;
+    let kept = fake.containers_named("kept");
+    let told = fake.container_status(&kept[0]).await.expect("a status").resources.and_then(|r| r.linux);
+    assert_eq!((kept.len(), told.map(|l| (l.cpu_quota, l.cpu_shares))), (1, Some((20_000, 204))));
+
+    pod.resize(spec("100m"));
+    pod.until("as before", says([(2, "100m"), (0, "100m")])).await;
+    pod.delete(0).await;
+    assert!(cx.allocations.conditions("z1").is_empty());
+}
+
+fn restarts(status: &PodStatus) -> i32 {
     status.container_statuses.iter().flatten().map(|c| c.restart_count).sum()
 }

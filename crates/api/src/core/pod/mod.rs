@@ -209,16 +209,19 @@ fn keep_all_but_resource_version(new: &mut Value, old: &Value) {
     }
 }
 
-/// Takes over from `asked` what `resize` may change: resources and resize policies of containers with the same name.
+/// Takes over from `asked` what `resize` may change: resources and resize policies of containers. Containers that are
+/// others, or in another order, are taken over as they are, for validation to refuse (`dropNonResizeUpdates`).
 fn resize(pod: &mut Value, asked: &Value) {
     let Some(spec) = at_mut(pod, &["spec"]) else { return };
     for field in ["containers", "initContainers"] {
-        for container in items_mut(spec, field) {
-            let theirs = list(asked, &["spec", field]).iter().find(|c| c.get("name") == container.get("name"));
-            if let Some(theirs) = theirs {
-                restore(container, theirs, &["resources"]);
-                restore(container, theirs, &["resizePolicy"]);
-            }
+        let (theirs, ours) = (list(asked, &["spec", field]), list(spec, &[field]));
+        if !ours.iter().map(|c| text(c, &["name"])).eq(theirs.iter().map(|c| text(c, &["name"]))) {
+            set(spec, &[field], theirs);
+            continue;
+        }
+        for (container, theirs) in items_mut(spec, field).zip(theirs) {
+            restore(container, theirs, &["resources"]);
+            restore(container, theirs, &["resizePolicy"]);
         }
     }
     restore(spec, at(asked, &["spec"]), &["resources"]);

@@ -458,6 +458,9 @@ pub fn resize(cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
     if running.is_some_and(|status| at(status, &["resources"]).is_null()) {
         errs.forbidden(spec.path(), "Pod running on node without support for resize");
     }
+    if !same_containers(&mut errs, &spec, old) {
+        return errs;
+    }
     for field in ["initContainers", "containers"] {
         for (container, before) in spec.items(field).iter().zip(list(old, &["spec", field])) {
             if field == "containers" || is_sidecar(before) {
@@ -494,6 +497,27 @@ pub fn resize(cx: &Cx<'_>, new: &Value, old: &Value) -> ErrorList {
 
 fn is_sidecar(container: &Value) -> bool {
     text(container, &["restartPolicy"]) == "Always"
+}
+
+/// Whether the containers are the same, in the same order. Upstream: `validatePodResizeContainerOrdering`.
+fn same_containers(errs: &mut ErrorList, spec: &View<'_>, old: &Value) -> bool {
+    let mut same = true;
+    for field in ["containers", "initContainers"] {
+        let (containers, before) = (spec.items(field), list(old, &["spec", field]));
+        if containers.len() != before.len() {
+            errs.forbidden(spec.get(field).path(), format!("{field} may not be added or removed on resize"));
+            same = false;
+            continue;
+        }
+        for (container, before) in containers.iter().zip(before) {
+            let name = container.get("name");
+            if name.str() != text(before, &["name"]) {
+                errs.forbidden(name.path(), format!("{field} may not be renamed or reordered on resize"));
+                same = false;
+            }
+        }
+    }
+    same
 }
 
 /// What a container asked for it still asks for. Upstream: `validateContainerResize`.
@@ -675,6 +699,29 @@ mod tests {
             })[0],
             "spec: Invalid value: \"Burstable\": Pod QOS Class may not change as a result of resizing"
         );
+        let other = "spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize";
+        assert_eq!(resize_problems(|p| p["spec"]["containers"][0]["name"] = json!("d")), [other]);
+        let fewer = "spec.initContainers: Forbidden: initContainers may not be added or removed on resize";
+        assert_eq!(resize_problems(|p| p["spec"]["initContainers"] = json!([])), [fewer]);
+    }
+
+    /// What validation sees is what was asked for, where containers are others.
+    #[test]
+    fn a_resize_hides_no_other_containers() {
+        use crate::kind::Kind;
+        let pod = |names: [&str; 2]| {
+            let containers = names.map(|n| json!({"name": n, "image": n, "resources": {"requests": {"cpu": n.len()}}}));
+            json!({"metadata": {"name": "x"}, "spec": {"containers": containers}})
+        };
+        let features = Features::default();
+        let cx = Cx { now: jiff::Timestamp::UNIX_EPOCH, subresource: Some("resize"), user: "t", features: &features };
+        let names = |asked: [&str; 2]| -> Vec<Value> {
+            let mut new = pod(asked);
+            super::super::Pod.prepare_update(&cx, &mut new, &pod(["a", "b"]));
+            list(&new, &["spec", "containers"]).iter().map(|c| c["name"].clone()).collect()
+        };
+        assert_eq!(names(["b", "a"]), ["b", "a"]);
+        assert_eq!(names(["a", "long"]), ["a", "long"]);
     }
 
     #[test]
