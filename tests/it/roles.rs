@@ -103,6 +103,56 @@ fn a_node_of_separate_roles_serves() -> Result<()> {
     })
 }
 
+/// Health of a role is for everyone, figures for those who may read them.
+fn ports(cluster: &Cluster, k: &Kubectl<'_>) -> Result<()> {
+    k.ok("create serviceaccount reader")?;
+    k.ok("create clusterrole reads-figures --verb=get --non-resource-url=/metrics,/configz")?;
+    k.ok("create clusterrolebinding reads-figures --clusterrole=reads-figures --serviceaccount=default:reader")?;
+    let reader = k.ok("create token reader")?;
+    let nobody = k.ok("create token default")?;
+    let tls = cluster.machine.path("data/server/tls");
+    let authority = Authority::from_pem(
+        &std::fs::read_to_string(tls.join("ca.crt"))?,
+        &std::fs::read_to_string(tls.join("ca.key"))?,
+    )?;
+    let admin = authority.issue(&Profile::client("root", &["system:masters"]), k8s_openapi::jiff::Timestamp::now())?;
+    let (certificate, key) = (cluster.machine.path("root.crt"), cluster.machine.path("root.key"));
+    std::fs::write(&certificate, admin.certificate.to_pem())?;
+    std::fs::write(&key, admin.key.to_pem())?;
+    let admin = format!("--cert {} --key {}", certificate.display(), key.display());
+    for (port, metric, config) in [
+        (10257, "workqueue_adds_total", "kubecontrollermanager.config.k8s.io"),
+        (10259, "scheduler_", "componentconfig"),
+    ] {
+        let ask = |path: &str, who: &str| {
+            let answer = format!("curl -sk -w '\\n%{{http_code}}' {who} https://127.0.0.1:{port}{path}");
+            cluster.machine.sh(&answer)
+        };
+        let check = |path: &str, who: &str, code: &str, text: &str| {
+            eventually(&format!("{code} from {port}{path}"), Duration::from_secs(60), || {
+                let answer = ask(path, who).map_err(|e| e.to_string())?;
+                let good = answer.trim_end().ends_with(code) && answer.contains(text);
+                if good {
+                    Ok(())
+                } else {
+                    Err(answer.chars().rev().take(300).collect::<String>().chars().rev().collect())
+                }
+            })
+        };
+        let bearer = |token: &str| format!("-H 'Authorization: Bearer {}'", token.trim());
+        for path in ["/healthz", "/livez", "/readyz"] {
+            check(path, "", "200", "ok")?;
+        }
+        check("/metrics", "", "403", "forbidden: User \\\"system:anonymous\\\" cannot get path")?;
+        check("/metrics", &bearer("nonsense"), "401", "Unauthorized")?;
+        check("/metrics", &bearer(&nobody), "403", "system:serviceaccount:default:default")?;
+        check("/metrics", &bearer(&reader), "200", metric)?;
+        check("/configz", &bearer(&reader), "200", config)?;
+        check("/metrics", &admin, "200", metric)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn roles_run_apart_each_with_its_credential() -> Result<()> {
     if !is_root() {
@@ -181,6 +231,8 @@ fn roles_run_apart_each_with_its_credential() -> Result<()> {
     for what in ["get secrets -n kube-system", "patch service/other -n kube-system", "create services", "patch nodes"] {
         assert_eq!(may(what)?, "no", "{what}");
     }
+
+    ports(&cluster, &k).map_err(|e| e.context(logs()))?;
 
     // Each controller came with its own identity.
     let accounts = k.ok("get serviceaccounts -n kube-system -o name")?;

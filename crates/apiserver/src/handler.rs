@@ -497,7 +497,8 @@ fn boxed<'f, T>(future: impl Future<Output = T> + Send + 'f) -> Pin<Box<dyn Futu
     Box::pin(future)
 }
 
-fn metrics_text(text: String) -> Response<Body> {
+/// Metrics as an answer.
+pub fn metrics_text(text: String) -> Response<Body> {
     let mut response = respond::text(200, text);
     let media_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8; escaping=underscores");
     response.headers_mut().insert(http::header::CONTENT_TYPE, media_type);

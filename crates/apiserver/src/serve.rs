@@ -5,17 +5,19 @@
 //! then no new connections and a drain of what is under way (watches end by
 //! [`crate::pipeline::ApiServer::stopping`]), then a deadline.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -23,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::Body;
 use crate::coalesce::Coalesce;
 use crate::handler::Router;
 use crate::user::Peer;
@@ -44,8 +47,61 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// The TLS configuration in force; replace it to renew certificates while running.
 pub type Tls = Arc<ArcSwap<rustls::ServerConfig>>;
 
+/// An answer on its way. A type of its own: what a connection does can be proved to be `Send` only if this has no lifetime.
+pub struct Answer(Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>);
+
+impl Future for Answer {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+/// What answers the requests of a door: the API server, or whoever else has one. A request carries its [`Peer`].
+#[derive(Clone)]
+pub struct Answers(Arc<dyn Fn(Request<Body>) -> Answer + Send + Sync>);
+
+impl Answers {
+    /// By a function.
+    pub fn new<F, A>(answer: F) -> Answers
+    where
+        F: Fn(Request<Body>) -> A + Send + Sync + 'static,
+        A: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Answers(Arc::new(move |request| {
+            let answer = answer(request);
+            Answer(Box::pin(async move { Ok(answer.await) }))
+        }))
+    }
+}
+
+impl From<Router> for Answers {
+    fn from(router: Router) -> Answers {
+        Answers(Arc::new(move |request| Answer(tower::Service::call(&mut router.clone(), request))))
+    }
+}
+
+/// Hands the requests of one connection on.
+struct Door {
+    answers: Answers,
+    peer: Peer,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Door {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, mut request: Request<Incoming>) -> Answer {
+        request.extensions_mut().insert(self.peer.clone());
+        self.answers.0(request.map(Body::new))
+    }
+}
+
 /// Serves until told to stop, then drains.
-pub async fn serve(listener: TcpListener, tls: Tls, service: Router, shutdown: CancellationToken) {
+pub async fn serve(listener: TcpListener, tls: Tls, service: impl Into<Answers>, shutdown: CancellationToken) {
+    let service = service.into();
     let closing = CancellationToken::new();
     let farewell = async {
         shutdown.cancelled().await;
@@ -55,7 +111,7 @@ pub async fn serve(listener: TcpListener, tls: Tls, service: Router, shutdown: C
     futures_util::future::join(farewell, accept(listener, tls, service, closing.clone())).await;
 }
 
-async fn accept(listener: TcpListener, tls: Tls, service: Router, shutdown: CancellationToken) {
+async fn accept(listener: TcpListener, tls: Tls, service: Answers, shutdown: CancellationToken) {
     let graceful = GracefulShutdown::new();
     let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -119,7 +175,7 @@ async fn connection(
     stream: TcpStream,
     addr: SocketAddr,
     tls: Arc<rustls::ServerConfig>,
-    service: Router,
+    service: Answers,
     watcher: Watcher,
     shutdown: CancellationToken,
 ) {
@@ -148,11 +204,7 @@ async fn connection(
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let stream = Coalesce::new(stream, is_h2);
     let peer = Peer { addr: Some(addr), certificates };
-    let service = tower::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        let mut service = service.clone();
-        tower::Service::call(&mut service, request)
-    });
+    let service = Door { answers: service, peer };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD).keep_alive(true);
     builder
@@ -165,7 +217,7 @@ async fn connection(
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     let turns = stream.turns();
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     if let Err(error) = turns.run(watcher.watch(connection.into_owned())).await {
         debug!(%addr, error, "connection ended");
     }

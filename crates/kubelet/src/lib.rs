@@ -21,6 +21,7 @@ pub mod dns;
 pub mod dra;
 pub mod env;
 pub mod eviction;
+pub mod guard;
 pub mod image_gc;
 pub mod images;
 mod kubelet;

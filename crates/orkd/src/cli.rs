@@ -47,7 +47,7 @@ pub enum Command {
     /// Run the controllers alone, against any Kubernetes API server
     ControllerManager(Box<ControllerManagerArgs>),
     /// Run the scheduler alone, against any Kubernetes API server
-    Scheduler(SchedulerArgs),
+    Scheduler(Box<SchedulerArgs>),
     /// Run the kubelet alone, against any Kubernetes API server
     Kubelet(Box<KubeletArgs>),
     /// Run the service proxy alone (with --dns the cluster DNS of this node as well), against any Kubernetes API server
@@ -414,6 +414,33 @@ pub struct RoleArgs {
     pub leader_elect: bool,
 }
 
+/// The port of a role that runs alone.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Port")]
+pub struct PortArgs {
+    /// Port of health and metrics, over HTTPS; 0 for none [default: 10257 of the controller manager, 10259 of the scheduler]
+    #[arg(long, value_name = "PORT")]
+    pub secure_port: Option<u16>,
+    /// Address of that port
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// Certificate shown there [default: one is made that nobody knows]
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Credential with which tokens are reviewed [default: that of the role]
+    #[arg(long, value_name = "FILE")]
+    pub authentication_kubeconfig: Option<PathBuf>,
+    /// Credential with which it is asked what users may do [default: that of the role]
+    #[arg(long, value_name = "FILE")]
+    pub authorization_kubeconfig: Option<PathBuf>,
+    /// Paths that need no leave; one that ends in * stands for all that begin so
+    #[arg(long, value_name = "PATHS", value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
+    pub authorization_always_allow_paths: Vec<String>,
+}
+
 /// What controllers are told, in a server or alone.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Controllers")]
@@ -429,6 +456,9 @@ pub struct ControllerManagerArgs {
     /// What every role is told.
     #[command(flatten)]
     pub role: RoleArgs,
+    /// Its port.
+    #[command(flatten)]
+    pub port: PortArgs,
     /// Controllers.
     #[command(flatten)]
     pub controllers: ControllerArgs,
@@ -462,6 +492,9 @@ pub struct SchedulerArgs {
     /// As for other roles.
     #[command(flatten)]
     pub role: RoleArgs,
+    /// Its port.
+    #[command(flatten)]
+    pub port: PortArgs,
     /// Profiles, plugins and extenders (KubeSchedulerConfiguration); such a file may be given as --config too
     #[arg(long, value_name = "FILE")]
     pub scheduler_config: Option<PathBuf>,

@@ -18,6 +18,7 @@ mod node_role;
 mod progress;
 mod reload;
 mod roles;
+mod secure;
 mod server;
 mod signals;
 mod token;
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => start(&args.common.clone(), agent::run(*args)),
         Command::ApiServer(args) => start(&args.common.clone(), server::run_api_server(*args)),
         Command::ControllerManager(args) => start(&args.role.common.clone(), roles::controller_manager(*args)),
-        Command::Scheduler(args) => start(&args.role.common.clone(), roles::scheduler(args)),
+        Command::Scheduler(args) => start(&args.role.common.clone(), roles::scheduler(*args)),
         Command::Kubelet(args) => start(&args.common.clone(), agent::kubelet(*args)),
         Command::Proxy(args) => start(&args.common.clone(), roles::proxy(*args)),
         Command::Token(args) => runtime().and_then(|rt| rt.block_on(token::run(args))),

@@ -10,12 +10,13 @@ use orkd_pki::Authority;
 use orkd_pki::jwt::{LEGACY_ISSUER, Signer};
 use orkd_pki::kubeconfig::Kubeconfig;
 use orkd_reconcile::{Api, Informers, LeaderElection, LeaderElector};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::Accounts;
 use crate::cli::{ControllerManagerArgs, ProxyArgs, RoleArgs, SchedulerArgs};
 use crate::client::{self, Renewable};
-use crate::{host, node, server, signals};
+use crate::{host, node, secure, server, signals};
 
 /// Runs `orkd controller-manager`.
 ///
@@ -28,7 +29,11 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> anyhow::Result<(
     let config = controllers_config(&args)?;
     let cluster_dns = args.cluster_dns;
     let election = |identity: &str| LeaderElection::new("kube-controller-manager", identity);
-    lead(&args.role, &credential, "kube-controller-manager", election, move |supervisor| {
+    let supervisor = Supervisor::new();
+    let told = json!({"kubecontrollermanager.config.k8s.io": controllers_told(&args, &election(""))});
+    let role = secure::Role { name: "kube-controller-manager", port: 10257, config: told };
+    secure::open(&args.port, role, &credential, &supervisor).await?;
+    lead(supervisor, &args.role, &credential, "kube-controller-manager", election, move |supervisor| {
         if let Some(cluster_dns) = cluster_dns {
             server::spawn_dns_publisher(accounts.client(server::DNS_ACCOUNT), cluster_dns, &supervisor);
         }
@@ -45,6 +50,25 @@ pub async fn controller_manager(args: ControllerManagerArgs) -> anyhow::Result<(
         });
     })
     .await
+}
+
+/// What the controllers were told, as `/configz` shows it (`KubeControllerManagerConfiguration`).
+fn controllers_told(args: &ControllerManagerArgs, election: &LeaderElection) -> serde_json::Value {
+    let cidr = args.cluster_cidr.map(|c| c.to_string()).unwrap_or_default();
+    let seconds = |d: std::time::Duration| format!("{}s", d.as_secs());
+    json!({
+        "Generic": {"LeaderElection": {
+            "LeaderElect": args.role.leader_elect, "ResourceLock": "leases", "ResourceName": election.name,
+            "ResourceNamespace": election.namespace, "LeaseDuration": seconds(election.lease),
+            "RenewDeadline": seconds(election.renew_deadline), "RetryPeriod": seconds(election.retry)}},
+        "KubeCloudShared": {"AllocateNodeCIDRs": args.cluster_cidr.is_some(), "ClusterCIDR": cidr},
+        "CSRSigningController": {
+            "ClusterSigningCertFile": args.cluster_signing_cert_file, "ClusterSigningKeyFile": args.cluster_signing_key_file,
+            "ClusterSigningDuration": format!("{}s", args.cluster_signing_duration.as_secs())},
+        "NodeLifecycleController": {"NodeMonitorGracePeriod": seconds(args.controllers.node_monitor_grace_period)},
+        "SAController": {
+            "RootCAFile": args.root_ca_file, "ServiceAccountKeyFile": args.service_account_private_key_file},
+    })
 }
 
 fn controllers_config(args: &ControllerManagerArgs) -> anyhow::Result<orkd_controllers::Config> {
@@ -82,7 +106,7 @@ fn controllers_config(args: &ControllerManagerArgs) -> anyhow::Result<orkd_contr
 /// As [`controller_manager`].
 pub async fn scheduler(args: SchedulerArgs) -> anyhow::Result<()> {
     let config = server::scheduler_config(args.scheduler_config.as_deref())?;
-    let mut args = args.role;
+    let SchedulerArgs { role: mut args, port, .. } = args;
     let said = config.lead();
     args.leader_elect &= said.elect;
     let election = |identity: &str| LeaderElection {
@@ -94,7 +118,11 @@ pub async fn scheduler(args: SchedulerArgs) -> anyhow::Result<()> {
     };
     let credential = Renewable::new(&args.kubeconfig).await?;
     let client = credential.client();
-    lead(&args, &credential, "kube-scheduler", election, move |supervisor| {
+    let supervisor = Supervisor::new();
+    let told = json!({"componentconfig": config.told()});
+    let role = secure::Role { name: "kube-scheduler", port: 10259, config: told };
+    secure::open(&port, role, &credential, &supervisor).await?;
+    lead(supervisor, &args, &credential, "kube-scheduler", election, move |supervisor| {
         server::spawn_scheduler(client.clone(), &supervisor, config.clone());
     })
     .await
@@ -102,13 +130,13 @@ pub async fn scheduler(args: SchedulerArgs) -> anyhow::Result<()> {
 
 /// Runs what `begin` starts, at once or while the role's lease is held.
 async fn lead(
+    supervisor: Supervisor,
     args: &RoleArgs,
     credential: &Renewable,
     name: &str,
     election: impl Fn(&str) -> LeaderElection,
     begin: impl Fn(Supervisor) + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
-    let supervisor = Supervisor::new();
     credential.follow(&supervisor);
     if !args.leader_elect {
         begin(supervisor.clone());

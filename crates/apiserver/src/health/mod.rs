@@ -55,12 +55,17 @@ pub async fn names(server: &ApiServer, kind: &str) -> Vec<String> {
 }
 
 /// A check: its name, and why it fails.
-type Outcome = (String, Result<(), String>);
+pub type Outcome = (String, Result<(), String>);
 
 /// Answers a health path, whole or of one check.
 pub async fn serve(server: &ApiServer, segments: &[&str], query: &Query) -> Option<Response<Body>> {
+    let checks = checks(server, segments.first()?).await;
+    answer(segments, query, &checks)
+}
+
+/// Answers a health path by the outcome of checks; `None` where there is no such check.
+pub fn answer(segments: &[&str], query: &Query, checks: &[Outcome]) -> Option<Response<Body>> {
     let (name, one) = segments.split_first()?;
-    let checks = checks(server, name).await;
     if !one.is_empty() {
         let wanted = one.join("/");
         let (_, outcome) = checks.iter().find(|(n, _)| *n == wanted)?;
@@ -69,11 +74,11 @@ pub async fn serve(server: &ApiServer, segments: &[&str], query: &Query) -> Opti
             Err(why) => respond::text(500, format!("internal server error: {why}\n")),
         });
     }
-    for (check, outcome) in &checks {
+    for (check, outcome) in checks {
         metrics::checked(check, name, outcome.is_ok());
     }
     let excluded: Vec<&str> = query.all("exclude").collect();
-    let (code, text) = whole(name, &checks, &excluded, query.get("verbose").is_some());
+    let (code, text) = whole(name, checks, &excluded, query.get("verbose").is_some());
     Some(respond::text(code, text))
 }
 

@@ -158,6 +158,14 @@ pub fn text(server: &ApiServer) -> String {
     out
 }
 
+/// The text of `/metrics` of a process that is no API server.
+pub fn of_process() -> String {
+    let mut out = String::with_capacity(16 << 10);
+    base::render(&mut out);
+    process::write(&mut out);
+    out
+}
+
 /// The text of `/metrics/slis`: health checks alone.
 pub fn slis() -> String {
     let mut all = String::new();

@@ -37,12 +37,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::Kubelet;
+use crate::guard::{Guard, Refused};
 use crate::logs::LogOptions;
 use crate::pod;
 use crate::spec::log_directory;
 use crate::stats::Stats;
 
-use auth::{Guard, Refused};
 use orkd_streaming::remote::Streams;
 
 /// Connections open at once.
@@ -60,6 +60,7 @@ pub struct Server {
     kubelet: Kubelet,
     stats: Arc<Stats>,
     guard: Arc<Guard>,
+    node: Arc<str>,
     client_ca: Arc<Certificate>,
     tls: Arc<RwLock<Arc<rustls::ServerConfig>>>,
 }
@@ -98,12 +99,13 @@ impl Server {
     ) -> Result<Server, orkd_pki::Error> {
         let verifier = ClientVerifier::new(tls::roots([client_ca.to_rustls()])?)?;
         let tls = Arc::new(RwLock::new(tls_config(identity, client_ca)?));
-        let guard = Arc::new(Guard::new(Api::new(client, "kubelet"), node, verifier));
+        let api = Api::new(client, "kubelet");
+        let guard = Arc::new(Guard::new(api.clone(), api, Some(verifier)));
         let stats = Arc::new(Stats::new(kubelet.context.clone(), {
             let kubelet = kubelet.clone();
             move || kubelet.pods()
         }));
-        Ok(Server { kubelet, stats, guard, client_ca: Arc::new(client_ca.clone()), tls })
+        Ok(Server { kubelet, stats, guard, node: node.into(), client_ca: Arc::new(client_ca.clone()), tls })
     }
 
     /// Shows another certificate from the next connection on.
@@ -176,7 +178,8 @@ impl Server {
             .get(header::AUTHORIZATION)
             .and_then(|v| v.to_str().ok())
             .and_then(|v| v.strip_prefix("Bearer "));
-        if let Err(Refused(code, why)) = self.guard.check(chain, token, request.method(), &path).await {
+        let checked = auth::check(&self.guard, &self.node, chain, token, request.method(), &path).await;
+        if let Err(Refused(code, why)) = checked {
             return text(StatusCode::from_u16(code).unwrap_or(StatusCode::FORBIDDEN), why);
         }
         let parts: Vec<String> = path.split('/').skip(1).map(percent_decode).collect();

@@ -7,6 +7,8 @@ mod validate;
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::framework::Point;
 use crate::plugins::{self, Args, Doors};
 use crate::profile::Profile;
@@ -122,6 +124,40 @@ impl Config {
             renew_deadline: time(said.renew_deadline, 10),
             retry: time(said.retry_period, 2),
         }
+    }
+
+    /// What was told and what stands for what was not, as `/configz` shows it: under the names of upstream's own type, each
+    /// profile with the plugins that are called at each point.
+    pub fn told(&self) -> Value {
+        let (file, lead, backoff) = (&self.file, self.lead(), self.backoff());
+        let seconds = |d: Duration| crate::waiting::go_text(d);
+        let of_profile = |profile: &Profile| {
+            let called = |point: Point| {
+                let name = |i: &usize| json!({"Name": profile.plugin(*i).name(), "Weight": profile.weight(*i)});
+                json!({"Enabled": profile.at(point).iter().map(name).collect::<Vec<_>>()})
+            };
+            let plugins: serde_json::Map<_, _> =
+                Point::ALL.into_iter().map(|point| (format!("{point:?}"), called(point))).collect();
+            json!({"SchedulerName": profile.name, "PercentageOfNodesToScore": profile.percentage, "Plugins": plugins})
+        };
+        let profiles = self.profiles(&Doors::default()).unwrap_or_default();
+        let extender = |e: &Extender| {
+            json!({"URLPrefix": e.url_prefix, "FilterVerb": e.filter_verb, "PreemptVerb": e.preempt_verb,
+                "PrioritizeVerb": e.prioritize_verb, "Weight": e.weight, "BindVerb": e.bind_verb,
+                "EnableHTTPS": e.enable_https, "NodeCacheCapable": e.node_cache_capable, "Ignorable": e.ignorable})
+        };
+        json!({
+            "Parallelism": file.parallelism.unwrap_or(16),
+            "LeaderElection": {"LeaderElect": lead.elect, "LeaseDuration": seconds(lead.lease),
+                "RenewDeadline": seconds(lead.renew_deadline), "RetryPeriod": seconds(lead.retry),
+                "ResourceLock": "leases", "ResourceName": lead.name, "ResourceNamespace": lead.namespace},
+            "PercentageOfNodesToScore": file.percentage_of_nodes_to_score.unwrap_or(0),
+            "PodInitialBackoffSeconds": backoff.initial.as_secs(),
+            "PodMaxBackoffSeconds": backoff.most.as_secs(),
+            "Profiles": profiles.iter().map(of_profile).collect::<Vec<_>>(),
+            "Extenders": file.extenders.iter().map(extender).collect::<Vec<_>>(),
+            "DelayCacheUntilActive": file.delay_cache_until_active,
+        })
     }
 
     /// The profiles.
@@ -371,6 +407,18 @@ mod tests {
         assert_eq!(calls(body, Point::Filter), [("NodePorts".to_owned(), 1), ("NodeName".to_owned(), 1)]);
         let body = "profiles: [{plugins: {multiPoint: {enabled: [{name: TaintToleration}]}}}]";
         assert_eq!(calls(body, Point::Score)[0], ("TaintToleration".to_owned(), 1), "the weight is said anew too");
+    }
+
+    #[test]
+    fn what_was_told_can_be_shown() {
+        let body = "podMaxBackoffSeconds: 20\nprofiles: [{schedulerName: mine, plugins: {score: {disabled: [{name: '*'}], \
+                    enabled: [{name: NodeAffinity, weight: 7}]}}}]";
+        let told = parse(body).expect("good").told();
+        assert_eq!((&told["PodMaxBackoffSeconds"], &told["Parallelism"]), (&json!(20), &json!(16)));
+        assert_eq!(told["LeaderElection"]["LeaseDuration"], "15s");
+        let profile = &told["Profiles"][0];
+        assert_eq!(profile["SchedulerName"], "mine");
+        assert_eq!(profile["Plugins"]["Score"]["Enabled"], json!([{"Name": "NodeAffinity", "Weight": 7}]));
     }
 
     #[test]
