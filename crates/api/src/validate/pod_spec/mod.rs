@@ -21,6 +21,7 @@ pub mod os;
 pub mod resources;
 pub mod scheduling;
 pub mod security;
+pub mod virtual_paths;
 pub mod volumes;
 pub mod warnings;
 

@@ -9,6 +9,8 @@ use crate::field::Path;
 use crate::object::{View, at};
 use crate::validate::ip;
 
+use super::virtual_paths;
+
 /// Warnings for a new pod; updates of pods are too many to be looked at.
 pub fn pod(new: &Value, old: Option<&Value>) -> Vec<String> {
     let root = View::root(new);
@@ -96,7 +98,7 @@ fn of(spec: &View<'_>, meta: &View<'_>, is_template: bool) -> Vec<String> {
         annotated(&mut out, &annotations, key, text);
     }
     volumes(&mut out, spec);
-    token_paths(&mut out, spec);
+    out.extend(virtual_paths::overlapping(spec));
     duplicates(&mut out, &spec.items("hostAliases"), "ip");
     let secrets = spec.items("imagePullSecrets");
     duplicates(&mut out, &secrets, "name");
@@ -175,34 +177,6 @@ fn volumes(out: &mut Vec<String>, spec: &View<'_>) {
     }
 }
 
-/// Files that lie where a token of the pod's account does.
-fn token_paths(out: &mut Vec<String>, spec: &View<'_>) {
-    let volumes = spec.items("volumes");
-    let of = |volume| View::get(volume, "projected").items("sources");
-    let sources: Vec<(&View<'_>, View<'_>)> =
-        volumes.iter().flat_map(|volume| of(volume).into_iter().map(move |source| (volume, source))).collect();
-    let tokens: BTreeSet<&str> =
-        sources.iter().filter_map(|(_, source)| source.dig("serviceAccountToken.path").opt_str()).collect();
-    let mut warn = |path: &Path, file: &str| {
-        if tokens.contains(file) {
-            let file = crate::field::quote(file);
-            out.push(format!("{path}: has duplicated path with ServiceAccountToken {file}"));
-        }
-    };
-    for (volume, source) in &sources {
-        let path = volume.path().child("projected").child("sources");
-        for (field, shown) in [("configMap", "configMap"), ("secret", "secrets"), ("downwardAPI", "downwardAPI")] {
-            for (i, item) in source.get(field).items("items").iter().enumerate() {
-                warn(&path.child(shown).index(i), item.get("path").str());
-            }
-        }
-        let file = source.dig("clusterTrustBundle.path");
-        if file.is_set() {
-            warn(&path.child("ClusterTrustBundle"), file.str());
-        }
-    }
-}
-
 /// Amounts of bytes that are not whole.
 fn amounts(out: &mut Vec<String>, amounts: &View<'_>, resource: &str) {
     if let Some(text) = amounts.get_named(resource).opt_str().filter(|text| is_fractional(text)) {
@@ -240,16 +214,28 @@ fn node_labels(out: &mut Vec<String>, spec: &View<'_>) {
     }
     let node = spec.dig("affinity.nodeAffinity");
     let required = node.dig("requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms").list();
-    let preferred = node.items("preferredDuringSchedulingIgnoredDuringExecution");
-    let terms = required.into_iter().chain(preferred.iter().map(|p| p.get("preference")));
-    out.extend(terms.flat_map(|term| node_selector_term(&term)));
+    out.extend(required.iter().flat_map(node_selector_term));
+    // Values of what is required are checked, those of what is preferred were not always.
+    for preferred in node.items("preferredDuringSchedulingIgnoredDuringExecution") {
+        for expression in preferred.get("preference").items("matchExpressions") {
+            out.extend(old_key(&expression));
+            for value in expression.items("values") {
+                let problems = crate::names::label_value(value.str());
+                out.extend(problems.iter().map(|why| format!("{}: {} is invalid, {why}", value.path(), value.str())));
+            }
+        }
+    }
 }
 
 /// Warnings for a term that chooses nodes by labels that have another name now.
 /// Upstream: `GetWarningsForNodeSelectorTerm`.
 pub fn node_selector_term(term: &View<'_>) -> Vec<String> {
-    let keys = term.items("matchExpressions").into_iter().map(|expression| expression.get("key"));
-    keys.filter_map(|key| Some(format!("{}: {} is {}", key.path(), key.str(), moved(key.str())?))).collect()
+    term.items("matchExpressions").iter().filter_map(old_key).collect()
+}
+
+fn old_key(expression: &View<'_>) -> Option<String> {
+    let key = expression.get("key");
+    Some(format!("{}: {} is {}", key.path(), key.str(), moved(key.str())?))
 }
 
 /// Values that come twice in a list of objects.
@@ -309,6 +295,19 @@ fn ports(out: &mut Vec<String>, containers: &[View<'_>]) {
             out.push(format!("{}: {what} port definition with {}", port.path(), other.path()));
         }
         others.push(port);
+    }
+    let mut names: BTreeMap<&str, Path> = BTreeMap::new();
+    for port in containers.iter().flat_map(|c| c.items("ports")) {
+        let name = port.get("name").str();
+        match names.get(name) {
+            Some(first) => out.push(format!(
+                "{}: duplicate port name {} with {first}, services and probes that select ports by name will use {first}",
+                port.path(),
+                crate::field::quote(name)
+            )),
+            None if name.is_empty() => {}
+            None => drop(names.insert(name, port.path().clone())),
+        }
     }
 }
 
@@ -389,15 +388,11 @@ mod tests {
                 ],
             ),
             (
-                json!({"spec": {"volumes": [{"storageos": {}}, {"projected": {"sources": [
-                    {"serviceAccountToken": {"path": "token"}},
-                    {"secret": {"items": [{"path": "a"}, {"path": "token"}]}},
-                    {"clusterTrustBundle": {"path": "token"}}]}}]}}),
+                json!({"spec": {"volumes": [{"storageos": {}}, {"name": "v", "projected": {"sources": [
+                    {"serviceAccountToken": {"path": "token"}}, {"downwardAPI": {"items": [{"path": "token"}]}}]}}]}}),
                 &[
                     "spec.volumes[0].storageOS: deprecated in v1.22, non-functional in v1.25+",
-                    "spec.volumes[1].projected.sources.secrets[1]: has duplicated path with ServiceAccountToken \"token\"",
-                    "spec.volumes[1].projected.sources.ClusterTrustBundle: has duplicated path with ServiceAccountToken \
-                     \"token\"",
+                    "volume \"v\" (Projected): overlapping paths: \"token\" (DownwardAPI) with \"token\" (ServiceAccountToken)",
                 ],
             ),
             (
@@ -426,6 +421,37 @@ mod tests {
         ] {
             assert_eq!(super::pod(&pod, None), expected, "{pod}");
         }
+    }
+
+    #[test]
+    fn preferences_of_nodes_and_names_of_ports_are_looked_at() {
+        let port = |name: &str, n: i64| json!([{"name": name, "containerPort": n, "protocol": "TCP"}]);
+        let term =
+            json!({"matchExpressions": [{"key": "beta.kubernetes.io/arch", "operator": "In", "values": ["a", "b c"]}]});
+        let pod = json!({"spec": {
+            "affinity": {"nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]},
+                "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": term}]}},
+            "containers": [{"ports": port("web", 80)}, {"ports": port("web", 81)}, {"ports": port("", 82)}]}});
+        let old = |at: &str| {
+            format!(
+                "spec.affinity.nodeAffinity.{at}.matchExpressions[0].key: beta.kubernetes.io/arch is deprecated since v1.14; \
+                 use \"kubernetes.io/arch\" instead"
+            )
+        };
+        let warnings = super::pod(&pod, None);
+        assert_eq!(warnings[0], old("requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]"));
+        assert_eq!(warnings[1], old("preferredDuringSchedulingIgnoredDuringExecution[0].preference"));
+        let value = "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.\
+                     matchExpressions[0].values[1]: b c is invalid, a valid label must be an empty string or consist of";
+        assert!(warnings[2].starts_with(value), "{warnings:?}");
+        assert_eq!(
+            warnings[3..],
+            [
+                "spec.containers[1].ports[0]: duplicate port name \"web\" with spec.containers[0].ports[0], services and \
+              probes that select ports by name will use spec.containers[0].ports[0]"
+            ]
+        );
     }
 
     #[test]
