@@ -247,7 +247,10 @@ mod tests {
             none(),
             "cpu 0-2000",
         );
-        let policy = |cpu: &str, memory: &str| json!([{"resourceName": "cpu", "restartPolicy": cpu}, {"resourceName": "memory", "restartPolicy": memory}]);
+        let policy = |cpu: &str, memory: &str| {
+            let of = |name: &str, policy: &str| json!({"resourceName": name, "restartPolicy": policy});
+            json!([of("cpu", cpu), of("memory", memory)])
+        };
         let (stays, restarts) = ("NotRequired", "RestartContainer");
         check(old(), resources(("10m", "30m"), ("1", "2")), policy(stays, restarts), "cpu 20-30");
         check(old(), resources(("10m", "30m"), ("1", "2")), policy(restarts, stays), "restart");

@@ -158,7 +158,10 @@ async fn a_pod_is_resized_while_it_runs() {
         json!({"name": name, "image": "app:1", "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}},
                "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]})
     };
-    let spec = |cpu: &str| json!({"containers": [container("anew", "RestartContainer", cpu), container("kept", "NotRequired", cpu)]});
+    let spec = |cpu: &str| {
+        let containers = [container("anew", "RestartContainer", cpu), container("kept", "NotRequired", cpu)];
+        json!({"containers": containers})
+    };
     let pod = run(&cx, "z1", spec("100m")).await;
     pod.ready().await;
     let shown = |status: &PodStatus| -> Vec<(i32, String)> {
