@@ -252,6 +252,23 @@ pub trait Kind: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The selectable field that a label of a field selector names, or why it names none (`AddFieldLabelConversionFunc`,
+    /// `DefaultMetaV1FieldSelectorConversion`).
+    fn field_label<'l>(&self, label: &'l str) -> Result<&'l str, String> {
+        let own = self.selectable_fields(&Value::Null);
+        let is_default = own.is_empty() && self.custom().is_none();
+        let known = match label {
+            "metadata.name" => true,
+            "metadata.namespace" => is_default || self.info().scope == Scope::Namespaced,
+            _ => own.iter().any(|(known, _)| known == label),
+        };
+        match known {
+            true => Ok(label),
+            false if is_default => Err(unknown_label(label)),
+            false => Err(format!("field label not supported: {label}")),
+        }
+    }
+
     /// The lists that [`Kind::selectable_fields`] looks into, by the name of their field: whoever wants nothing but
     /// selectable fields passes over all others.
     fn selectable_lists(&self) -> &'static [&'static str] {
@@ -328,4 +345,10 @@ pub trait Kind: Send + Sync + 'static {
     fn ttl_seconds(&self) -> Option<u64> {
         None
     }
+}
+
+/// What is told of a field label where name and namespace are all there is.
+pub fn unknown_label(label: &str) -> String {
+    let label = crate::field::quote(label);
+    format!("{label} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
 }

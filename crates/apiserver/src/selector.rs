@@ -2,14 +2,17 @@
 
 use crate::cache::Entry;
 
-pub use orkd_api::selector::{FieldSelector, LabelSelector};
+pub use orkd_api::selector::{FieldSelector, FieldTerm, LabelSelector};
 
-/// Refuses fields that a kind does not offer.
-pub fn check_fields(selector: &FieldSelector, known: impl Fn(&str) -> bool) -> Result<(), String> {
-    match selector.terms.iter().find(|t| !known(&t.field)) {
-        Some(term) => Err(format!("field label not supported: {}", term.field)),
-        None => Ok(()),
+/// Gives each term the name of its field, or says that there is none ([`orkd_api::kind::Kind::field_label`]).
+pub fn name_fields(selector: &mut FieldSelector, name: impl Fn(&str) -> Result<&str, String>) -> Result<(), String> {
+    for term in &mut selector.terms {
+        let named = name(&term.field)?;
+        if named != term.field {
+            term.field = named.to_owned();
+        }
     }
+    Ok(())
 }
 
 /// Whether a field is name or namespace, which stand in an entry's key.
@@ -69,9 +72,16 @@ mod tests {
         assert!(filter("metadata.name=a").without_name("a").is_empty());
         assert_eq!(filter("metadata.name=a,metadata.name=b").without_name("a").fields, parse("metadata.name=b"));
         assert!(Filter::default().is_empty() && !filter("a=b").is_empty());
-        assert_eq!(
-            check_fields(&parse("metadata.name=a,b=c"), |f| f == "metadata.name"),
-            Err("field label not supported: b".into())
-        );
+        fn name(field: &str) -> Result<&str, String> {
+            match field {
+                "x" => Ok("b"),
+                "y" => Err("no y".to_owned()),
+                other => Ok(other),
+            }
+        }
+        let mut fields = parse("a=1,x!=2");
+        name_fields(&mut fields, name).expect("they have names");
+        assert_eq!(fields.to_string(), "a=1,b!=2");
+        assert_eq!(name_fields(&mut parse("a=1,y=2"), name), Err("no y".into()));
     }
 }

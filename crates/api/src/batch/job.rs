@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::job_status;
 use crate::core::pod::defaults;
-use crate::field::ErrorList;
+use crate::field::{ErrorList, quote};
 use crate::kind::Kind;
 use crate::kind::{Cells, Cx, Dependents, MetaPass, Name};
 use crate::kinds::{AGE, Facts, NAME, STATUS, facts};
@@ -152,6 +152,13 @@ impl Kind for Job {
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
         let succeeded = at(obj, &["status", "succeeded"]).as_i64().unwrap_or_default();
         vec![("status.successful".into(), succeeded.to_string())]
+    }
+
+    fn field_label<'l>(&self, label: &'l str) -> Result<&'l str, String> {
+        match label {
+            "metadata.name" | "metadata.namespace" | "status.successful" => Ok(label),
+            _ => Err(format!("field label {} not supported for batchv1.Job", quote(label))),
+        }
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

@@ -96,7 +96,7 @@ impl Kind for Namespace {
     }
 
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
-        vec![("status.phase".into(), text(obj, &["status", "phase"]).to_owned()), ("name".into(), name(obj).to_owned())]
+        vec![("status.phase".into(), text(obj, &["status", "phase"]).to_owned())]
     }
 
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {

@@ -49,6 +49,13 @@ impl Kind for ResourceSlice {
         ["nodeName", "driver"].map(|f| (format!("spec.{f}").into(), text(obj, &["spec", f]).to_owned())).into()
     }
 
+    fn field_label<'l>(&self, label: &'l str) -> Result<&'l str, String> {
+        match label {
+            "metadata.name" | "spec.nodeName" | "spec.driver" => Ok(label),
+            _ => Err(format!("field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: {label}")),
+        }
+    }
+
     fn cells(&self, obj: &Value, now: jiff::Timestamp) -> Cells {
         vec![
             json!(name(obj)),

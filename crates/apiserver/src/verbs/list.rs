@@ -29,7 +29,7 @@ use crate::negotiation::{self, Format, Offer, Shape, Wanted};
 use crate::query::Query;
 use crate::registry::{Target, storage_key, store_error};
 use crate::respond;
-use crate::selector::{FieldSelector, Filter, LabelSelector, check_fields};
+use crate::selector::{FieldSelector, FieldTerm, Filter, LabelSelector, name_fields};
 use crate::verbs::items;
 use crate::verbs::table::{self, Include};
 
@@ -37,19 +37,11 @@ use crate::verbs::table::{self, Include};
 pub(crate) fn filter(cx: &Context<'_>) -> Result<Filter, Status> {
     let bad = |text: String| Status::new(400, "BadRequest", text);
     let labels = LabelSelector::parse(cx.query.text("labelSelector")).map_err(bad)?;
-    let mut text = cx.query.text("fieldSelector").to_owned();
-    let fields = FieldSelector::parse(&text).map_err(bad)?;
-    let known = cx.resource.kind.selectable_fields(&Value::Null);
-    let known = |l: &str| l == "metadata.name" || l == "metadata.namespace" || known.iter().any(|(k, _)| k == l);
-    check_fields(&fields, known).map_err(bad)?;
+    let mut fields = FieldSelector::parse(cx.query.text("fieldSelector")).map_err(bad)?;
+    name_fields(&mut fields, |label| cx.resource.kind.field_label(label)).map_err(bad)?;
     // The deprecated `/watch/RESOURCE/NAME` has its name in the path.
     if !cx.info.name.is_empty() && fields.exact("metadata.name").is_none() {
-        if !text.is_empty() {
-            text.push(',');
-        }
-        text.push_str("metadata.name=");
-        text.push_str(&cx.info.name);
-        return Ok(Filter { labels, fields: FieldSelector::parse(&text).map_err(bad)? });
+        fields.terms.push(FieldTerm { field: "metadata.name".into(), value: cx.info.name.clone(), equal: true });
     }
     Ok(Filter { labels, fields })
 }

@@ -133,7 +133,10 @@ async fn every_combination_reads_what_upstream_reads() {
         ("limit=1&labelSelector=!x", "now c0 more"),
         ("fieldSelector=metadata.name%3Dc2", "now c2"),
         ("fieldSelector=metadata.name!%3Dc2&limit=2", "now c0,c1 more"),
-        ("fieldSelector=spec.x%3Dc2", "400 BadRequest field label not supported: spec.x"),
+        (
+            "fieldSelector=spec.x%3Dc2",
+            "400 BadRequest \"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+        ),
         ("labelSelector=a%20b%20c", "400 BadRequest unable to parse requirement: found 'b', expected: "),
         // Nonsense.
         (
@@ -215,4 +218,65 @@ async fn flow_schemas_are_shown_in_the_order_they_are_asked_in() {
     let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
     let (_, table) = c.send("GET", SCHEMAS, b"", &table).await;
     assert_eq!(names(&table["rows"], "/cells/0"), ["b", "d", "c", "a"]);
+}
+
+#[tokio::test]
+async fn each_kind_names_the_fields_it_is_selected_by() {
+    let c = crate::harness::cluster().await;
+    let ask = async |url: &str, selector: &str| {
+        let (code, v) = c.get(&format!("{url}?fieldSelector={selector}%3Dx")).await;
+        if code == 200 { "ok".to_owned() } else { v["message"].as_str().unwrap_or_default().to_owned() }
+    };
+    let pods = "/api/v1/pods";
+    let (events, jobs) = ("/api/v1/events", "/apis/batch/v1/jobs");
+    let slices = "/apis/resource.k8s.io/v1/resourceslices";
+    for (url, fields) in [
+        (
+            pods,
+            "metadata.name metadata.namespace spec.nodeName spec.host spec.restartPolicy spec.schedulerName \
+            spec.serviceAccountName spec.hostNetwork status.phase status.podIP status.podIPs status.nominatedNodeName",
+        ),
+        (
+            events,
+            "involvedObject.kind involvedObject.namespace involvedObject.name involvedObject.uid \
+            involvedObject.apiVersion involvedObject.resourceVersion involvedObject.fieldPath reason \
+            reportingComponent source type metadata.name metadata.namespace",
+        ),
+        ("/api/v1/namespaces", "metadata.name status.phase"),
+        ("/api/v1/nodes", "metadata.name spec.unschedulable"),
+        ("/api/v1/secrets", "type metadata.name metadata.namespace"),
+        ("/api/v1/services", "spec.clusterIP spec.type metadata.name metadata.namespace"),
+        ("/api/v1/replicationcontrollers", "status.replicas metadata.name metadata.namespace"),
+        (jobs, "status.successful metadata.name metadata.namespace"),
+        ("/apis/certificates.k8s.io/v1/certificatesigningrequests", "metadata.name spec.signerName"),
+        (slices, "metadata.name spec.nodeName spec.driver"),
+        // Whoever says nothing of its own takes both.
+        ("/apis/storage.k8s.io/v1/storageclasses", "metadata.name metadata.namespace"),
+    ] {
+        for field in fields.split_whitespace() {
+            assert_eq!(ask(url, field).await, "ok", "{url} {field}");
+        }
+    }
+    let unsupported = |field: &str| format!("field label not supported: {field}");
+    for (url, field, expected) in [
+        (pods, "spec.foo", unsupported("spec.foo")),
+        (events, "note", unsupported("note")),
+        ("/api/v1/namespaces", "name", unsupported("name")),
+        ("/api/v1/nodes", "metadata.namespace", unsupported("metadata.namespace")),
+        (jobs, "status.failed", "field label \"status.failed\" not supported for batchv1.Job".into()),
+        (slices, "spec.x", "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: spec.x".into()),
+        (
+            "/apis/apps/v1/deployments",
+            "spec.replicas",
+            "\"spec.replicas\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"".into(),
+        ),
+    ] {
+        assert_eq!(ask(url, field).await, expected, "{url} {field}");
+    }
+    // The old name of the field selects by it.
+    let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(c.post("/api/v1/namespaces/default/pods", pod).await.0, 201);
+    let (_, v) = c.get(&format!("{pods}?fieldSelector=spec.host%3Dn1")).await;
+    assert_eq!(v["items"].as_array().map(Vec::len), Some(1));
 }

@@ -143,6 +143,16 @@ impl Kind for Pod {
         &["podIPs"]
     }
 
+    fn field_label<'l>(&self, label: &'l str) -> Result<&'l str, String> {
+        match label {
+            // A name that the field had once.
+            "spec.host" => Ok("spec.nodeName"),
+            "metadata.name" | "metadata.namespace" => Ok(label),
+            _ if self.selectable_fields(&Value::Null).iter().any(|(known, _)| known == label) => Ok(label),
+            _ => Err(format!("field label not supported: {label}")),
+        }
+    }
+
     fn selectable_fields(&self, obj: &Value) -> Vec<(Name, String)> {
         let ips = list(obj, &["status", "podIPs"]);
         let ip = match ips.first() {

@@ -26,7 +26,7 @@ use crate::Body;
 use crate::admission::items;
 use crate::cache::Entry;
 use crate::negotiation::{self, Offer};
-use crate::selector::{FieldSelector, Filter, LabelSelector, check_fields};
+use crate::selector::{FieldSelector, Filter, LabelSelector};
 
 const GROUP: &str = "metrics.k8s.io";
 
@@ -152,7 +152,10 @@ fn filter(call: &Call) -> Result<Filter, Status> {
     let bad = |text: String| Status::new(400, "BadRequest", text);
     let labels = LabelSelector::parse(call.query.text("labelSelector")).map_err(bad)?;
     let fields = FieldSelector::parse(call.query.text("fieldSelector")).map_err(bad)?;
-    check_fields(&fields, |f| f == "metadata.name" || f == "metadata.namespace").map_err(bad)?;
+    let known = ["metadata.name", "metadata.namespace"];
+    if let Some(term) = fields.terms.iter().find(|term| !known.contains(&term.field.as_str())) {
+        return Err(bad(orkd_api::kind::unknown_label(&term.field)));
+    }
     Ok(Filter { labels, fields })
 }
 
