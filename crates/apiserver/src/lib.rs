@@ -52,6 +52,7 @@ pub mod security;
 pub mod selector;
 pub mod serve;
 mod ttl_cache;
+mod unread;
 pub mod user;
 pub mod verbs;
 pub mod warning;

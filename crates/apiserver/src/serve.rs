@@ -28,6 +28,7 @@ use tracing::{debug, warn};
 use crate::Body;
 use crate::coalesce::Coalesce;
 use crate::handler::Router;
+use crate::unread;
 use crate::user::Peer;
 
 /// Connections open at once.
@@ -95,7 +96,14 @@ impl hyper::service::Service<Request<Incoming>> for Door {
 
     fn call(&self, mut request: Request<Incoming>) -> Answer {
         request.extensions_mut().insert(self.peer.clone());
-        self.answers.0(request.map(Body::new))
+        let (request, rest) = unread::lend(request);
+        let answer = self.answers.0(request.map(Body::new));
+        let Some(rest) = rest else { return answer };
+        Answer(Box::pin(async move {
+            let answer = answer.await;
+            rest.read().await;
+            answer
+        }))
     }
 }
 

@@ -176,3 +176,27 @@ async fn a_request_under_way_is_served_to_its_end() {
     assert!(tokio::net::TcpStream::connect(("127.0.0.1", server.port)).await.is_err(), "nobody listens any more");
     assert_eq!(c.get("/api/v1/namespaces/default/configmaps/late").await.0, 200);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_needs_no_body_leaves_the_connection_open() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let c = cluster().await;
+    let server = listening(&c).await;
+    let mut stream = server.connect().await;
+    stream
+        .write_all(b"POST /apis/nobody/v1/knows HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n")
+        .await
+        .expect("sent");
+    stream.flush().await.expect("flushed");
+    // The answer is made meanwhile; that this is long enough is not needed for the test to pass.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    stream.write_all(b"text").await.expect("the server reads");
+    stream.write_all(b"GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.expect("sent");
+    stream.flush().await.expect("flushed");
+    let mut answers = Vec::new();
+    let _ = stream.read_to_end(&mut answers).await;
+    let answers = String::from_utf8_lossy(&answers);
+    assert!(answers.starts_with("HTTP/1.1 404") && answers.contains("HTTP/1.1 200"), "{answers}");
+    server.stop.cancel();
+}
