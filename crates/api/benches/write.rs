@@ -35,7 +35,16 @@ const NOW: jiff::Timestamp = jiff::Timestamp::UNIX_EPOCH;
 
 fn cx<'a>(ty: Type, manager: &'a str, subresource: Option<&'a str>) -> apply::Cx<'a> {
     let reset_fields = orkd_api::core::pod::Pod.reset_fields(subresource);
-    apply::Cx { node: Node::of(ty), api_version: "v1", kind: "Pod", manager, subresource, reset_fields, now: NOW }
+    apply::Cx {
+        node: Node::of(ty),
+        api_version: "v1",
+        kind: "Pod",
+        manager,
+        subresource,
+        reset_fields,
+        now: NOW,
+        versions: None,
+    }
 }
 
 /// The pod as it is stored, and what a kubelet makes of it.

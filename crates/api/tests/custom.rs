@@ -69,6 +69,7 @@ fn managed(node: Node<'_>, api_version: &str, kind: &str, object: &Value) -> Val
         manager: "m",
         subresource: None,
         reset_fields: &[],
+        versions: None,
         now: jiff::Timestamp::UNIX_EPOCH,
     };
     let mut object = object.clone();

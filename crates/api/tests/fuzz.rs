@@ -317,6 +317,7 @@ fn server_side_apply_never_panics() {
             manager: if random.below(2) == 0 { "kubectl" } else { "m" },
             subresource: (random.below(4) == 0).then_some("status"),
             reset_fields: &[],
+            versions: None,
             now: Timestamp::UNIX_EPOCH,
         };
         let live = random.pick(&objects).clone();

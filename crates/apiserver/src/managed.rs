@@ -2,63 +2,87 @@
 
 use jiff::Timestamp;
 use orkd_api::kind::Kind;
+use orkd_api::patch::apply::versions::{Versions, View};
 use orkd_api::patch::apply::{self, Cx};
 use orkd_api::schema::Node;
 use orkd_api::status::Status;
 use serde_json::Value;
 
-use crate::registry::scale;
-use crate::resources::api_version;
+use crate::registry::{Request, Target, scale};
+use crate::resources::{Resource, Resources, api_version};
 
-/// Runs `f` with the circumstances of a write; `None` for a kind without a schema.
-fn with_cx<T>(
-    kind: &dyn Kind,
-    manager: &str,
-    subresource: &str,
-    now: Timestamp,
-    f: impl FnOnce(&Cx<'_>) -> T,
-) -> Option<T> {
-    let info = kind.info();
-    let node = kind.node()?;
-    let api_version = api_version(&info.group, &info.version);
-    let subresource = (!subresource.is_empty()).then_some(subresource);
-    let cx = Cx {
-        node,
-        api_version: &api_version,
-        kind: &info.kind,
-        manager: if manager.is_empty() { "unknown" } else { manager },
-        subresource,
-        reset_fields: kind.reset_fields(subresource),
-        now,
-    };
-    Some(f(&cx))
+/// The other versions of a resource, seen through the same subresource.
+struct Others<'r> {
+    resource: &'r Resource,
+    resources: &'r Resources,
+    subresource: Option<&'r str>,
 }
 
-/// Records that `manager` wrote `object` through `subresource` (empty for the object itself) by create, update or
-/// patch; `live` is what stood before.
-pub fn update(
-    kind: &dyn Kind,
-    live: Option<&Value>,
-    object: &mut Value,
-    manager: &str,
-    subresource: &str,
-    now: Timestamp,
-) -> Result<(), Status> {
-    with_cx(kind, manager, subresource, now, |cx| apply::update(cx, live, object));
-    Ok(())
+impl Versions for Others<'_> {
+    fn view(&self, object: &Value, from: &str, to: &str) -> View<'_> {
+        self.resource.in_version(self.resources, object, from, to, self.subresource)
+    }
 }
 
-/// Applies `patch` for `manager`: the merged object, without defaults.
+/// Who writes, through what.
+struct Writer<'w> {
+    kind: &'w dyn Kind,
+    manager: &'w str,
+    /// Empty for the object itself.
+    subresource: &'w str,
+    now: Timestamp,
+}
+
+impl Writer<'_> {
+    /// Runs `f` with the circumstances of the write; `None` for a kind without a schema.
+    fn with_cx<T>(&self, versions: Option<&dyn Versions>, f: impl FnOnce(&Cx<'_>) -> T) -> Option<T> {
+        let info = self.kind.info();
+        let node = self.kind.node()?;
+        let api_version = api_version(&info.group, &info.version);
+        let subresource = (!self.subresource.is_empty()).then_some(self.subresource);
+        let cx = Cx {
+            node,
+            api_version: &api_version,
+            kind: &info.kind,
+            manager: if self.manager.is_empty() { "unknown" } else { self.manager },
+            subresource,
+            reset_fields: self.kind.reset_fields(subresource),
+            versions,
+            now: self.now,
+        };
+        Some(f(&cx))
+    }
+}
+
+fn with_cx<T>(request: &Request<'_>, target: &Target<'_>, manager: &str, f: impl FnOnce(&Cx<'_>) -> T) -> Option<T> {
+    let resources = request.server.resources();
+    let subresource = (!target.subresource.is_empty()).then_some(target.subresource);
+    let others = Others { resource: &target.resource, resources: &resources, subresource };
+    let kind = &*target.resource.kind;
+    let writer = Writer { kind, manager, subresource: target.subresource, now: request.now };
+    writer.with_cx(Some(&others), f)
+}
+
+/// Records that `manager` wrote `object` at the target by create, update or patch; `live` is what stood before.
+pub fn update(request: &Request<'_>, target: &Target<'_>, live: Option<&Value>, object: &mut Value, manager: &str) {
+    with_cx(request, target, manager, |cx| apply::update(cx, live, object));
+}
+
+/// Records that `manager` made an object that is not stored.
+pub fn made(kind: &dyn Kind, object: &mut Value, manager: &str, subresource: &str, now: Timestamp) {
+    Writer { kind, manager, subresource, now }.with_cx(None, |cx| apply::update(cx, None, object));
+}
+
+/// Applies `patch` for `manager` at the target: the merged object, without defaults.
 pub fn apply(
-    kind: &dyn Kind,
+    request: &Request<'_>,
+    target: &Target<'_>,
     live: Option<&Value>,
     patch: &Value,
     manager: &str,
     force: bool,
-    subresource: &str,
-    now: Timestamp,
 ) -> Result<Value, Status> {
-    with_cx(kind, manager, subresource, now, |cx| apply::apply(cx, live, patch, force))
+    with_cx(request, target, manager, |cx| apply::apply(cx, live, patch, force))
         .unwrap_or_else(|| Err(Status::internal("this kind has no schema to apply by")))
 }
 
@@ -87,6 +111,7 @@ pub fn apply_scale(
         manager,
         subresource: Some("scale"),
         reset_fields: &[],
+        versions: None,
         now,
     };
     let applied = apply::apply(&cx, Some(&scale), patch, force)?;

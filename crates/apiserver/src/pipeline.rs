@@ -336,7 +336,8 @@ impl ApiServer {
             .cloned()
             .ok_or_else(Status::no_such_path)?;
         let target = Target { resource, subresource: &info.subresource, namespace: &info.namespace, name: &info.name };
-        let request = Request { server: self, user: &call.user, now: call.now, warnings: call.warnings.clone() };
+        let request =
+            Request { server: self, user: &call.user, now: call.now, warnings: call.warnings.clone(), info: None };
         let dry = call.dry_run();
         // What opens a stream has no options beside the object.
         let options = match operation {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use orkd_api::kind::{Kind, Name, ResourceInfo};
+use orkd_api::patch::apply::versions::{Form, View};
 use orkd_api::status::Status;
 use serde_json::Value;
 
@@ -24,13 +25,13 @@ pub struct Resource {
     pub hook: Option<Arc<dyn Hook>>,
     /// Handlers by subresource; the empty name for the resource itself.
     pub rest: HashMap<Name, Arc<dyn Rest>>,
-    form: Form,
+    form: Stored,
     /// Hash of what OpenAPI documents say of it.
     pub(crate) fingerprint: OnceLock<[u8; 32]>,
 }
 
 /// The form in which objects are stored.
-enum Form {
+enum Stored {
     /// The form served.
     Served,
     /// That of another built-in kind.
@@ -61,7 +62,7 @@ impl Resource {
             cache: Some(cache),
             hook: None,
             rest: HashMap::new(),
-            form: Form::Custom(Custom { definition, versions, terminating }),
+            form: Stored::Custom(Custom { definition, versions, terminating }),
             fingerprint: OnceLock::new(),
         }
     }
@@ -69,7 +70,7 @@ impl Resource {
     /// A resource of which nothing is stored.
     pub fn unstored(kind: Arc<dyn Kind>) -> Self {
         let (rest, fingerprint) = (HashMap::new(), OnceLock::new());
-        Resource { kind, cache: None, hook: None, rest, form: Form::Served, fingerprint }
+        Resource { kind, cache: None, hook: None, rest, form: Stored::Served, fingerprint }
     }
 
     /// The facts.
@@ -93,7 +94,7 @@ impl Resource {
     /// Names the definition it is of, and its generation; nothing for a built-in kind.
     pub(crate) fn definition(&self) -> &str {
         match &self.form {
-            Form::Custom(custom) => &custom.definition,
+            Stored::Custom(custom) => &custom.definition,
             _ => "",
         }
     }
@@ -101,29 +102,29 @@ impl Resource {
     /// Whether objects may be stored in another form than the one served here.
     pub fn is_view(&self) -> bool {
         match &self.form {
-            Form::Served => false,
-            Form::Other => true,
-            Form::Custom(custom) => custom.versions.are_many(),
+            Stored::Served => false,
+            Stored::Other => true,
+            Stored::Custom(custom) => custom.versions.are_many(),
         }
     }
 
     /// Whether an object that is written here is stored in the form served here.
     pub fn is_stored_as_served(&self) -> bool {
         match &self.form {
-            Form::Served => true,
-            Form::Other => false,
-            Form::Custom(_) => self.cache.as_ref().is_some_and(|c| c.kind.info().version == self.info().version),
+            Stored::Served => true,
+            Stored::Other => false,
+            Stored::Custom(_) => self.cache.as_ref().is_some_and(|c| c.kind.info().version == self.info().version),
         }
     }
 
     /// Whether another program turns objects from one version into another.
     pub fn is_converted_remotely(&self) -> bool {
-        matches!(&self.form, Form::Custom(custom) if custom.versions.is_remote())
+        matches!(&self.form, Stored::Custom(custom) if custom.versions.is_remote())
     }
 
     /// Whether nothing new is to be made: the definition is being removed.
     pub fn is_terminating(&self) -> bool {
-        matches!(&self.form, Form::Custom(custom) if custom.terminating)
+        matches!(&self.form, Stored::Custom(custom) if custom.terminating)
     }
 
     /// The kind in whose form objects are stored.
@@ -149,7 +150,7 @@ impl Resource {
 
     async fn converted(&self, object: &mut Value, to: &Arc<dyn Kind>) -> Result<(), Status> {
         match &self.form {
-            Form::Custom(custom) => custom.versions.convert(std::slice::from_mut(object), &to.info().version).await,
+            Stored::Custom(custom) => custom.versions.convert(std::slice::from_mut(object), &to.info().version).await,
             _ => {
                 self.turn(object, Arc::ptr_eq(to, &self.kind));
                 Ok(())
@@ -161,7 +162,7 @@ impl Resource {
     pub async fn to_form_of(&self, other: &Resource, object: &mut Value) -> Result<(), Status> {
         match &other.form {
             // Every object says of which version it is.
-            Form::Custom(_) => other.to_served(object).await,
+            Stored::Custom(_) => other.to_served(object).await,
             _ => {
                 self.turn(object, false);
                 other.turn(object, true);
@@ -174,26 +175,62 @@ impl Resource {
     pub fn turn(&self, object: &mut Value, to_served: bool) {
         let Some(cache) = &self.cache else { return };
         match (&self.form, to_served) {
-            (Form::Served, _) => {}
-            (Form::Other, true) => {
+            (Stored::Served, _) => {}
+            (Stored::Other, true) => {
                 self.kind.to_served(object);
                 head(object, self.info());
             }
-            (Form::Other, false) => {
+            (Stored::Other, false) => {
                 self.kind.to_storage(object);
                 head(object, cache.kind.info());
             }
-            (Form::Custom(custom), _) => {
+            (Stored::Custom(custom), _) => {
                 let to = if to_served { &self.kind } else { &cache.kind };
                 custom.versions.turn(object, &to.info().version);
             }
         }
     }
 
+    /// An object that is of version `from` in version `to`, where that needs nobody else's help, with what is to be known
+    /// of who owns its fields there.
+    pub(crate) fn in_version<'r>(
+        &'r self,
+        all: &'r Resources,
+        object: &Value,
+        from: &str,
+        to: &str,
+        subresource: Option<&str>,
+    ) -> View<'r> {
+        let of = |kind: &'r dyn Kind, object: Value| match kind.node() {
+            Some(node) => View::Of(Form { object, node, reset_fields: kind.reset_fields(subresource) }),
+            None => View::Closed,
+        };
+        let mut object = object.clone();
+        if let Stored::Custom(custom) = &self.form {
+            let Some(kind) = custom.versions.kind(to) else { return View::Gone };
+            if custom.versions.is_remote() && from != to {
+                return View::Closed;
+            }
+            custom.versions.turn(&mut object, &kind.info().version);
+            return of(kind, object);
+        }
+        let same = |r: &&Arc<Resource>| match (&r.cache, &self.cache) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        let version = |name: &str| all.named(&self.info().plural).filter(same).find(|r| r.api_version() == name);
+        let (Some(from), Some(to)) = (version(from), version(to)) else { return View::Gone };
+        if !Arc::ptr_eq(from, to) {
+            from.turn(&mut object, false);
+            to.turn(&mut object, true);
+        }
+        of(&*to.kind, object)
+    }
+
     /// Has entries converted that are to be [`Resource::served`], where another program does it.
     pub async fn prepare<'e>(&self, entries: impl IntoIterator<Item = &'e Arc<Entry>>) -> Result<(), Status> {
         match &self.form {
-            Form::Custom(custom) if custom.versions.is_remote() => custom.versions.prepare(&self.kind, entries).await,
+            Stored::Custom(custom) if custom.versions.is_remote() => custom.versions.prepare(&self.kind, entries).await,
             _ => Ok(()),
         }
     }
@@ -210,8 +247,8 @@ impl Resource {
     /// only what has been prepared ([`Resource::prepare`]).
     pub fn served(&self, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
         match &self.form {
-            Form::Served => return Some(entry.clone()),
-            Form::Custom(custom) => {
+            Stored::Served => return Some(entry.clone()),
+            Stored::Custom(custom) => {
                 if !custom.versions.are_many() || entry.is_of(&self.info().group, &self.info().version) {
                     return Some(entry.clone());
                 }
@@ -219,7 +256,7 @@ impl Resource {
                     return entry.known_view(&self.info().type_name);
                 }
             }
-            Form::Other => {}
+            Stored::Other => {}
         }
         entry.view(&self.info().type_name, |value| {
             let mut object = value.clone();
@@ -278,7 +315,7 @@ impl Resources {
                     .filter(|((g, r, _), _)| *g == info.group && *r == info.plural)
                     .map(|((_, _, sub), handler)| (sub.clone(), handler.clone()))
                     .collect(),
-                form: if view { Form::Other } else { Form::Served },
+                form: if view { Stored::Other } else { Stored::Served },
                 fingerprint: OnceLock::new(),
             }));
         }

@@ -751,3 +751,53 @@ async fn reviews_say_who_asked() {
     let (code, v) = world.call(&admin(), "POST", path, json!({"spec": {"expirationSeconds": 600}})).await;
     assert_eq!((code, fields(&v)["subresource"].as_str()), (201, Some("token")), "{v}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_makes_an_object_by_an_update_or_an_apply_may_create_it() {
+    let world = World::start().await;
+    const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let panda = UserInfo::new("panda", &[]);
+    let let_panda = async |verbs: Value| {
+        let meta = json!({"name": "panda"});
+        let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta, "rules": [
+            {"verbs": verbs, "apiGroups": ["", "coordination.k8s.io"], "resources": ["configmaps", "leases"]}]});
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": meta,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "panda"},
+            "subjects": [{"kind": "User", "name": "panda", "apiGroup": "rbac.authorization.k8s.io"}]});
+        for (plural, body) in [("roles", role), ("rolebindings", binding)] {
+            let (code, answer) = world.call(&admin(), "PUT", &format!("{ROLES}/{plural}/panda"), body).await;
+            assert!(code < 300, "{answer}");
+        }
+    };
+    let apply = async || {
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"k": "v"}});
+        let request = Request::patch("/api/v1/namespaces/default/configmaps/m?fieldManager=m")
+            .header("content-type", "application/apply-patch+yaml")
+            .extension(InProcess(panda.clone()));
+        world.send(request.body(Body::from(body.to_string())).expect("request")).await
+    };
+    let put = async || {
+        let body =
+            json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": {}});
+        world.call(&panda, "PUT", "/apis/coordination.k8s.io/v1/namespaces/default/leases/l", body).await
+    };
+    let refused = |verb: &str, what: &str, name: &str, group: &str| {
+        format!(
+            "{what}{} {name:?} is forbidden: User \"panda\" cannot {verb} resource {what:?} in API group {group:?} in the \
+             namespace \"default\"",
+            if group.is_empty() { String::new() } else { format!(".{group}") },
+        )
+    };
+    let check = |(code, answer): (u16, Value), wanted: String| {
+        assert_eq!((code, answer["message"].as_str()), (403, Some(wanted.as_str())), "{answer}");
+    };
+    check(apply().await, refused("patch", "configmaps", "m", ""));
+    let_panda(json!(["patch", "update"])).await;
+    check(apply().await, refused("create", "configmaps", "m", ""));
+    check(put().await, refused("create", "leases", "l", "coordination.k8s.io"));
+    let_panda(json!(["patch", "update", "create"])).await;
+    assert_eq!((apply().await.0, put().await.0), (201, 201));
+    // What is there by now is changed without it.
+    let_panda(json!(["patch", "update"])).await;
+    assert_eq!(apply().await.0, 200);
+}

@@ -44,6 +44,10 @@ impl Kind for DaemonSet {
     }
 
     fn default(&self, obj: &mut Value) {
+        // A field of the internal form, which every versioned one shows (`Convert_apps_DaemonSet_To_v1_DaemonSet`).
+        if obj.is_object() && at(obj, &["metadata", "annotations", TEMPLATE_GENERATION]).is_null() {
+            template_generation(obj, 0);
+        }
         defaults::template(obj);
         let Some(spec) = at_mut(obj, &["spec"]) else { return };
         default_value(spec, "updateStrategy", json!({}));
@@ -67,18 +71,13 @@ impl Kind for DaemonSet {
             json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0}),
         );
         first_generation(obj);
-        template_generation(obj, 1);
+        template_generation(obj, generation_of_template(obj).max(1));
     }
 
     fn prepare_update(&self, cx: &Cx<'_>, new: &mut Value, old: &Value) {
-        let before = text(old, &["metadata", "annotations", TEMPLATE_GENERATION]).parse::<i64>().unwrap_or_default();
-        if separate_status(new, old, cx.subresource) {
-            return;
-        }
-        let changed = !same(at(new, &["spec", "template"]), at(old, &["spec", "template"]));
-        if before + i64::from(changed) > 0 {
-            template_generation(new, before + i64::from(changed));
-        }
+        let changed = !separate_status(new, old, cx.subresource)
+            && !same(at(new, &["spec", "template"]), at(old, &["spec", "template"]));
+        template_generation(new, generation_of_template(old).saturating_add(i64::from(changed)));
     }
 
     fn validate(&self, cx: &Cx<'_>, obj: &Value) -> ErrorList {
@@ -125,6 +124,10 @@ impl Kind for DaemonSet {
 
 /// Where the number of the template, a field of older versions, is kept.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn generation_of_template(obj: &Value) -> i64 {
+    text(obj, &["metadata", "annotations", TEMPLATE_GENERATION]).parse().unwrap_or_default()
+}
 
 fn template_generation(obj: &mut Value, n: i64) {
     set(obj, &["metadata", "annotations", TEMPLATE_GENERATION], n.to_string());

@@ -35,6 +35,7 @@ fn cx<'a>(schema: &'a Structural, manager: &'a str) -> Cx<'a> {
         manager,
         subresource: None,
         reset_fields: &[],
+        versions: None,
         now: Timestamp::UNIX_EPOCH,
     }
 }

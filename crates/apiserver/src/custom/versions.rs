@@ -98,6 +98,11 @@ impl Versions {
         Versions { all, webhook }
     }
 
+    /// The kind of a version such as `example.com/v1`, served or not.
+    pub fn kind(&self, api_version: &str) -> Option<&CustomKind> {
+        self.all.iter().map(|kind| &**kind).find(|kind| kind.api_version() == api_version)
+    }
+
     /// Whether there is more than one.
     pub fn are_many(&self) -> bool {
         self.all.len() > 1

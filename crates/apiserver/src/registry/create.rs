@@ -6,9 +6,11 @@ use serde_json::Value;
 
 use super::options::WriteOptions;
 use super::strategy;
-use super::{HookContext, MODIFIED, Request, Target, Written, meta_text, metadata};
+use super::{HookContext, MODIFIED, Owners, Request, Target, Written, meta_text, metadata};
 use crate::admission::Operation;
+use crate::handler::authorize;
 use crate::managed;
+use crate::route::RequestInfo;
 use crate::writer::Writer;
 
 /// How often a name is generated anew when it is taken.
@@ -26,7 +28,7 @@ pub async fn create(
     head(target, &mut object);
     strategy::dedup_owners(cx, &mut object, false);
     strategy::default(target, &mut object);
-    managed::update(&*target.resource.kind, None, &mut object, &options.field_manager, "", cx.now)?;
+    managed::update(cx, target, None, &mut object, &options.field_manager);
     if !meta_text(&object, "name").is_empty() || meta_text(&object, "generateName").is_empty() {
         return create_once(cx, target, object, options).await;
     }
@@ -149,7 +151,7 @@ async fn create_once(
         Some(hook) => Some(hook.begin_create(&hook_cx, &mut object).await?),
         None => None,
     };
-    let done = commit(cx, &target, object, &option_value, options.dry_run).await;
+    let done = commit(cx, &target, object, &option_value, options).await;
     if let Some(finish) = finish {
         finish.finish(done.is_ok() && !options.dry_run).await;
     }
@@ -160,12 +162,13 @@ async fn commit(
     cx: &Request<'_>,
     target: &Target<'_>,
     mut object: Value,
-    options: &Value,
-    dry_run: bool,
+    option_value: &Value,
+    options: &WriteOptions,
 ) -> Result<Value, Status> {
     strategy::before_create(cx, target, &mut object)?;
-    strategy::check(cx, target, Operation::Create, &object, None, options, dry_run).await?;
-    if dry_run {
+    may_create(cx).await?;
+    strategy::check(cx, target, Operation::Create, &object, None, option_value, options.dry_run).await?;
+    if options.dry_run {
         return match super::live(cx.server, target).await? {
             Some(current) => Err(exists(target, Some(&current.object))),
             None => {
@@ -175,9 +178,17 @@ async fn commit(
         };
     }
     super::set_version(&mut object, None);
-    match super::write(cx, target, object, Revision(0)).await? {
+    match super::write(cx, target, object, Revision(0), Owners::of(options)).await? {
         Written::Done(object) => Ok(object),
         Written::Lost(current) => Err(exists(target, current.as_ref().map(|c| &c.object))),
+    }
+}
+
+/// Who makes an object by an update or an apply has to be allowed to create it, too (`withAuthorization`).
+async fn may_create(cx: &Request<'_>) -> Result<(), Status> {
+    match cx.info.filter(|info| info.verb != "create") {
+        Some(info) => authorize(cx.server, cx.user, &RequestInfo { verb: "create".into(), ..info.clone() }).await,
+        None => Ok(()),
     }
 }
 

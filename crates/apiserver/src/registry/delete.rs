@@ -9,7 +9,7 @@ use orkd_store::Revision;
 use serde_json::{Value, json};
 
 use super::options::{DeleteOptions, Propagation};
-use super::{Current, HookContext, Request, Target, Written, finalizers, meta_text, metadata, stamp, strategy};
+use super::{Current, HookContext, Owners, Request, Target, Written, finalizers, meta_text, metadata, stamp, strategy};
 use crate::admission::Operation;
 use crate::writer::Writer;
 
@@ -147,7 +147,7 @@ async fn write(cx: &Request<'_>, target: &Target<'_>, new: Value, revision: Revi
     if dry_run {
         return Ok(Ok(Deleted { object: new, gone: false }));
     }
-    match super::write(cx, target, new, revision).await? {
+    match super::write(cx, target, new, revision, Owners::Kept).await? {
         Written::Done(object) => Ok(Ok(Deleted { object, gone: false })),
         Written::Lost(standing) => Ok(Err(standing)),
     }

@@ -30,6 +30,7 @@ use crate::cache::WatchCache;
 use crate::codec;
 use crate::pipeline::ApiServer;
 use crate::resources::Resource;
+use crate::route::RequestInfo;
 use crate::user::UserInfo;
 use crate::warning::Warnings;
 
@@ -58,12 +59,14 @@ pub struct Request<'a> {
     pub now: jiff::Timestamp,
     /// Texts for `Warning` headers.
     pub warnings: Warnings,
+    /// What a client asked for. What it comes to beside that has to be allowed, too.
+    pub info: Option<&'a RequestInfo>,
 }
 
 impl<'a> Request<'a> {
     /// A request of now.
     pub fn new(server: &'a ApiServer, user: &'a UserInfo) -> Self {
-        Request { server, user, now: jiff::Timestamp::now(), warnings: Warnings::default() }
+        Request { server, user, now: jiff::Timestamp::now(), warnings: Warnings::default(), info: None }
     }
 
     /// The view of it that kinds get.
@@ -246,6 +249,21 @@ async fn stored_bytes(target: &Target<'_>, object: &mut Value) -> Result<Bytes, 
 /// The largest record written (etcd's default request limit, which clients know).
 const MAX_RECORD: usize = 1_572_864;
 
+/// What becomes of the managed fields of an object that is too large with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owners {
+    /// They are part of what is asked for.
+    Kept,
+    /// The object is stored without them: that nobody owns its fields is no reason to refuse it.
+    Dropped,
+}
+
+impl Owners {
+    fn of(options: &options::WriteOptions) -> Owners {
+        if options.applies { Owners::Kept } else { Owners::Dropped }
+    }
+}
+
 /// What a conditional write came to.
 enum Written {
     /// Committed; the object with its new resourceVersion.
@@ -260,8 +278,15 @@ async fn write(
     target: &Target<'_>,
     mut object: Value,
     expected: Revision,
+    owners: Owners,
 ) -> Result<Written, Status> {
-    let value = stored_bytes(target, &mut object).await?;
+    let mut value = stored_bytes(target, &mut object).await?;
+    if value.len() > MAX_RECORD
+        && owners == Owners::Dropped
+        && metadata(&mut object).is_some_and(|meta| meta.remove("managedFields").is_some())
+    {
+        value = stored_bytes(target, &mut object).await?;
+    }
     match put(cx, target, value, expected).await? {
         Ok(revision) => {
             set_version(&mut object, Some(revision.0));

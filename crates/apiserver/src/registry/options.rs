@@ -2,6 +2,7 @@
 //! `DeleteOptions`).
 
 use orkd_api::field::{ErrorList, Path, Shown};
+use orkd_api::patch::{manager_from_user_agent, validate_manager};
 use orkd_api::status::Status;
 use serde_json::{Value, json};
 
@@ -47,6 +48,8 @@ pub struct WriteOptions {
     pub field_validation: FieldValidation,
     /// Takes over fields in conflict (apply only).
     pub force: bool,
+    /// Server-side apply.
+    pub applies: bool,
     said: Said,
 }
 
@@ -66,16 +69,6 @@ fn dry_run(query: &Query, errors: &mut ErrorList) -> bool {
     !values.is_empty()
 }
 
-/// The field manager a user agent stands for: what comes before the first slash.
-pub fn manager_of(user_agent: &str) -> String {
-    let head: String = user_agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
-    let mut end = head.len().min(128);
-    while !head.is_char_boundary(end) {
-        end -= 1;
-    }
-    head[..end].to_owned()
-}
-
 impl WriteOptions {
     /// Reads the options of a query; `kind` is the name of the options object, such as `CreateOptions`.
     pub fn parse(query: &Query, user_agent: &str, kind: &str, apply: bool) -> Result<Self, Status> {
@@ -83,16 +76,7 @@ impl WriteOptions {
         let dry_run = dry_run(query, &mut errors);
         let manager = query.text("fieldManager");
         let path = Path::new("fieldManager");
-        if manager.len() > 128 {
-            errors.too_long(&path, 128);
-        }
-        if let Some((i, _)) = manager.chars().enumerate().find(|(_, c)| c.is_control()) {
-            errors.invalid(
-                &path,
-                manager,
-                format!("invalid character U+{:04X} (at position {i})", manager.chars().nth(i).map_or(0, |c| c as u32)),
-            );
-        }
+        validate_manager(&path, manager, &mut errors);
         let force = query.get("force").is_some();
         if apply && manager.is_empty() {
             errors.required(&path, "is required for apply patch");
@@ -100,7 +84,8 @@ impl WriteOptions {
         if !apply && force && kind == "PatchOptions" {
             errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
         }
-        let field_validation = match query.text("fieldValidation") {
+        let validation = query.text("fieldValidation");
+        let field_validation = match validation {
             "" | "Warn" => FieldValidation::Warn,
             "Strict" => FieldValidation::Strict,
             "Ignore" => FieldValidation::Ignore,
@@ -112,9 +97,9 @@ impl WriteOptions {
         if !errors.is_empty() {
             return Err(invalid(kind, &errors));
         }
-        let field_manager = if manager.is_empty() { manager_of(user_agent) } else { manager.to_owned() };
+        let field_manager = if manager.is_empty() { manager_from_user_agent(user_agent) } else { manager.to_owned() };
         let said = Said { manager: !manager.is_empty(), validation: !query.text("fieldValidation").is_empty() };
-        Ok(WriteOptions { dry_run, field_manager, field_validation, force: query.flag("force"), said })
+        Ok(WriteOptions { dry_run, field_manager, field_validation, force: query.flag("force"), applies: apply, said })
     }
 
     /// The options of a service of this server that writes by itself.

@@ -172,18 +172,10 @@ struct Patching<'a> {
 impl Maker for Patching<'_> {
     fn make<'f>(&'f self, current: Option<&'f Value>) -> Making<'f> {
         Box::pin(async move {
-            let kind = &*self.target.resource.kind;
-            let subresource = self.target.subresource;
             if self.patch.form == Form::Apply {
-                let mut object = managed::apply(
-                    kind,
-                    current,
-                    &self.patch.value,
-                    &self.options.field_manager,
-                    self.options.force,
-                    subresource,
-                    self.cx.now,
-                )?;
+                let WriteOptions { field_manager, force, .. } = self.options;
+                let mut object =
+                    managed::apply(self.cx, self.target, current, &self.patch.value, field_manager, *force)?;
                 if current.is_none() {
                     let uid = meta_text(&self.patch.value, "uid");
                     if !uid.is_empty() {
@@ -207,9 +199,8 @@ impl Maker for Patching<'_> {
             let mut object = current.clone();
             self.patch.apply_to(&mut object, self.door, &self.cx.warnings)?;
             create::check_named(self.target, &mut object)?;
-            strategy::dedup_owners(self.cx, &mut object, false);
             strategy::default(self.target, &mut object);
-            managed::update(kind, Some(current), &mut object, &self.options.field_manager, subresource, self.cx.now)?;
+            managed::update(self.cx, self.target, Some(current), &mut object, &self.options.field_manager);
             Ok(Made::Object(object))
         })
     }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::options::WriteOptions;
-use super::{Current, HookContext, MODIFIED, Request, Target, Written, create, delete, meta_text, strategy};
+use super::{Current, HookContext, MODIFIED, Owners, Request, Target, Written, create, delete, meta_text, strategy};
 use crate::admission::Operation;
 use crate::managed;
 use crate::writer::Writer;
@@ -63,8 +63,7 @@ impl Maker for Put<'_> {
         Box::pin(async move {
             let Some(mut object) = self.take(current) else { return Err(self.target.conflict(MODIFIED)) };
             strategy::dedup_owners(self.cx, &mut object, false);
-            let kind = &*self.target.resource.kind;
-            managed::update(kind, current, &mut object, self.manager, self.target.subresource, self.cx.now)?;
+            managed::update(self.cx, self.target, current, &mut object, self.manager);
             Ok(Made::Object(object))
         })
     }
@@ -103,8 +102,7 @@ impl<F: Fn(&mut Value) -> Result<(), Status> + Send + Sync> Maker for With<'_, F
             let mut object = current.clone();
             (self.change)(&mut object)?;
             strategy::default(self.target, &mut object);
-            let kind = &*self.target.resource.kind;
-            managed::update(kind, Some(current), &mut object, self.manager, self.target.subresource, self.cx.now)?;
+            managed::update(self.cx, self.target, Some(current), &mut object, self.manager);
             Ok(Made::Object(object))
         })
     }
@@ -175,7 +173,7 @@ async fn attempt(
     current: Option<&Current>,
     options: &WriteOptions,
 ) -> Result<Attempt, Status> {
-    let Some(Current { object: old, revision }) = current else {
+    let Some(current) = current else {
         if !maker.creates() {
             return Err(target.not_found());
         }
@@ -185,6 +183,7 @@ async fn attempt(
             done => done.map(|object| Attempt::Done(object, true)),
         };
     };
+    let old = &current.object;
     let option_value = options.to_value("UpdateOptions");
     let Made::Object(mut new) = maker.make(Some(old)).await?;
     let dry = options.dry_run;
@@ -197,7 +196,7 @@ async fn attempt(
         Some(hook) => Some(hook.begin_update(&hook_cx, &mut new, old).await?),
         None => None,
     };
-    let done = commit(cx, target, new, old, *revision, &option_value, dry).await;
+    let done = commit(cx, target, new, current, &option_value, options).await;
     if let Some(finish) = finish {
         finish.finish(matches!(done, Ok(Attempt::Done(..))) && !dry).await;
     }
@@ -238,13 +237,14 @@ async fn commit(
     cx: &Request<'_>,
     target: &Target<'_>,
     mut new: Value,
-    old: &Value,
-    revision: orkd_store::Revision,
-    options: &Value,
-    dry_run: bool,
+    current: &Current,
+    option_value: &Value,
+    options: &WriteOptions,
 ) -> Result<Attempt, Status> {
+    let Current { object: old, revision } = current;
+    let (revision, dry_run) = (*revision, options.dry_run);
     strategy::before_update(cx, target, &mut new, old)?;
-    strategy::check(cx, target, Operation::Update, &new, Some(old), options, dry_run).await?;
+    strategy::check(cx, target, Operation::Update, &new, Some(old), option_value, dry_run).await?;
     if delete::ends_with_update(target, &new, old) {
         return match delete::after_last_finalizer(cx, target, &new, old, revision, dry_run).await? {
             Ok(object) => Ok(Attempt::Done(object, false)),
@@ -255,7 +255,7 @@ async fn commit(
     if dry_run || (same(&new, old) && !is_stale(cx, target).await?) {
         return Ok(Attempt::Done(new, false));
     }
-    match super::write(cx, target, new, revision).await? {
+    match super::write(cx, target, new, revision, Owners::of(options)).await? {
         Written::Done(object) => Ok(Attempt::Done(object, false)),
         Written::Lost(standing) => Ok(Attempt::Lost(standing)),
     }

@@ -27,8 +27,13 @@ impl Rest for Binding {
         if name.is_empty() {
             return Err(Status::bad_request("name is required"));
         }
-        let request =
-            Request { server: &call.server, user: &call.user, now: call.now, warnings: call.warnings.clone() };
+        let request = Request {
+            server: &call.server,
+            user: &call.user,
+            now: call.now,
+            warnings: call.warnings.clone(),
+            info: None,
+        };
         let pods = call.server.resource("", "pods")?;
         let target = Target { resource: pods, subresource: "", namespace: &call.info.namespace, name: &name };
         rewrite(&request, &target, call.dry_run(), &|pod| {

@@ -3,12 +3,12 @@
 use std::sync::LazyLock;
 
 use orkd_api::kind::{Cx, Kind};
+use orkd_api::patch::manager_from_user_agent;
 use orkd_api::status::Status;
 use serde_json::{Value, json};
 
 use super::Call;
 use crate::managed;
-use crate::registry::options::manager_of;
 
 static BODIES: LazyLock<Vec<Box<dyn Kind>>> = LazyLock::new(|| {
     let mut all = orkd_api::kinds::bodies();
@@ -26,9 +26,9 @@ pub(super) async fn read(call: &Call, request: http::Request<crate::Body>, kind_
     place(call, &mut object)?;
     if let Some(kind) = kind(kind_name) {
         let manager = call.query.text("fieldManager");
-        let agent = manager_of(&call.user_agent);
+        let agent = manager_from_user_agent(&call.user_agent);
         let manager = if manager.is_empty() { agent.as_str() } else { manager };
-        managed::update(kind, None, &mut object, manager, &call.info.subresource, call.now)?;
+        managed::made(kind, &mut object, manager, &call.info.subresource, call.now);
     }
     Ok(object)
 }

@@ -20,7 +20,7 @@ use crate::resources::Resource;
 use crate::respond;
 
 fn request<'a>(cx: &'a Context<'_>) -> Request<'a> {
-    Request { warnings: cx.warnings.clone(), ..Request::new(cx.server, cx.user) }
+    Request { warnings: cx.warnings.clone(), info: Some(cx.info), ..Request::new(cx.server, cx.user) }
 }
 
 /// Answers with an object that has been stored: with the bytes that the cache has of it already, where they are what is

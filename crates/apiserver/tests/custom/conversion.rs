@@ -74,6 +74,16 @@ async fn versions_without_conversion_are_one_object() {
     assert_eq!(record("a").await["apiVersion"], "example.com/v2", "a write brings it to the storage version");
     let (_, seen) = api.get(&format!("{V2}/a")).await;
     assert_eq!(seen["spec"]["color"], "blue");
+    // Who owns a field in one version owns it in the other.
+    let applied = async |path: &str, manager: &str, color: &str| {
+        let mut body = widget("owned", json!({"color": color}));
+        body["apiVersion"] = json!(if path == V1 { "example.com/v1" } else { "example.com/v2" });
+        api.patch(&format!("{path}/owned?fieldManager={manager}"), "apply-patch+yaml", body).await
+    };
+    assert_eq!(applied(V1, "one", "red").await.0, 201);
+    let (code, refused) = applied(V2, "two", "blue").await;
+    let wanted = "Apply failed with 1 conflict: conflict with \"one\": .spec.color";
+    assert_eq!((code, refused["message"].as_str()), (409, Some(wanted)), "{refused}");
 }
 
 /// What a webhook makes of `spec.color` (v1) and `spec.paint` (v2).

@@ -1,5 +1,6 @@
 //! The API server in one process, spoken to through its service and through a socket.
 
+mod apply;
 mod flow;
 mod harness;
 mod lists;

@@ -132,6 +132,14 @@ impl Manager {
     fn seconds(&self) -> i64 {
         seconds(self.time.as_deref())
     }
+
+    /// Follows a schema that has become coarser: whoever owns something below what is one value by now owns the value.
+    /// (Upstream's `reconcileManagedFieldsWithSchemaChanges`.)
+    pub(super) fn follow(&mut self, node: Node<'_>) {
+        if let Some(fields) = coarser(Some(node), &self.fields) {
+            self.fields = fields;
+        }
+    }
 }
 
 /// By when entries are sorted.
@@ -183,7 +191,12 @@ impl Managed {
 
     /// Forgets who owns nothing.
     pub(super) fn drop_empty(&mut self) {
-        self.0.retain(|_, manager| !manager.fields.is_empty());
+        self.retain(|manager| !manager.fields.is_empty());
+    }
+
+    /// Keeps those managers of which `keep` says so, as it leaves them.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut Manager) -> bool) {
+        self.0.retain(|_, manager| keep(manager));
     }
 
     /// Reads `metadata.managedFields` of an object; an object without them has no managers.
@@ -286,16 +299,6 @@ impl Managed {
             }
         }
     }
-
-    /// Follows a schema that has become coarser: whoever owns something below what is one value by now owns the
-    /// value. (Upstream's `reconcileManagedFieldsWithSchemaChanges`.) Entries of other versions stay.
-    pub(super) fn reconcile(&mut self, node: Node<'_>, api_version: &str) {
-        for manager in self.0.values_mut().filter(|m| m.api_version == api_version) {
-            if let Some(fields) = coarser(Some(node), &manager.fields) {
-                manager.fields = fields;
-            }
-        }
-    }
 }
 
 /// The set with nothing below atomic values; `None` where it has nothing there already.
@@ -395,7 +398,7 @@ mod tests {
             }},
         }]))
         .expect("well-formed");
-        managed.reconcile(node("core/v1.Pod"), "v1");
+        managed.iter_mut().for_each(|(_, manager)| manager.follow(node("core/v1.Pod")));
         assert_eq!(
             managed.iter().next().map(|(_, m)| m.fields.to_value()),
             Some(json!({"f:spec": {

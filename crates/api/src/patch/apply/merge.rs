@@ -191,11 +191,15 @@ fn remove_below(node: Option<Node<'_>>, value: &mut Value, fields: &Set) -> bool
                 } else if let Some(inner) = map.get_mut(key)
                     && !remove_below(node.and_then(|n| child(n, key)), inner, &entry.below)
                 {
-                    map.remove(key);
+                    // Upstream leaves null behind, so that what holds it is not empty; in a Go struct that is nothing.
+                    if node.is_some_and(|node| node.builtin_type().is_some()) {
+                        map.remove(key);
+                    } else {
+                        *inner = Value::Null;
+                    }
                     emptied = true;
                 }
             }
-            // Upstream leaves null behind, so that what holds it is not empty.
             !map.is_empty() || emptied
         }
         Value::Array(list) => {

@@ -7,9 +7,8 @@
 //! `apimachinery/pkg/util/managedfields/internal`. Sets of fields are walked beside the schema ([`Node`]), never
 //! beside Go types.
 //!
-//! Differences from upstream: fields are not converted between versions of a kind. Entries of another version are
-//! kept as they are by an update; an applier that moves to another version takes its fields along under the same
-//! names.
+//! Fields that are owned in another version of the kind are looked at in that version ([`versions`]), as far as the caller
+//! can turn objects into it ([`Cx::versions`]).
 
 pub mod compare;
 mod conflict;
@@ -23,6 +22,7 @@ pub mod path;
 pub mod scale;
 pub mod set;
 pub mod validate;
+pub mod versions;
 mod walk;
 
 pub use self::mutate::mutate;
@@ -32,11 +32,11 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use self::compare::Comparison;
 use self::conflict::Conflict;
 use self::managed::{Managed, Manager, ManagerId, Operation};
 use self::path::equal;
 use self::set::Set;
+use self::versions::{Change, Differences, Versions};
 use super::{go, plain_error};
 use crate::Map;
 use crate::schema::Node;
@@ -65,6 +65,8 @@ pub struct Cx<'a> {
     /// Fields that the server resets on this way in ([`crate::kind::Kind::reset_fields`]): nobody comes to own
     /// them by this write.
     pub reset_fields: &'a [&'a [&'a str]],
+    /// The other versions of the kind. Without them, what is owned in another version stays as it is.
+    pub versions: Option<&'a dyn Versions>,
     /// The time.
     pub now: Timestamp,
 }
@@ -128,9 +130,10 @@ pub fn update(cx: &Cx<'_>, live: Option<&Value>, new: &mut Value) {
     };
     let comparison = compare::compare(cx.node, live.unwrap_or(&NOTHING), new).without(&cx.ignored());
     let is_create = live.is_none_or(|l| l.get("metadata").and_then(|m| m.get("uid")).is_none_or(is_zero));
+    let live = live.unwrap_or(&NOTHING);
     if let Some(mut managed) = managed {
         if !managed.is_empty() || is_create {
-            record_update(cx, cx.manager, comparison, &mut managed);
+            record_update(cx.manager, Change::new(cx, live, new, comparison), &mut managed);
         }
         return put_managed(new, managed.encode());
     }
@@ -138,7 +141,8 @@ pub fn update(cx: &Cx<'_>, live: Option<&Value>, new: &mut Value) {
         Some(list) if is_untouched => Some(list),
         _ => live_list.cloned(),
     };
-    if comparison.is_same() && list.is_some() {
+    let of_one_version = |list: &Value| owners::other_versions(cx, list).next().is_none();
+    if comparison.is_same() && list.as_ref().is_some_and(of_one_version) {
         return put_managed(new, list);
     }
     let list = match list {
@@ -148,7 +152,7 @@ pub fn update(cx: &Cx<'_>, live: Option<&Value>, new: &mut Value) {
     if list.is_empty() && !is_create {
         return;
     }
-    let list = owners::record(cx, list, comparison, is_create);
+    let list = owners::record(Change::new(cx, live, new, comparison), list, is_create);
     put_managed(new, (!list.is_empty()).then_some(Value::Array(list)));
 }
 
@@ -157,17 +161,17 @@ fn is_zero(value: &Value) -> bool {
 }
 
 /// Gives what differs to the manager and takes it from all others.
-fn record_update(cx: &Cx<'_>, manager: &str, comparison: Comparison, managed: &mut Managed) {
-    managed.reconcile(cx.node, cx.api_version);
-    if !comparison.is_same() {
-        let Comparison { removed, modified, added } = comparison;
-        let taken = modified.union(added);
-        let changed = taken.clone().union(removed);
-        for (_, manager) in managed.iter_mut().filter(|(_, m)| m.api_version == cx.api_version) {
-            manager.fields = manager.fields.difference(&changed);
+fn record_update(manager: &str, mut change: Change<'_>, managed: &mut Managed) {
+    let cx = change.cx;
+    versions::reconcile(cx, change.old, managed);
+    if !change.own.is_empty() {
+        for (_, owner) in managed.iter_mut() {
+            if let Some(Differences { taken, removed }) = change.of(&owner.api_version) {
+                owner.fields = owner.fields.difference(taken).difference(removed);
+            }
         }
         managed.drop_empty();
-        let taken = taken.difference(&STRIPPED);
+        let taken = change.own.taken.difference(&STRIPPED);
         if !taken.is_empty() {
             let id = cx.id(manager, Operation::Update);
             let previous = managed.remove(&id).map(|m| m.fields).unwrap_or_default();
@@ -196,7 +200,7 @@ pub fn apply(cx: &Cx<'_>, live: Option<&Value>, applied: &Value, force: bool) ->
     let mut managed = Managed::of(live).map_err(|e| plain_error(format!("failed to decode managed fields: {e}")))?;
     if managed.is_empty() {
         let comparison = compare::compare(cx.node, &NOTHING, live).without(&cx.ignored());
-        record_update(cx, BEFORE_FIRST_APPLY, comparison, &mut managed);
+        record_update(BEFORE_FIRST_APPLY, Change::new(cx, &NOTHING, live, comparison), &mut managed);
     }
     validate::validate(cx.node, applied).map_err(|e| {
         let metadata =
@@ -262,7 +266,7 @@ fn merge_and_own(
     let ignored = cx.ignored();
     let id = cx.id(cx.manager, Operation::Apply);
 
-    managed.reconcile(cx.node, cx.api_version);
+    versions::reconcile(cx, live, &mut managed);
     let mut object = without_managed(live);
     merge::merge(node, &mut object, applied)
         .map_err(|e| Failure::Status(plain_error(format!("failed to merge config: {e}"))))?;
@@ -272,22 +276,23 @@ fn merge_and_own(
     let time = last.as_ref().and_then(|l| l.time.clone());
     managed.put(id.clone(), Manager { api_version: cx.api_version.to_owned(), fields, time });
     if let Some(last) = last.filter(|l| !l.fields.is_empty()) {
-        prune(cx.node, &mut object, &managed, &last.fields);
+        versions::prune(cx, &mut object, &managed, &last);
     }
 
     let comparison = compare::compare(cx.node, live, &object).without(&ignored);
-    let taken = comparison.modified.union(comparison.added);
+    let mut change = Change::new(cx, live, &object, comparison);
     let mut conflicts = Vec::new();
-    for (other_id, other) in managed.iter_mut().filter(|(i, m)| **i != id && m.api_version == cx.api_version) {
-        let fields = other.fields.intersection(&taken);
+    for (other_id, other) in managed.iter_mut().filter(|(i, _)| **i != id) {
+        let Some(Differences { taken, removed }) = change.of(&other.api_version) else { continue };
+        let fields = other.fields.intersection(taken);
         if !fields.is_empty() {
             if !force {
                 conflicts.push(Conflict { id: other_id.clone(), fields });
                 continue;
             }
-            other.fields = other.fields.difference(&taken);
+            other.fields = other.fields.difference(taken);
         }
-        other.fields = other.fields.difference(&comparison.removed);
+        other.fields = other.fields.difference(removed);
     }
     if !conflicts.is_empty() {
         return Err(Failure::Conflicts(conflicts));
@@ -308,29 +313,6 @@ fn merge_and_own(
         own.time = cx.time();
     }
     Ok((object, managed))
-}
-
-/// Takes out of the merged object what the applier owned by its last configuration and nobody owns by now.
-fn prune(node: Node<'_>, merged: &mut Value, managed: &Managed, last: &Set) {
-    let node = Some(node);
-    let last = last.with_named_fields(node);
-    let mut pruned = merged.clone();
-    merge::remove(node, &mut pruned, &last);
-
-    // What the new configuration or another manager owns comes back, even inside of what has been taken out.
-    let mut owned = Set::new();
-    for (_, manager) in managed.iter() {
-        owned = owned.union(manager.fields.clone());
-    }
-    let named = |value: &Value| field_set::field_set(node, value).with_named_fields(node);
-    let in_merged = named(merged);
-    let keep = named(&pruned).union(owned.with_named_fields(node));
-    let mut pruned = merged.clone();
-    merge::remove(node, &mut pruned, &in_merged.difference(&keep));
-
-    // And what the applier never owned was not its to remove.
-    let gone = in_merged.difference(&named(&pruned)).intersection(&last);
-    merge::remove(node, merged, &gone);
 }
 
 /// The fields that client-side apply set and that still are as it set them. `None` where it did not.
@@ -495,5 +477,7 @@ fn differ_in_times_only(old: &Value, new: &Value) -> bool {
         })
 }
 
+#[cfg(test)]
+mod scenarios;
 #[cfg(test)]
 mod tests;

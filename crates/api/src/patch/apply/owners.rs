@@ -6,9 +6,9 @@
 
 use serde_json::Value;
 
-use super::compare::Comparison;
 use super::fields_v1::{has_below, subtract, unite};
 use super::managed::{MAX_UPDATERS, Managed, ManagerId, Operation, seconds};
+use super::versions::{Change, Differences};
 use super::walk::{Shape, child, shape};
 use super::{Cx, STRIPPED};
 use crate::Map;
@@ -16,25 +16,26 @@ use crate::schema::{Node, NodeKind};
 
 /// Gives what differs to the manager and takes it from all others. An object that nobody manages gets managers when it is
 /// created only.
-pub(super) fn record(cx: &Cx<'_>, mut list: Vec<Value>, comparison: Comparison, is_create: bool) -> Vec<Value> {
+pub(super) fn record(change: Change<'_>, mut list: Vec<Value>, is_create: bool) -> Vec<Value> {
+    let cx = change.cx;
     if !is_plain(cx, &list) {
         let mut managed = Managed::decode(&Value::Array(list)).unwrap_or_default();
         if !managed.is_empty() || is_create {
-            super::record_update(cx, cx.manager, comparison, &mut managed);
+            super::record_update(cx.manager, change, &mut managed);
         }
         return match managed.encode() {
             Some(Value::Array(list)) => list,
             _ => Vec::new(),
         };
     }
-    let Comparison { removed, modified, added } = comparison;
+    let Differences { taken, removed } = change.own;
     for entry in list.iter_mut().filter(|entry| text(entry, "apiVersion") == cx.api_version) {
         if let Some(fields) = entry.get_mut("fieldsV1").and_then(Value::as_object_mut) {
-            [&removed, &modified, &added].into_iter().for_each(|set| subtract(fields, set));
+            [&removed, &taken].into_iter().for_each(|set| subtract(fields, set));
         }
     }
     list.retain(|entry| fields(entry).is_some_and(has_below));
-    let taken = modified.union(added).without(&STRIPPED);
+    let taken = taken.without(&STRIPPED);
     if !taken.is_empty() {
         let id = cx.id(cx.manager, Operation::Update);
         match list.iter_mut().find(|entry| is_of(entry, &id)) {
@@ -68,6 +69,12 @@ fn is_of(entry: &Value, id: &ManagerId) -> bool {
         && (id.operation == Operation::Apply || text(entry, "apiVersion") == id.api_version)
 }
 
+/// The entries that name their fields as in another version, of those that can be looked into.
+pub(super) fn other_versions<'l>(cx: &Cx<'_>, list: &'l Value) -> impl Iterator<Item = &'l Value> {
+    let list = list.as_array().filter(|_| cx.versions.is_some());
+    list.into_iter().flatten().filter(|entry| text(entry, "apiVersion") != cx.api_version)
+}
+
 /// Whether the list is what [`Managed::encode`] writes, and will be after one more updater.
 fn is_plain(cx: &Cx<'_>, list: &[Value]) -> bool {
     let same = |a: &Value, b: &Value| {
@@ -84,12 +91,13 @@ fn is_plain(cx: &Cx<'_>, list: &[Value]) -> bool {
     let updaters = list.iter().filter(|entry| text(entry, "operation") == "Update").count();
     updaters < MAX_UPDATERS
         && list.iter().enumerate().all(|(i, entry)| well_formed(entry) && !list[..i].iter().any(|e| same(e, entry)))
-        && !list.iter().any(|entry| {
-            text(entry, "apiVersion") == cx.api_version && fields(entry).is_some_and(|f| is_finer(Some(cx.node), f))
+        && !list.iter().any(|entry| match text(entry, "apiVersion") == cx.api_version {
+            true => fields(entry).is_some_and(|f| is_finer(Some(cx.node), f)),
+            false => cx.versions.is_some(),
         })
 }
 
-/// Whether something is owned below what the schema takes for one value ([`super::managed::Managed::reconcile`]).
+/// Whether something is owned below what the schema takes for one value ([`super::managed::Manager::follow`]).
 fn is_finer(node: Option<Node<'_>>, fields: &Map) -> bool {
     let shape_here = shape(node);
     fields.iter().any(|(key, below)| {
@@ -125,6 +133,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::patch::apply::compare::Comparison;
     use crate::patch::apply::set::tests::any_set;
     use crate::patch::testing::node;
 
@@ -136,6 +145,7 @@ mod tests {
             manager,
             subresource: None,
             reset_fields: &[],
+            versions: None,
             now: jiff::Timestamp::UNIX_EPOCH,
         }
     }
@@ -143,7 +153,8 @@ mod tests {
     /// What the plain way makes of it.
     fn plainly(cx: &Cx<'_>, list: &[Value], comparison: Comparison) -> Vec<Value> {
         let mut managed = Managed::decode(&Value::Array(list.to_vec())).expect("well-formed");
-        crate::patch::apply::record_update(cx, cx.manager, comparison, &mut managed);
+        let change = Change::new(cx, &Value::Null, &Value::Null, comparison);
+        crate::patch::apply::record_update(cx.manager, change, &mut managed);
         match managed.encode() {
             Some(Value::Array(list)) => list,
             _ => Vec::new(),
@@ -201,7 +212,8 @@ mod tests {
             let comparison = Comparison { removed, modified, added };
             let cx = cx(&manager);
             let expected = plainly(&cx, &list, comparison.clone());
-            prop_assert_eq!(record(&cx, list, comparison, false), expected);
+            let change = Change::new(&cx, &Value::Null, &Value::Null, comparison);
+            prop_assert_eq!(record(change, list, false), expected);
         }
     }
 }

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::versions::{Form, View};
 use super::*;
+use crate::kind::Kind;
 use crate::patch::testing::node;
 
 /// One object and the writes to it.
@@ -11,17 +13,23 @@ struct Story {
     ty: &'static str,
     api_version: &'static str,
     kind: &'static str,
+    versions: Option<&'static dyn Versions>,
     object: Option<Value>,
     seconds: i64,
 }
 
 impl Story {
+    fn of(ty: &'static str, api_version: &'static str) -> Self {
+        let (_, kind) = ty.split_once('.').expect("a kind");
+        Story { ty, api_version, kind, versions: None, object: None, seconds: 0 }
+    }
+
     fn deployment() -> Self {
-        Story { ty: "apps/v1.Deployment", api_version: "apps/v1", kind: "Deployment", object: None, seconds: 0 }
+        Self::of("apps/v1.Deployment", "apps/v1")
     }
 
     fn config_map() -> Self {
-        Story { ty: "core/v1.ConfigMap", api_version: "v1", kind: "ConfigMap", object: None, seconds: 0 }
+        Self::of("core/v1.ConfigMap", "v1")
     }
 
     /// The context of the next write, a second after the last.
@@ -34,6 +42,7 @@ impl Story {
             manager,
             subresource,
             reset_fields: if subresource.is_some() { &[&["spec"]] } else { &[&["status"]] },
+            versions: self.versions,
             now: Timestamp::from_second(1_767_225_600 + self.seconds).expect("a time"),
         }
     }
@@ -442,6 +451,120 @@ fn an_update_of_another_version_keeps_entries_as_they_are() {
     story.managed(&["a Update 01s - .data.one", "a Update 02s - .data.one"]);
 }
 
+/// Autoscalers: v1 knows less of them, and says it otherwise.
+struct Autoscalers;
+
+impl Versions for Autoscalers {
+    fn view(&self, object: &Value, from: &str, to: &str) -> View<'_> {
+        const BEFORE: crate::autoscaling::v1::HorizontalPodAutoscaler = crate::autoscaling::v1::HorizontalPodAutoscaler;
+        let mut object = object.clone();
+        match (from, to) {
+            ("autoscaling/v1", "autoscaling/v2") => BEFORE.to_storage(&mut object),
+            ("autoscaling/v2", "autoscaling/v1") => BEFORE.to_served(&mut object),
+            (from, to) if from == to => {}
+            _ => return View::Gone,
+        }
+        let node = Node::of_kind("autoscaling", &to[12..], "HorizontalPodAutoscaler").expect("a kind");
+        View::Of(Form { object, node, reset_fields: &[&["status"]] })
+    }
+}
+
+/// An autoscaler, written in version 2 first.
+fn autoscaler() -> Story {
+    Story { versions: Some(&Autoscalers), ..Story::of("autoscaling/v2.HorizontalPodAutoscaler", "autoscaling/v2") }
+}
+
+impl Story {
+    /// Goes on in another version.
+    fn turned(&mut self, ty: &'static str, api_version: &'static str) -> &mut Self {
+        if let View::Of(form) = Autoscalers.view(self.object(), self.api_version, api_version) {
+            self.object = Some(form.object);
+        }
+        (self.ty, self.api_version) = (ty, api_version);
+        self
+    }
+
+    fn in_v1(&mut self) -> &mut Self {
+        self.turned("autoscaling/v1.HorizontalPodAutoscaler", "autoscaling/v1")
+    }
+
+    fn in_v2(&mut self) -> &mut Self {
+        self.turned("autoscaling/v2.HorizontalPodAutoscaler", "autoscaling/v2")
+    }
+}
+
+/// 50% of the processors, as version 2 says it.
+fn half() -> Value {
+    let target = json!({"type": "Utilization", "averageUtilization": 50});
+    json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}])
+}
+
+#[test]
+fn what_is_owned_in_another_version_is_in_conflict_there() {
+    let mut story = autoscaler();
+    story.apply("a", json!({"spec": {"maxReplicas": 5, "metrics": half()}})).in_v1();
+    let refused = |story: &mut Story, body: Value| {
+        let error = story.try_apply("b", body, false).err().expect("a conflict");
+        error.message
+    };
+    let one = "Apply failed with 1 conflict: conflict with \"a\": ";
+    assert_eq!(refused(&mut story, json!({"spec": {"maxReplicas": 7}})), format!("{one}.spec.maxReplicas"));
+    // The fields are called as their owner calls them.
+    let percent = json!({"spec": {"targetCPUUtilizationPercentage": 60}});
+    assert_eq!(refused(&mut story, percent.clone()), format!("{one}.spec.metrics"));
+    story
+        .apply("b", json!({"spec": {"maxReplicas": 5}}))
+        .try_apply("b", percent, true)
+        .expect("by force")
+        .managed(&["a Apply 01s - .spec.maxReplicas", "b Apply 05s - .spec.targetCPUUtilizationPercentage"]);
+}
+
+#[test]
+fn an_update_takes_what_it_changes_from_owners_in_other_versions() {
+    autoscaler()
+        .update("u", json!({"spec": {"minReplicas": 1, "maxReplicas": 5, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}}))
+        .in_v1()
+        .edit("v", |o| o["spec"]["minReplicas"] = 2.into())
+        .managed(&[
+            "u Update 01s - .spec.maxReplicas .spec.scaleTargetRef.kind .spec.scaleTargetRef.name",
+            "v Update 02s - .spec.minReplicas",
+        ])
+        .in_v2()
+        .edit("w", |o| o["spec"]["minReplicas"] = 3.into())
+        .managed(&[
+            "u Update 01s - .spec.maxReplicas .spec.scaleTargetRef.kind .spec.scaleTargetRef.name",
+            "w Update 03s - .spec.minReplicas",
+        ]);
+}
+
+#[test]
+fn an_applier_that_changes_its_version_leaves_nothing_behind() {
+    autoscaler()
+        .apply("a", json!({"spec": {"minReplicas": 2, "maxReplicas": 5, "metrics": half()}}))
+        .apply("b", json!({"spec": {"minReplicas": 2}}))
+        .in_v1()
+        .has("/spec/targetCPUUtilizationPercentage", 50.into())
+        .apply("a", json!({"spec": {"maxReplicas": 5}}))
+        .has("/spec/targetCPUUtilizationPercentage", Value::Null)
+        .has("/spec/minReplicas", 2.into())
+        .managed(&["b Apply 02s - .spec.minReplicas", "a Apply 03s - .spec.maxReplicas"])
+        .in_v2()
+        .has("/spec/metrics", Value::Null);
+}
+
+#[test]
+fn who_owned_in_a_version_that_is_gone_owns_nothing() {
+    let mut story = autoscaler();
+    story.apply("a", json!({"spec": {"maxReplicas": 5}})).apply("b", json!({"spec": {"minReplicas": 2}}));
+    let mut object = story.object().clone();
+    object["metadata"]["managedFields"][0]["apiVersion"] = "autoscaling/v2beta2".into();
+    story.store(object.clone());
+    story.edit("u", |_| {}).managed(&["b Apply 02s - .spec.minReplicas"]);
+    // Nor is anything taken away that it had applied.
+    story.store(object);
+    story.apply("a", json!({"spec": {"minReplicas": 2}})).has("/spec/maxReplicas", 5.into());
+}
+
 /// Config maps, small.
 fn any_data() -> impl Strategy<Value = Value> {
     let map = |values: &'static str| prop::collection::btree_map("[a-c]", values, 0..3);
@@ -538,7 +661,7 @@ fn normal(mut object: Value) -> Value {
 
 #[test]
 fn values_written_otherwise_are_no_write() {
-    let mut story = Story { ty: "core/v1.Pod", api_version: "v1", kind: "Pod", object: None, seconds: 0 };
+    let mut story = Story::of("core/v1.Pod", "v1");
     let body = story.with_type(json!({
         "metadata": {"labels": {"a": "b"}, "creationTimestamp": null},
         "spec": {"containers": [{
