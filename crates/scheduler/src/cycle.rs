@@ -798,7 +798,7 @@ mod tests {
                 "deletionTimestamp": "2020-01-01T00:00:00Z"}, "spec": spec, "status": {"conditions": [condition]}}))
         };
         let p = important("p", 9, "500m", json!({}));
-        let mut told = |reason: &str, nominated: &str| {
+        let told = |reason: &str, nominated: &str| {
             let mut a = cluster(&[("a", "1", json!({})), ("b", "100m", json!({}))]);
             a.cluster.nodes.place(victim(reason), "a");
             a.cluster.nominated.add(&p, nominated);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// The tests a page names: the `path/to/file.rs::function` between backticks.
 fn named(page: &str) -> impl Iterator<Item = (&str, &str)> {
-    page.split('`').skip(1).step_by(2).filter_map(|code| code.split_once(".rs::")).map(|(file, test)| (file, test))
+    page.split('`').skip(1).step_by(2).filter_map(|code| code.split_once(".rs::"))
 }
 
 /// Whether a source file defines a function of that name; a test inside a module may be named with its path.

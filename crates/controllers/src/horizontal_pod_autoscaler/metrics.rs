@@ -491,7 +491,7 @@ mod tests {
     fn what_could_not_be_read_is_named() {
         let check = |spec: Value, expected: &str| {
             let source = Source::parse(&spec).expect("a source");
-            assert_eq!((source.wrap("why"), source.reason()), (expected.to_owned(), source.reason()));
+            assert_eq!(source.wrap("why"), expected);
         };
         check(
             json!({"type": "ContainerResource", "containerResource": {"name": "cpu", "container": "app",
