@@ -18,6 +18,19 @@ pub struct LabelSelector {
     pub match_expressions: Vec<Requirement>,
 }
 
+/// As Go prints it in events and conditions (`LabelSelector.String` of `metav1`'s `generated.pb.go`).
+impl std::fmt::Display for LabelSelector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "&LabelSelector{{MatchLabels:map[string]string{{")?;
+        self.match_labels.iter().try_for_each(|(key, value)| write!(f, "{key}: {value},"))?;
+        write!(f, "}},MatchExpressions:[]LabelSelectorRequirement{{")?;
+        for Requirement { key, operator, values } in &self.match_expressions {
+            write!(f, "LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{}],}},", values.join(" "))?;
+        }
+        write!(f, "}},}}")
+    }
+}
+
 /// One requirement of a label selector.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]

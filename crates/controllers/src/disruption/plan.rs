@@ -150,18 +150,9 @@ fn set_condition(status: &mut BudgetStatus, value: &str, reason: &str, message: 
     }
 }
 
-/// A selector as Go prints it in events (`LabelSelector.String`).
+/// The selector of a budget as events show it.
 fn selector_text(budget: &Budget) -> String {
-    let Some(selector) = &budget.spec.selector else { return "nil".into() };
-    let labels: String = selector.match_labels.iter().map(|(k, v)| format!("{k}: {v},")).collect();
-    let expressions = selector.match_expressions.iter().map(|e| {
-        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},", e.key, e.operator, e.values.join(" "))
-    });
-    let expressions: String = expressions.collect();
-    format!(
-        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement\
-         {{{expressions}}},}}"
-    )
+    budget.spec.selector.as_ref().map_or_else(|| "nil".into(), ToString::to_string)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use orkd_api::quantity::Quantity;
 use orkd_api::quota::amounts;
 use orkd_api::selector::LabelSelector;
 use orkd_reconcile::{Api, ApiError, Resource, Target};
+use serde::Deserialize;
 use serde_json::Value;
 
 /// What is to be kept.
@@ -422,24 +423,12 @@ fn selector_text(selector: &Value) -> Result<String, String> {
     LabelSelector::of_object(selector).map(|s| s.to_string())
 }
 
-/// A label selector as Go prints it in texts: `generated.pb.go` of `metav1`.
+/// The selector of a metric as texts show it.
 pub(super) fn go_selector(selector: &Value) -> String {
-    if !selector.is_object() {
-        return "nil".into();
+    match orkd_reconcile::LabelSelector::deserialize(selector) {
+        Ok(selector) => selector.to_string(),
+        Err(_) => "nil".into(),
     }
-    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let mut labels: Vec<(&String, &Value)> = selector["matchLabels"].as_object().into_iter().flatten().collect();
-    labels.sort_by_key(|(key, _)| *key);
-    let labels: String = labels.into_iter().map(|(key, value)| format!("{key}: {},", text(value))).collect();
-    let requirement = |r: &Value| {
-        let values: Vec<String> = r["values"].as_array().into_iter().flatten().map(text).collect();
-        let (key, operator, values) = (text(&r["key"]), text(&r["operator"]), values.join(" "));
-        format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{values}],}},")
-    };
-    let expressions: String = selector["matchExpressions"].as_array().into_iter().flatten().map(requirement).collect();
-    format!(
-        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
-    )
 }
 
 #[cfg(test)]
